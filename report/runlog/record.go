@@ -1,0 +1,315 @@
+package runlog
+
+import "net/netip"
+
+// A Record is one line of a run log. N counts the records of one Host from 1
+// without gaps, so a reader that lost its connection asks for N+1 and neither
+// loses nor repeats anything.
+//
+// Exactly one of the pointers is set; Kind names it.
+type Record struct {
+	N    uint64 `json:"n"`
+	Host string `json:"host"`
+	// T is when the record was made, in seconds of run time: 0 is the moment
+	// traffic begins, set-up is negative. The host's clock has already been
+	// mapped to the controller's; see Clock for the error bound.
+	T float64 `json:"t"`
+
+	Header  *Header  `json:"header,omitempty"`
+	Clock   *Clock   `json:"clock,omitempty"`
+	Event   *Event   `json:"event,omitempty"`
+	Bin     *Bin     `json:"bin,omitempty"`
+	Latency *Latency `json:"latency,omitempty"`
+	Failure *Failure `json:"failure,omitempty"`
+	Held    *Held    `json:"held,omitempty"`
+	Served  *Served  `json:"served,omitempty"`
+	Sample  *Sample  `json:"sample,omitempty"`
+	Census  *Census  `json:"census,omitempty"`
+	Autopsy *Autopsy `json:"autopsy,omitempty"`
+	Loss    *Loss    `json:"loss,omitempty"`
+	Trailer *Trailer `json:"trailer,omitempty"`
+}
+
+// Outcome is how one attempt ended, decided by errno, never by text.
+type Outcome string
+
+const (
+	OK              Outcome = "ok"
+	ConnectTimeout  Outcome = "connect_timeout"  // no SYN/ACK before the attempt's timeout, or ETIMEDOUT from connect
+	ResponseTimeout Outcome = "response_timeout" // connected (or sent, for UDP), no complete answer in time
+	Refused         Outcome = "refused"          // ECONNREFUSED
+	Reset           Outcome = "reset"            // ECONNRESET, EPIPE
+	Unreachable     Outcome = "unreachable"      // EHOSTUNREACH, ENETUNREACH
+	NotPermitted    Outcome = "not_permitted"    // EPERM: a netfilter drop on the sender's own host
+	Closed          Outcome = "closed"           // the peer closed before the whole answer was there
+	BadResponse     Outcome = "bad_response"     // an answer that is not ours, or an HTTP status of 400 and up
+	Other           Outcome = "other"            // any other errno; Failure.Errno has it
+	Interrupted     Outcome = "interrupted"      // still going when the run ended: neither success nor failure
+)
+
+// NotStartedReason says why a due attempt was never begun. Such attempts are
+// not failures of the system under test; they make a verdict inconclusive.
+type NotStartedReason string
+
+const (
+	NoPorts  NotStartedReason = "ports"  // EADDRNOTAVAIL, EADDRINUSE: no free source tuple
+	NoFiles  NotStartedReason = "files"  // EMFILE, ENFILE
+	NoMemory NotStartedReason = "memory" // ENOMEM, ENOBUFS
+	Behind   NotStartedReason = "behind" // the generator was too far behind its schedule
+	Stopped  NotStartedReason = "stopped"
+)
+
+// A Bin counts the attempts of one traffic that were due in
+// [Start, Start+Width). Bins are increments: an attempt that ends a second
+// after it was due arrives in a later Bin record with the same Start, and
+// readers add up. So a log cut at any moment is right up to that moment.
+// Started - sum(Outcomes) attempts are still in flight.
+type Bin struct {
+	Traffic    string                      `json:"traffic"`
+	Start      float64                     `json:"start"` // s of run time, a multiple of Width
+	Width      float64                     `json:"width"` // s, 0.1 unless the header says otherwise
+	Due        uint64                      `json:"due,omitempty"`
+	Started    uint64                      `json:"started,omitempty"`
+	Late       uint64                      `json:"late,omitempty"` // started more than 10 ms after they were due
+	NotStarted map[NotStartedReason]uint64 `json:"not_started,omitempty"`
+	Outcomes   map[Outcome]uint64          `json:"outcomes,omitempty"`
+	// SYNs is how many SYNs (UDP: datagrams; flood: packets) the attempts
+	// that failed without any answer had sent, retransmits included: the
+	// packets that were lost on the way there or back.
+	LostPackets uint64 `json:"lost_packets,omitempty"`
+}
+
+// Latency holds the times of the attempts that succeeded and were due in
+// [Start, Start+Width), as HdrHistograms in microseconds (V2 compressed
+// encoding, base64: any HdrHistogram library reads it). Like Bin it is an
+// increment: readers merge.
+type Latency struct {
+	Traffic string  `json:"traffic"`
+	Start   float64 `json:"start"`
+	Width   float64 `json:"width"`             // s, 1
+	FromDue string  `json:"from_due"`          // from when the attempt was due: what a user waits
+	Started string  `json:"from_start"`        // from when it was started
+	Connect string  `json:"connect,omitempty"` // TCP handshake alone, from the start
+}
+
+// A Failure is one failed (or not started) attempt. At most a bounded number
+// per second is recorded one by one; all of them are in Bins, and a Loss
+// record counts those that have no Failure record.
+type Failure struct {
+	Traffic    string           `json:"traffic"`
+	Seq        uint64           `json:"seq"` // of the attempt in its traffic, from 0
+	Due        float64          `json:"due"`
+	Start      float64          `json:"start"`
+	Outcome    Outcome          `json:"outcome,omitempty"`
+	NotStarted NotStartedReason `json:"not_started,omitempty"`
+	Errno      string           `json:"errno,omitempty"`   // symbolic, for example ECONNRESET
+	Phase      string           `json:"phase,omitempty"`   // connect, request, response, held
+	Packets    uint64           `json:"packets,omitempty"` // SYNs or datagrams sent without an answer
+	Tuple      Tuple            `json:"tuple"`
+}
+
+// Tuple is a connection as its client sees it.
+type Tuple struct {
+	Proto string         `json:"proto"` // tcp, udp
+	Src   netip.AddrPort `json:"src"`
+	Dst   netip.AddrPort `json:"dst"`
+}
+
+// Held is the state of an idle traffic: how many connections it holds, and
+// how many of them answered their last validation. Held without validation is
+// not alive.
+type Held struct {
+	Traffic   string `json:"traffic"`
+	Open      uint64 `json:"open"`
+	Validated uint64 `json:"validated"` // answered a request since the last validation round began
+	Lost      uint64 `json:"lost"`      // were open once and failed since, cumulative
+}
+
+// Served is what one server process did since its last Served record.
+type Served struct {
+	Service  string `json:"service"`
+	Backend  string `json:"backend"`            // pod name
+	Accepted uint64 `json:"accepted,omitempty"` // connections, or datagrams received
+	Served   uint64 `json:"served,omitempty"`   // answers sent whole
+	Draining uint64 `json:"draining,omitempty"` // of Served: after SIGTERM
+	Errors   uint64 `json:"errors,omitempty"`
+	Open     uint64 `json:"open"` // connections open now
+}
+
+// A Sample is one reading of one host's counters. Counters are cumulative, as
+// the kernel has them; readers take differences. A nil part was not measured.
+type Sample struct {
+	Took      float64           `json:"took"` // s the reading lasted; T is its middle
+	Conntrack *Conntrack        `json:"conntrack,omitempty"`
+	Net       map[string]uint64 `json:"net,omitempty"`        // /proc/net/netstat and snmp of this host, as "TcpExt.ListenOverflows"
+	CPU       *CPU              `json:"cpu,omitempty"`        // of the machine; only from hosts with role node
+	SlabBytes *uint64           `json:"slab_bytes,omitempty"` // nf_conntrack slab; needs root
+}
+
+// Conntrack is one network namespace's table and its per-CPU counters, summed.
+type Conntrack struct {
+	Entries  uint64            `json:"entries"`
+	Limit    uint64            `json:"limit"`
+	Counters map[string]uint64 `json:"counters"` // the kernel's names: found invalid insert insert_failed drop early_drop search_restart clashres chainlength icmp_error
+}
+
+// CPU is cumulative seconds since boot, over all CPUs, and this process's own.
+type CPU struct {
+	User    float64 `json:"user"`
+	System  float64 `json:"system"`
+	SoftIRQ float64 `json:"softirq"`
+	Idle    float64 `json:"idle"`
+	Steal   float64 `json:"steal"`
+	Self    float64 `json:"self"` // the sampling agent itself: what observing cost
+}
+
+// A Census is one walk over a host's whole table, counted while it streams.
+type Census struct {
+	Took    float64       `json:"took"`            // s, wall
+	CPU     float64       `json:"cpu"`             // s
+	Entries uint64        `json:"entries"`         // seen in the walk, ballast included
+	Ballast uint64        `json:"ballast"`         // entries that carry our mark; not in Groups
+	Groups  []CensusGroup `json:"groups"`          // largest first, bounded
+	Other   uint64        `json:"other,omitempty"` // entries in groups beyond the bound
+	Sources []TopSource   `json:"sources,omitempty"`
+	Failed  string        `json:"failed,omitempty"` // why the walk stopped early; counts are then a part only
+}
+
+// CensusGroup counts entries that are alike.
+type CensusGroup struct {
+	Proto   string         `json:"proto"`           // tcp, udp, icmp, or the number
+	State   string         `json:"state,omitempty"` // TCP: SYN_SENT ... TIME_WAIT, CLOSE
+	Assured bool           `json:"assured,omitempty"`
+	Replied bool           `json:"replied,omitempty"` // false is the kernel's UNREPLIED
+	Service netip.AddrPort `json:"service"`           // original destination
+	Backend netip.AddrPort `json:"backend"`           // reply source; equals Service where nothing was NATed
+	Count   uint64         `json:"count"`
+}
+
+// TopSource is a heavy hitter (Space-Saving sketch): the true count is in
+// [Count-Error, Count].
+type TopSource struct {
+	Addr  netip.Addr `json:"addr"`
+	Count uint64     `json:"count"`
+	Error uint64     `json:"error,omitempty"`
+}
+
+// An Autopsy is what the node's table said about a failed attempt's tuple,
+// milliseconds after it failed.
+type Autopsy struct {
+	Traffic string  `json:"traffic"`
+	Seq     uint64  `json:"seq"`
+	Tuple   Tuple   `json:"tuple"`
+	Lag     float64 `json:"lag"` // s between the failure and the look-up
+	Found   bool    `json:"found"`
+	// The entry, where one was found.
+	State    string         `json:"state,omitempty"`
+	Assured  bool           `json:"assured,omitempty"`
+	Replied  bool           `json:"replied,omitempty"`
+	DNAT     bool           `json:"dnat,omitempty"`
+	ReplySrc netip.AddrPort `json:"reply_src"`         // the backend the entry points to
+	Timeout  float64        `json:"timeout,omitempty"` // s left
+	Error    string         `json:"error,omitempty"`   // the look-up itself failed: says nothing about the entry
+}
+
+// An Event is something that happened at one moment.
+type Event struct {
+	// Kind: phase (setup, traffic, drain, done), job, ballast, action,
+	// endpoint, pod, undo, warning.
+	Kind   string            `json:"kind"`
+	Name   string            `json:"name"`
+	Detail string            `json:"detail,omitempty"` // for people
+	Fields map[string]string `json:"fields,omitempty"` // for programs
+}
+
+// Loss counts what was not recorded, and why. Nothing is lost without one.
+type Loss struct {
+	What  string `json:"what"` // failures, samples, census, autopsies, records
+	Count uint64 `json:"count"`
+	Why   string `json:"why"`
+}
+
+// Clock is a measured mapping from a host's clock to the controller's.
+type Clock struct {
+	Of     string  `json:"of"`     // host
+	Offset float64 `json:"offset"` // s to subtract from the host's clock
+	Bound  float64 `json:"bound"`  // s; the true offset is within +-Bound
+}
+
+// Header is the first record: everything needed to read the rest, and to
+// repeat the run.
+type Header struct {
+	Format       int                `json:"format"` // of this file: Format
+	Version      string             `json:"version"`
+	RunID        string             `json:"run_id"`
+	Started      string             `json:"started"` // RFC 3339, wall clock of the controller at T = 0 as planned
+	Target       string             `json:"target"`  // lab, kubernetes
+	Scenario     string             `json:"scenario"`
+	ScenarioYAML string             `json:"scenario_yaml"` // as resolved: defaults and --set applied
+	Digest       string             `json:"digest"`        // sha256 of ScenarioYAML
+	Seed         uint64             `json:"seed"`
+	Kernel       string             `json:"kernel"`
+	Arch         string             `json:"arch"`
+	CPUs         int                `json:"cpus"`
+	MemoryBytes  uint64             `json:"memory_bytes"`
+	Limit        uint64             `json:"limit"`
+	Buckets      uint64             `json:"buckets"`
+	EntryBytes   uint64             `json:"entry_bytes,omitempty"` // slab object size of nf_conntrack, 0 where unreadable
+	Timeouts     map[string]float64 `json:"timeouts"`              // s, by sysctl name less the nf_conntrack_ prefix
+	Sysctls      map[string]string  `json:"sysctls,omitempty"`
+	Capabilities map[string]string  `json:"capabilities,omitempty"` // name -> yes, no: why, unknown: why
+	Duration     float64            `json:"duration"`               // s, planned
+	Traffic      []TrafficInfo      `json:"traffic"`
+	Services     []ServiceInfo      `json:"services"`
+	Nodes        []string           `json:"nodes"`
+	Thresholds   []string           `json:"thresholds"`
+	SampleEvery  float64            `json:"sample_every"` // s
+	CensusEvery  float64            `json:"census_every"` // s, 0 is none
+}
+
+// TrafficInfo is what the analysis needs to know of one traffic.
+type TrafficInfo struct {
+	Name    string  `json:"name"`
+	Shape   string  `json:"shape"`
+	To      string  `json:"to"`
+	Start   float64 `json:"start"`   // s of run time
+	End     float64 `json:"end"`     // s of run time
+	Timeout float64 `json:"timeout"` // s per attempt
+	// Close is how a short_lived connection ends: fin, rst, half, none.
+	Close string `json:"close,omitempty"`
+	// EntriesPerAttempt is how many entries one attempt costs the node:
+	// 1, 2 through a gateway. 0 where it cannot be said (keep-alive).
+	EntriesPerAttempt float64 `json:"entries_per_attempt"`
+	// Residence is how long, in s, an entry outlives its attempt in the
+	// state it ends in (the kernel's timeout of that state); 0 is unknown.
+	Residence     float64 `json:"residence"`
+	ResidueState  string  `json:"residue_state,omitempty"` // TIME_WAIT, CLOSE, ESTABLISHED, UDP, ...
+	ExpectsAnswer bool    `json:"expects_answer"`          // false: one-way, nobody can tell whether it arrived
+}
+
+// ServiceInfo is one service as it stood when traffic began.
+type ServiceInfo struct {
+	Name     string         `json:"name"`
+	Addr     netip.AddrPort `json:"addr"`
+	Protocol string         `json:"protocol"`
+	Gateway  string         `json:"gateway_to,omitempty"`
+	Backends []BackendInfo  `json:"backends"`
+}
+
+// BackendInfo is one pod behind a service.
+type BackendInfo struct {
+	Name string         `json:"name"`
+	Addr netip.AddrPort `json:"addr"`
+}
+
+// Trailer is the last record. A log without one was cut off.
+type Trailer struct {
+	Ended string `json:"ended"` // RFC 3339
+	// Outcome: completed, interrupted (by a signal), failed (Error says why).
+	Outcome  string `json:"outcome"`
+	Error    string `json:"error,omitempty"`
+	Restored bool   `json:"restored"`
+	// UndoErrors is what could not be put back, and how to do it by hand.
+	UndoErrors []string          `json:"undo_errors,omitempty"`
+	Records    map[string]uint64 `json:"records"` // last N of each host, as collected
+}

@@ -1,0 +1,220 @@
+// Package env is the contract between the runner and the places a scenario
+// runs in: an Environment is probed and brought up as a Lab, which has Hosts,
+// which run Jobs. A Job is data, never a closure, so that a process in a
+// network namespace and a pod in a cluster satisfy the same contract.
+//
+// It is a leaf: it imports the scenario types and the run log, nothing else of
+// ours.
+package env
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// Role is what a host is for.
+type Role string
+
+const (
+	Client Role = "client" // sends the traffic
+	Node   Role = "node"   // forwards, tracks and NATs: its table is under test
+	Pod    Role = "pod"    // answers
+)
+
+// An Environment is a place that can run scenarios.
+type Environment interface {
+	// Name is lab or kubernetes.
+	Name() string
+	// Probe looks, and changes nothing.
+	Probe(ctx context.Context) (Capabilities, error)
+	// Up builds the topology and starts an agent on each host. When it fails
+	// it has taken down what it had built. The Lab lives until Close, not
+	// until ctx ends.
+	Up(ctx context.Context, t Topology) (Lab, error)
+}
+
+// A Lab is a topology that is up.
+type Lab interface {
+	// Hosts in a stable order: the clients, the nodes, the pods.
+	Hosts() []Host
+	// Services as clients reach them.
+	Services() []runlog.ServiceInfo
+	// Sources are the addresses the client host may send from.
+	Sources() netip.Prefix
+	// Close takes everything down and waits for it. It is idempotent.
+	Close(ctx context.Context) error
+}
+
+// A Host runs an agent. Every call may block on the network and honours ctx.
+type Host interface {
+	Name() string
+	Role() Role
+	// Clock reads the agent's monotonic clock, in ns.
+	Clock(ctx context.Context) (int64, error)
+	// Start begins a job and returns when it is ready: listening, its first
+	// sample taken, its ballast in place. A job that fails before that is the
+	// error of Start.
+	Start(ctx context.Context, j Job) error
+	// Wait blocks until the job has ended by itself or by Stop, and returns
+	// its error. A job that is unknown to the agent is an error.
+	Wait(ctx context.Context, id string) error
+	// Stop asks the job to end early, in order (an idle traffic closes its
+	// connections, ballast is removed), and waits for that.
+	Stop(ctx context.Context, id string) error
+	// Records calls fn for each record from number `from` on, in order, and
+	// follows until ctx ends, fn fails, or the agent has shut down (nil).
+	// It reconnects by itself where the connection breaks.
+	Records(ctx context.Context, from uint64, fn func(runlog.Record) error) error
+	// Close asks the agent to end: its records are complete after that.
+	Close(ctx context.Context) error
+}
+
+// Capability says whether something can be done here. Unknown is an answer:
+// the probe itself failed.
+type Capability struct {
+	Name   string // userns, netns, ctnetlink, nftables, limit_writable, slabinfo, ...
+	State  State
+	Reason string // for No and Unknown: what is missing, and how to get it
+}
+
+// State is a three-valued probe result.
+type State string
+
+const (
+	Yes     State = "yes"
+	No      State = "no"
+	Unknown State = "unknown"
+)
+
+// Capabilities is what Probe found, in a stable order.
+type Capabilities struct {
+	List []Capability
+	// Facts of the machine (lab) for the header.
+	Kernel      string
+	Arch        string
+	CPUs        int
+	MemoryBytes uint64
+	Limit       uint64
+	Buckets     uint64
+	EntryBytes  uint64 // slab object size of nf_conntrack; 0 where unreadable
+	MaxFiles    uint64 // hard RLIMIT_NOFILE: sockets one host can hold
+	Timeouts    map[string]float64
+}
+
+// Lookup returns the named capability; one that was not probed is Unknown.
+func (c Capabilities) Lookup(name string) Capability {
+	for _, x := range c.List {
+		if x.Name == name {
+			return x
+		}
+	}
+	return Capability{Name: name, State: Unknown, Reason: "not probed"}
+}
+
+// Topology is what Up builds.
+type Topology struct {
+	RunID string
+	// WorkDir is a directory of this run's own, for sockets and spools. Up
+	// creates it and Close removes it.
+	WorkDir string
+	Lab     scenarios.Lab
+	// Timeouts and other per-namespace sysctls for the nodes, by name below
+	// net.netfilter, for example nf_conntrack_tcp_timeout_time_wait.
+	NodeSysctls map[string]string
+	Services    []scenarios.Service
+	// ReusePorts lets the client host take source ports that are in TIME_WAIT
+	// (net.ipv4.tcp_tw_reuse=1 there), for traffic with its own port pool.
+	ReusePorts bool
+}
+
+// A Job is one piece of work for an agent. Exactly one pointer is set.
+type Job struct {
+	ID string `json:"id"` // unique in the run
+	// Epoch is run time 0 on this agent's monotonic clock, ns.
+	Epoch int64 `json:"epoch"`
+
+	Load    *LoadJob    `json:"load,omitempty"`
+	Serve   *ServeJob   `json:"serve,omitempty"`
+	Sample  *SampleJob  `json:"sample,omitempty"`
+	Census  *CensusJob  `json:"census,omitempty"`
+	Ballast *BallastJob `json:"ballast,omitempty"`
+	Autopsy *AutopsyJob `json:"autopsy,omitempty"`
+}
+
+// LoadJob drives one traffic. It ends by itself Traffic.End plus the
+// attempts' timeout after the epoch.
+type LoadJob struct {
+	Traffic scenarios.Traffic `json:"traffic"` // resolved: defaults applied
+	Start   float64           `json:"start"`   // s of run time of the first possible due time
+	End     float64           `json:"end"`     // s of run time; no attempt is due at or after it
+	Target  netip.AddrPort    `json:"target"`
+	// Ports is how many consecutive destination ports from Target's on are used.
+	Ports   int          `json:"ports"`
+	Sources netip.Prefix `json:"sources"`
+	// SourceCount addresses of Sources are used, from its first host address on.
+	SourceCount int    `json:"source_count"`
+	Seed        uint64 `json:"seed"`
+	// FailuresPerSecond bounds the Failure records; the rest are a Loss count.
+	FailuresPerSecond int `json:"failures_per_second"`
+	// Gateway and such do not concern the client: it sees a service.
+}
+
+// ServeJob is a server on a pod. It runs until Stop.
+type ServeJob struct {
+	Service  string           `json:"service"`
+	Backend  string           `json:"backend"`  // the pod's name
+	Protocol string           `json:"protocol"` // tcp, udp, http
+	Addr     netip.AddrPort   `json:"addr"`     // to listen on
+	Ports    int              `json:"ports"`    // consecutive ports from Addr's on
+	Server   scenarios.Server `json:"server"`
+	// Upstream makes it a gateway: a reverse proxy to this address.
+	Upstream netip.AddrPort     `json:"upstream"`
+	Gateway  *scenarios.Gateway `json:"gateway,omitempty"`
+}
+
+// SampleJob reads this host's counters every Every seconds until Stop.
+type SampleJob struct {
+	Every     float64 `json:"every"`     // s
+	Conntrack bool    `json:"conntrack"` // the table's counters: nodes only
+	Machine   bool    `json:"machine"`   // CPU and slab: one host of a machine is enough
+}
+
+// CensusJob walks the table at most every Every seconds, less often where a
+// walk would cost more than MaxCPU of one CPU, until Stop. It walks once more
+// at the end.
+type CensusJob struct {
+	Every   float64 `json:"every"`   // s
+	MaxCPU  float64 `json:"max_cpu"` // share of one CPU, for example 0.02
+	Sources int     `json:"sources"` // heaviest sources to name
+}
+
+// BallastJob fills the table until Headroom entries are free, keeps the
+// filling alive, and removes it at Stop. If the agent dies the entries expire
+// by themselves within Timeout seconds.
+type BallastJob struct {
+	Headroom uint64  `json:"headroom"`
+	Timeout  float64 `json:"timeout"` // s
+	IPv6     bool    `json:"ipv6"`
+}
+
+// AutopsyJob looks up one failed tuple in this node's table and ends.
+type AutopsyJob struct {
+	Failure runlog.Failure `json:"failure"`
+	Failed  float64        `json:"failed"` // run time at which the failure was recorded
+}
+
+// A Recorder takes an agent's records. Record does not block on the network;
+// it fills in N and Host, and T where it is 0. It is safe for concurrent use.
+type Recorder interface {
+	Record(r runlog.Record)
+}
+
+// A Worker is a running job. Run calls ready once, when the job is ready, and
+// returns when the job has ended: by itself, or in order after ctx is done.
+// Returning nil after ctx is done is a normal stop.
+type Worker interface {
+	Run(ctx context.Context, ready func(), out Recorder) error
+}

@@ -1,0 +1,173 @@
+package scenarios
+
+// A Scenario is one experiment: a lab, the services in it, the traffic to
+// them, and what must hold. The zero value of every field is documented by its
+// default; Load fills defaults in and validates, so the rest of the program
+// sees resolved scenarios only.
+type Scenario struct {
+	Name        string    `yaml:"name" jsonschema:"required" jsonschema_description:"Short name of the scenario, used in file names and reports: lower case letters, digits and dashes."`
+	Description string    `yaml:"description,omitempty" jsonschema_description:"One sentence: whose problem this is and what to expect."`
+	Seed        uint64    `yaml:"seed,omitempty" jsonschema_description:"Seed of every random choice. 0 picks one, which the run log records. At most 2^53."`
+	Duration    Duration  `yaml:"duration" jsonschema_description:"How long traffic is due, for example 20s. Attempts still in flight afterwards are waited for up to their timeout. Default 20s."`
+	Lab         Lab       `yaml:"lab,omitempty" jsonschema_description:"The machine-local lab."`
+	Conntrack   Conntrack `yaml:"conntrack,omitempty" jsonschema_description:"The node's connection tracking table."`
+	Services    []Service `yaml:"services" jsonschema_description:"Services under test, each a virtual address that the node's proxy sends to pods."`
+	Traffic     []Traffic `yaml:"traffic" jsonschema_description:"What is sent, all at once unless start says otherwise."`
+	Sampling    Sampling  `yaml:"sampling,omitempty" jsonschema_description:"What is read while traffic flows."`
+	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table."`
+}
+
+// Lab is the network on this machine.
+type Lab struct {
+	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private" jsonschema_description:"host: network namespaces under this machine's kernel. private: a user-mode Linux kernel (not available yet). Default host."`
+	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
+	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client host."`
+	Proxy   Proxy   `yaml:"proxy,omitempty" jsonschema_description:"What turns service addresses into pod addresses on the node."`
+}
+
+// Clients is the client host.
+type Clients struct {
+	Addresses int `yaml:"addresses,omitempty" jsonschema_description:"Source addresses the client host sends from, 1 to 65534. One address has about 28000 source ports towards one service port. Default 64."`
+}
+
+// Proxy is the node's service proxy.
+type Proxy struct {
+	Mode       string `yaml:"mode,omitempty" jsonschema:"enum=nftables" jsonschema_description:"nftables: the built-in proxy. Default nftables."`
+	Masquerade bool   `yaml:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
+}
+
+// Conntrack is the table under test.
+type Conntrack struct {
+	Headroom *int64              `yaml:"headroom,omitempty" jsonschema_description:"Free entries when traffic begins; the rest of the table is filled with ballast that is not traffic and goes away with the run. Absent: no ballast, the whole limit is free."`
+	Max      *int64              `yaml:"max,omitempty" jsonschema_description:"Write the machine's global nf_conntrack_max for the run. Root only; journalled, read back, put back. Prefer headroom, which changes nothing outside the lab."`
+	Timeouts map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s."`
+}
+
+// Service is one virtual address and the pods behind it.
+type Service struct {
+	Name      string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name, lower case letters, digits and dashes."`
+	Protocol  string   `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
+	Port      int      `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
+	PortCount int      `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
+	Pods      int      `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
+	NoPods    bool     `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
+	Server    Server   `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
+	Gateway   *Gateway `yaml:"gateway,omitempty" jsonschema_description:"Makes the pods reverse proxies to another service (both with protocol http)."`
+}
+
+// Server is how a pod behaves.
+type Server struct {
+	Behaviour string   `yaml:"behaviour,omitempty" jsonschema:"enum=answer,enum=silent,enum=reset,enum=refuse,enum=stall" jsonschema_description:"answer: as it should. silent: accepts and reads, never answers. reset: answers each connection with a TCP reset after the request. refuse: no listener, so connecting is refused. stall: listens but never accepts, so the listen queue overflows. Default answer."`
+	Backlog   int      `yaml:"backlog,omitempty" jsonschema_description:"Length of the listen queue. Default 4096 (the kernel caps it at net.core.somaxconn)."`
+	Delay     Duration `yaml:"delay,omitempty" jsonschema_description:"Time a pod takes for each answer. Default 0s."`
+}
+
+// Gateway is a reverse proxy pod.
+type Gateway struct {
+	To        string `yaml:"to" jsonschema:"required" jsonschema_description:"Service the gateway forwards to."`
+	KeepAlive *bool  `yaml:"keepalive,omitempty" jsonschema_description:"Keep connections to the backend open between requests. Default true."`
+	Idle      int    `yaml:"idle_connections,omitempty" jsonschema_description:"Idle connections kept to the backend. Default 100."`
+}
+
+// Traffic is one stream of attempts. Exactly one shape is set.
+type Traffic struct {
+	Name     string   `yaml:"name,omitempty" jsonschema_description:"Name in reports. Default: the shape's name."`
+	To       string   `yaml:"to" jsonschema:"required" jsonschema_description:"Service it goes to."`
+	Start    Duration `yaml:"start,omitempty" jsonschema_description:"Run time at which it begins. Default 0s."`
+	Duration Duration `yaml:"duration,omitempty" jsonschema_description:"How long it lasts. Default: to the end of the scenario."`
+	Timeout  Duration `yaml:"timeout,omitempty" jsonschema_description:"How long one attempt may take from its start, connecting included. Default 900ms: shorter than the first SYN retransmission, so that one attempt is one SYN."`
+
+	ShortLived *ShortLived `yaml:"short_lived,omitempty" jsonschema_description:"Connect, request, response, close."`
+	Idle       *Idle       `yaml:"idle,omitempty" jsonschema_description:"Connections opened at a rate and held."`
+	UDP        *UDP        `yaml:"udp,omitempty" jsonschema_description:"Datagrams, with or without an answer."`
+	Flood      *Flood      `yaml:"flood,omitempty" jsonschema_description:"Packets, not sockets. Only to services of the lab itself."`
+	HTTP       *HTTP       `yaml:"http,omitempty" jsonschema_description:"HTTP requests through vegeta."`
+}
+
+// Pacing says when attempts are due. Exactly one of its fields is set. All
+// pacing is open loop: what the system under test does not slow it down.
+type Pacing struct {
+	Rate   Rate    `yaml:"rate,omitempty" jsonschema_description:"Constant rate, for example 700/s."`
+	Ramp   *Ramp   `yaml:"ramp,omitempty" jsonschema_description:"Linear change over the traffic's duration."`
+	Sine   *Sine   `yaml:"sine,omitempty" jsonschema_description:"A sine wave around a mean."`
+	Stages []Stage `yaml:"stages,omitempty" jsonschema_description:"Linear changes one after the other; the first begins at its own from, or at its to."`
+}
+
+// Ramp is a linear change of rate.
+type Ramp struct {
+	From Rate `yaml:"from" jsonschema_description:"Rate at the start, for example 100/s."`
+	To   Rate `yaml:"to" jsonschema:"required" jsonschema_description:"Rate at the end."`
+}
+
+// Sine is a rate that swings.
+type Sine struct {
+	Mean      Rate     `yaml:"mean" jsonschema:"required" jsonschema_description:"Mean rate."`
+	Amplitude Rate     `yaml:"amplitude" jsonschema:"required" jsonschema_description:"Largest distance from the mean; less than the mean."`
+	Period    Duration `yaml:"period" jsonschema:"required" jsonschema_description:"Length of one swing."`
+}
+
+// Stage is one linear piece of a profile.
+type Stage struct {
+	From *Rate    `yaml:"from,omitempty" jsonschema_description:"Rate at the stage's start. Default: where the last stage ended; for the first stage, to."`
+	To   Rate     `yaml:"to" jsonschema_description:"Rate at the stage's end."`
+	For  Duration `yaml:"for" jsonschema:"required" jsonschema_description:"Length of the stage."`
+}
+
+// SourcePorts is where source ports come from. Nil: the kernel chooses.
+type SourcePorts struct {
+	Fixed int `yaml:"fixed,omitempty" jsonschema_description:"Always this port, with each source address in turn."`
+	From  int `yaml:"from,omitempty" jsonschema_description:"First port of a range that is gone through in order, then again from its start."`
+	To    int `yaml:"to,omitempty" jsonschema_description:"Last port of the range."`
+}
+
+// ShortLived is connect, request, response, close.
+type ShortLived struct {
+	Pacing        `yaml:",inline"`
+	Close         string       `yaml:"close,omitempty" jsonschema:"enum=fin,enum=rst,enum=half,enum=none" jsonschema_description:"fin: an orderly close, leaves TIME_WAIT. rst: a reset, leaves CLOSE. half: one side closes, the other never does, leaves CLOSE_WAIT. none: the socket vanishes without a packet, leaves ESTABLISHED. Default fin."`
+	Closer        string       `yaml:"closer,omitempty" jsonschema:"enum=client,enum=server" jsonschema_description:"Which side closes first. Default client."`
+	SourcePorts   *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
+	RequestBytes  int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a request. Default 64."`
+	ResponseBytes int          `yaml:"response_bytes,omitempty" jsonschema_description:"Payload of a response. Default 64."`
+}
+
+// Idle is connections opened and held to the traffic's end.
+type Idle struct {
+	Count         int      `yaml:"count" jsonschema:"required" jsonschema_description:"Connections to open."`
+	OpenRate      Rate     `yaml:"open_rate" jsonschema:"required" jsonschema_description:"Rate at which they are opened."`
+	ValidateEvery Duration `yaml:"validate_every,omitempty" jsonschema_description:"A request on every held connection this often, spread evenly: held means alive. Default 5s."`
+	KeepAlive     Duration `yaml:"keepalive,omitempty" jsonschema_description:"TCP keep-alive interval. Default 0s: off."`
+}
+
+// UDP is datagrams.
+type UDP struct {
+	Pacing       `yaml:",inline"`
+	Socket       string       `yaml:"socket,omitempty" jsonschema:"enum=per_request,enum=long_lived" jsonschema_description:"per_request: a new socket, so a new entry, each time. long_lived: a fixed set of sockets in turn. Default per_request."`
+	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets. Default 1."`
+	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
+	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
+	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`
+	RequestBytes int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a datagram. Default 64."`
+}
+
+// Flood is raw packets with source addresses and ports of their own.
+type Flood struct {
+	Pacing  `yaml:",inline"`
+	Kind    string `yaml:"kind,omitempty" jsonschema:"enum=syn,enum=udp" jsonschema_description:"What the packets are. Default syn."`
+	Sources int    `yaml:"sources,omitempty" jsonschema_description:"Source addresses to use, in turn, from 198.18.0.0/15 or 2001:2::/48 (the benchmarking ranges); nobody answers there. Default 4096, at most 65534."`
+}
+
+// HTTP is requests through vegeta.
+type HTTP struct {
+	Pacing      `yaml:",inline"`
+	KeepAlive   *bool  `yaml:"keepalive,omitempty" jsonschema_description:"Reuse connections. Default true."`
+	Connections int    `yaml:"connections,omitempty" jsonschema_description:"Idle connections kept. Default 100."`
+	Path        string `yaml:"path,omitempty" jsonschema_description:"Path of the request. Default /."`
+}
+
+// Sampling is what is read while traffic flows.
+type Sampling struct {
+	Every       Duration `yaml:"every,omitempty" jsonschema_description:"Interval of the counters, 10ms to 10s. Default 100ms."`
+	CensusEvery Duration `yaml:"census_every,omitempty" jsonschema_description:"Shortest interval of the census; it is stretched so that it costs at most 2 % of one CPU. Default 1s."`
+	NoCensus    bool     `yaml:"no_census,omitempty" jsonschema_description:"No census."`
+	NoAutopsy   bool     `yaml:"no_autopsy,omitempty" jsonschema_description:"No look-up of failed connections in the table."`
+}

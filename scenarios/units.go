@@ -1,0 +1,79 @@
+package scenarios
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Rate is attempts per second. In YAML its unit is spelled: 700/s, 6000/m,
+// 2.5/s.
+type Rate float64
+
+// Duration is a time.Duration that is spelled with its unit in YAML: 30s, 5m,
+// 900ms. Negative durations are refused.
+type Duration time.Duration
+
+// Seconds returns d in seconds.
+func (d Duration) Seconds() float64 { return time.Duration(d).Seconds() }
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText makes durations strings in YAML and JSON.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads, less the sign.
+func (d *Duration) UnmarshalText(b []byte) error {
+	s := string(b)
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		if _, ferr := strconv.ParseFloat(s, 64); ferr == nil && s != "0" {
+			return fmt.Errorf("%q has no unit; write for example %ss or %sms", s, s, s)
+		}
+		return fmt.Errorf("%q is not a duration; write for example 30s, 5m or 900ms", s)
+	}
+	if v < 0 {
+		return fmt.Errorf("%q is negative", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func (r Rate) String() string { return strconv.FormatFloat(float64(r), 'f', -1, 64) + "/s" }
+
+// MarshalText makes rates strings in YAML and JSON.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads NUMBER/UNIT with UNIT one of s, m, h.
+func (r *Rate) UnmarshalText(b []byte) error {
+	s := strings.TrimSpace(string(b))
+	num, unit, ok := strings.Cut(s, "/")
+	if !ok {
+		if _, err := strconv.ParseFloat(s, 64); err == nil {
+			return fmt.Errorf("%q has no unit; write %s/s", s, s)
+		}
+		return fmt.Errorf("%q is not a rate; write for example 700/s", s)
+	}
+	v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		return fmt.Errorf("%q is not a rate; write for example 700/s", s)
+	}
+	var per float64
+	switch strings.TrimSpace(unit) {
+	case "s":
+		per = 1
+	case "m":
+		per = 60
+	case "h":
+		per = 3600
+	default:
+		return fmt.Errorf("%q has unknown unit %q; write /s, /m or /h", s, unit)
+	}
+	if v < 0 {
+		return fmt.Errorf("%q is negative", s)
+	}
+	*r = Rate(v / per)
+	return nil
+}
