@@ -30,12 +30,12 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(s)
 	if err != nil {
 		if _, ferr := strconv.ParseFloat(s, 64); ferr == nil && s != "0" {
-			return fmt.Errorf("%q has no unit; write for example %ss or %sms", s, s, s)
+			return &unitError{quote(s) + " has no unit", fmt.Sprintf("write for example %ss or %sms", s, s)}
 		}
-		return fmt.Errorf("%q is not a duration; write for example 30s, 5m or 900ms", s)
+		return &unitError{quote(s) + " is not a duration", "write for example 30s, 5m or 900ms"}
 	}
 	if v < 0 {
-		return fmt.Errorf("%q is negative", s)
+		return &unitError{quote(s) + " is negative", ""}
 	}
 	*d = Duration(v)
 	return nil
@@ -52,13 +52,13 @@ func (r *Rate) UnmarshalText(b []byte) error {
 	num, unit, ok := strings.Cut(s, "/")
 	if !ok {
 		if _, err := strconv.ParseFloat(s, 64); err == nil {
-			return fmt.Errorf("%q has no unit; write %s/s", s, s)
+			return &unitError{quote(s) + " has no unit", "write " + s + "/s"}
 		}
-		return fmt.Errorf("%q is not a rate; write for example 700/s", s)
+		return &unitError{quote(s) + " is not a rate", "write for example 700/s"}
 	}
 	v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
 	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-		return fmt.Errorf("%q is not a rate; write for example 700/s", s)
+		return &unitError{quote(s) + " is not a rate", "write for example 700/s"}
 	}
 	var per float64
 	switch strings.TrimSpace(unit) {
@@ -69,10 +69,10 @@ func (r *Rate) UnmarshalText(b []byte) error {
 	case "h":
 		per = 3600
 	default:
-		return fmt.Errorf("%q has unknown unit %q; write /s, /m or /h", s, unit)
+		return &unitError{quote(s) + " has the unknown unit " + quote(unit), "write /s, /m or /h"}
 	}
 	if v < 0 {
-		return fmt.Errorf("%q is negative", s)
+		return &unitError{quote(s) + " is negative", ""}
 	}
 	*r = Rate(v / per)
 	return nil

@@ -1,0 +1,65 @@
+# Everything a person or a pipeline does with this repository.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+GOFUMPT := mvdan.cc/gofumpt@v0.9.1
+OUT ?= out/demo
+
+# What the tests use besides Go. The tests that need one of them fail without it.
+PACKAGES := conntrack iproute2 util-linux
+# What only the comparisons of `make bench` use.
+BENCH_PACKAGES := wrk hping3 gcc libc6-dev
+
+.PHONY: help demo test test-user bench lint build packages bench-packages
+
+## help: this list
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## demo: fill a conntrack table and report it (no root, no cluster); results in out/demo
+demo: build
+	rm -rf $(OUT)
+	@bin/tablefull run short-lived --out $(OUT); code=$$?; \
+	if [ $$code -eq 3 ]; then echo "(exit code 3: the demo's threshold failed, as it is meant to)"; exit 0; fi; exit $$code
+
+## build: bin/tablefull, one static binary
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tablefull ./cmd/tablefull
+
+## test: install what is needed and run every test, as root (if root) and as an ordinary user
+test: packages
+	$(GO) vet ./...
+	GOOS=darwin $(GO) build ./report/... ./scenarios/...
+	GOOS=windows $(GO) build ./report/... ./scenarios/...
+	$(GO) test -race -timeout 20m ./...
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
+
+# The same tests as an unprivileged user: compiled here, run as nobody.
+test-user:
+	.ci/as-nobody $(GO)
+
+## bench: measure against public peers, in one run, as ratios
+bench: bench-packages
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./runner/...
+
+## lint: gofumpt and golangci-lint, at fixed versions
+lint:
+	@out=$$($(GO) run $(GOFUMPT) -l .) && if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+	$(GO) run $(GOLANGCI) run ./...
+
+define install
+	@missing=""; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  elif command -v dpkg >/dev/null; then echo "missing Debian packages:$$missing; install them as root: apt-get install$$missing" >&2; exit 1; \
+	  else echo "not a Debian system; the tests use these programs: $(1)" >&2; fi; \
+	fi
+endef
+
+packages:
+	$(call install,$(PACKAGES))
+
+bench-packages: packages
+	$(call install,$(BENCH_PACKAGES))

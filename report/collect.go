@@ -1,0 +1,436 @@
+package report
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+const (
+	// maxTime is the latest run time, in s, that is taken for one: 3 years.
+	maxTime = 1e8
+	// defaultBin is the width of a bin in s where its record gives none.
+	defaultBin = 0.1
+	// joinWindow is how many failures are remembered to tell which attempt an
+	// autopsy belongs to. Autopsies follow within seconds.
+	joinWindow = 1 << 16
+	// maxEvents bounds Timeline.Events.
+	maxEvents = 1000
+	// maxDoubts bounds each kind of doubt that a log can cause many of.
+	maxDoubts = 20
+)
+
+// log is a run log, read and added up.
+type log struct {
+	header    *runlog.Header
+	trailer   *runlog.Trailer
+	records   uint64
+	lastT     float64
+	problems  []runlog.Problem
+	nProblems uint64
+	truncated bool
+	missing   []string // hosts whose last records never arrived
+
+	traffics map[string]*traffic
+	order    []*traffic // as in the header, then as they appear
+	nodes    map[string]*node
+	nodeList []*node
+	hosts    map[string]*host // everything that has network counters
+	backends []*Backend
+	windows  []*window
+
+	events      []Event
+	otherEvents uint64
+	losses      map[runlog.Loss]uint64 // by What and Why, Count is 0 in the key
+	lossOrder   []runlog.Loss
+	clockBound  float64
+	doubts      []string
+
+	joins    map[attempt]failed
+	joinRing []attempt
+	joinNext int
+	unjoined uint64
+}
+
+type attempt struct {
+	traffic string
+	seq     uint64
+}
+
+// failed is what is remembered of a failed attempt until its autopsy comes.
+type failed struct {
+	due   float64
+	class class
+}
+
+// traffic is one traffic's records.
+type traffic struct {
+	info    runlog.TrafficInfo
+	known   bool // is in the header
+	width   float64
+	bins    map[int64]*bin
+	total   runlog.Bin
+	fromDue *hdrhistogram.Histogram
+	started *hdrhistogram.Histogram
+	held    *runlog.Held
+	peak    uint64 // connections held at most
+	// autopsies by class of outcome and second of the due time.
+	autopsies [classes]map[int64]*autopsies
+	errnos    map[string]uint64 // of Failure records, by outcome and errno
+}
+
+// bin is what is kept of the attempts of one traffic due in one stretch of time.
+type bin struct {
+	due, started, late, ok uint64
+	// bad is nil while nothing went wrong, which is most of a long run.
+	bad *badBin
+}
+
+type badBin struct {
+	outcomes   map[runlog.Outcome]uint64
+	lost       uint64
+	firstDue   float64 // of a failed attempt; NaN where no Failure record says
+	firstStart [classes]float64
+	notStarted uint64
+}
+
+// window collects what one threshold with a time window needs and the totals
+// do not give.
+type window struct {
+	threshold threshold
+	latency   map[string]*hdrhistogram.Histogram
+}
+
+// collect reads the whole log. Only errors of the underlying reader are
+// returned; damage is noted.
+func collect(in io.Reader) (*log, error) {
+	r := runlog.NewReader(in)
+	l := &log{
+		traffics: map[string]*traffic{},
+		nodes:    map[string]*node{},
+		hosts:    map[string]*host{},
+		losses:   map[runlog.Loss]uint64{},
+		joins:    map[attempt]failed{},
+		lastT:    math.Inf(-1),
+	}
+	for {
+		rec, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("analyze run log: %w", err)
+		}
+		l.add(&rec)
+	}
+	l.problems, l.nProblems, l.truncated = r.Problems(), r.ProblemCount(), r.Truncated()
+	if l.trailer != nil {
+		for h, n := range l.trailer.Records {
+			if have := r.Last(h); have < n {
+				l.missing = append(l.missing, fmt.Sprintf("%d records at the end of %s's", n-have, h))
+			}
+		}
+		slices.Sort(l.missing)
+	}
+	return l, nil
+}
+
+func (l *log) add(r *runlog.Record) {
+	l.records++
+	if !sane(r.T) {
+		l.doubt("a record of %s has the impossible time %g s", r.Host, r.T)
+		return
+	}
+	if r.Header == nil {
+		l.lastT = max(l.lastT, r.T)
+	}
+	switch {
+	case r.Header != nil:
+		l.addHeader(r.Header)
+	case r.Clock != nil:
+		if sane(r.Clock.Bound) {
+			l.clockBound = max(l.clockBound, r.Clock.Bound)
+		}
+	case r.Event != nil:
+		l.addEvent(r)
+	case r.Bin != nil:
+		l.addBin(r.Bin)
+	case r.Latency != nil:
+		l.addLatency(r.Latency)
+	case r.Failure != nil:
+		l.addFailure(r.Failure)
+	case r.Held != nil:
+		t := l.traffic(r.Held.Traffic)
+		h := *r.Held
+		t.held, t.peak = &h, max(t.peak, h.Open)
+	case r.Served != nil:
+		l.addServed(r.Served)
+	case r.Sample != nil:
+		l.addSample(r)
+	case r.Census != nil:
+		l.node(r.Host).addCensus(r.T, r.Census)
+	case r.Autopsy != nil:
+		l.addAutopsy(r)
+	case r.Loss != nil:
+		key := runlog.Loss{What: r.Loss.What, Why: r.Loss.Why}
+		if _, ok := l.losses[key]; !ok {
+			l.lossOrder = append(l.lossOrder, key)
+		}
+		l.losses[key] += r.Loss.Count
+	case r.Trailer != nil:
+		l.trailer = r.Trailer
+	}
+}
+
+// sane says whether v can be a run time or a length of time in s.
+func sane(v float64) bool { return v >= -maxTime && v <= maxTime }
+
+// doubt notes something wrong with the log itself.
+func (l *log) doubt(format string, args ...any) {
+	if s := fmt.Sprintf(format, args...); len(l.doubts) < maxDoubts && !slices.Contains(l.doubts, s) {
+		l.doubts = append(l.doubts, s)
+	}
+}
+
+func (l *log) addHeader(h *runlog.Header) {
+	if l.header != nil {
+		l.doubt("the log has a second header, which was ignored")
+		return
+	}
+	if h.Format != runlog.Format {
+		l.doubt("the log has format %d, and this version knows format %d: it may be misread", h.Format, runlog.Format)
+	}
+	l.header = h
+	for _, info := range h.Traffic {
+		if !sane(info.Start) || !sane(info.End) || !sane(info.Timeout) || !sane(info.Residence) || info.EntriesPerAttempt < 0 || info.EntriesPerAttempt > 1e6 {
+			l.doubt("traffic %s has impossible times in the header", info.Name)
+			info.Start, info.End, info.Timeout, info.Residence, info.EntriesPerAttempt = 0, 0, 0, 0, 0
+		}
+		t := l.traffic(info.Name)
+		t.info, t.known = info, true
+	}
+	for _, name := range h.Nodes {
+		l.node(name)
+	}
+	for _, spec := range h.Thresholds {
+		th, err := parseThreshold(spec)
+		if err == nil && th.windowed() {
+			l.windows = append(l.windows, &window{threshold: th, latency: map[string]*hdrhistogram.Histogram{}})
+		}
+	}
+}
+
+// traffic returns the named traffic, known from the header or not.
+func (l *log) traffic(name string) *traffic {
+	t := l.traffics[name]
+	if t == nil {
+		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}}
+		l.traffics[name] = t
+		l.order = append(l.order, t)
+	}
+	return t
+}
+
+func (l *log) addBin(b *runlog.Bin) {
+	t := l.traffic(b.Traffic)
+	t.total.Add(*b)
+	if t.width == 0 {
+		t.width = defaultBin
+		if b.Width > 0 && b.Width <= 3600 {
+			t.width = b.Width
+		}
+	}
+	if !sane(b.Start) {
+		l.doubt("a bin of traffic %s begins at the impossible time %g s: it counts in the totals only", b.Traffic, b.Start)
+		return
+	}
+	if b.Width > 0 && math.Abs(b.Width-t.width) > t.width/100 {
+		l.doubt("the bins of traffic %s differ in width", b.Traffic)
+	}
+	i := int64(math.Round(b.Start / t.width))
+	have := t.bins[i]
+	if have == nil {
+		have = &bin{}
+		t.bins[i] = have
+	}
+	have.due += b.Due
+	have.started += b.Started
+	have.late += b.Late
+	for o, n := range b.Outcomes {
+		if o == runlog.OK {
+			have.ok += n
+			continue
+		}
+		have.detail().outcomes[o] += n
+	}
+	for _, n := range b.NotStarted {
+		have.detail().notStarted += n
+	}
+	if b.LostPackets > 0 {
+		have.detail().lost += b.LostPackets
+	}
+}
+
+func (b *bin) detail() *badBin {
+	if b.bad == nil {
+		b.bad = &badBin{outcomes: map[runlog.Outcome]uint64{}, firstDue: math.NaN()}
+		for i := range b.bad.firstStart {
+			b.bad.firstStart[i] = math.NaN()
+		}
+	}
+	return b.bad
+}
+
+// failed counts the attempts of the bin that failed; interrupted ones did not.
+func (b *bin) failed() uint64 {
+	if b.bad == nil {
+		return 0
+	}
+	var n uint64
+	for o, c := range b.bad.outcomes {
+		if o != runlog.Interrupted {
+			n += c
+		}
+	}
+	return n
+}
+
+// keys returns the indexes of the traffic's bins in order of time.
+func (t *traffic) keys() []int64 {
+	keys := make([]int64, 0, len(t.bins))
+	for k := range t.bins {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (t *traffic) start(i int64) float64 { return float64(i) * t.width }
+
+func (l *log) addLatency(b *runlog.Latency) {
+	t := l.traffic(b.Traffic)
+	var err error
+	if t.fromDue, err = runlog.MergeHistogram(t.fromDue, b.FromDue); err != nil {
+		l.doubt("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
+		return
+	}
+	if b.Started != "" {
+		if t.started, err = runlog.MergeHistogram(t.started, b.Started); err != nil {
+			l.doubt("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
+		}
+	}
+	for _, w := range l.windows {
+		if w.threshold.covers(b.Traffic, b.Start+b.Width/2) {
+			// It has just been decoded, so this cannot fail in another way.
+			w.latency[b.Traffic], _ = runlog.MergeHistogram(w.latency[b.Traffic], b.FromDue)
+		}
+	}
+}
+
+func (l *log) addFailure(f *runlog.Failure) {
+	if !sane(f.Due) || !sane(f.Start) {
+		l.doubt("a failure of traffic %s has an impossible time", f.Traffic)
+		return
+	}
+	t := l.traffic(f.Traffic)
+	if f.Outcome == "" || f.Outcome == runlog.OK || f.Outcome == runlog.Interrupted {
+		return
+	}
+	if f.Errno != "" {
+		t.errnos[string(f.Outcome)+" "+f.Errno]++
+	}
+	c := t.class(f.Outcome)
+	width := t.width
+	if width == 0 {
+		width = defaultBin // its bin has not been seen yet
+	}
+	// A due time on the edge of two bins belongs to the later one.
+	i := int64(math.Floor(f.Due/width + 1e-9))
+	b := t.bins[i]
+	if b == nil {
+		b = &bin{}
+		t.bins[i] = b
+	}
+	d := b.detail()
+	d.firstDue = least(d.firstDue, f.Due)
+	d.firstStart[c] = least(d.firstStart[c], f.Start)
+
+	a := attempt{f.Traffic, f.Seq}
+	if len(l.joinRing) < joinWindow {
+		l.joinRing = append(l.joinRing, a)
+	} else {
+		delete(l.joins, l.joinRing[l.joinNext])
+		l.joinRing[l.joinNext] = a
+		l.joinNext = (l.joinNext + 1) % joinWindow
+	}
+	l.joins[a] = failed{f.Due, c}
+}
+
+// least is the smaller of both; NaN is none.
+func least(a, b float64) float64 {
+	if math.IsNaN(a) || b < a {
+		return b
+	}
+	return a
+}
+
+func (l *log) addServed(s *runlog.Served) {
+	i := slices.IndexFunc(l.backends, func(b *Backend) bool { return b.Name == s.Backend && b.Service == s.Service })
+	if i < 0 {
+		l.backends = append(l.backends, &Backend{Name: s.Backend, Service: s.Service})
+		i = len(l.backends) - 1
+	}
+	b := l.backends[i]
+	b.Accepted += s.Accepted
+	b.Served += s.Served
+	b.ServedWhileDraining += s.Draining
+	b.Errors += s.Errors
+}
+
+func (l *log) addEvent(r *runlog.Record) {
+	e := r.Event
+	if e.Kind == "warning" {
+		l.doubt("%s: %s", r.Host, cmpOr(e.Detail, e.Name))
+	}
+	if len(l.events) == maxEvents {
+		l.otherEvents++
+		return
+	}
+	l.events = append(l.events, Event{AtS: r.T, Host: r.Host, Kind: e.Kind, Name: e.Name, Detail: e.Detail})
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// service returns the service the traffic goes to, nil where the header does
+// not have it.
+func (l *log) service(name string) *runlog.ServiceInfo {
+	if l.header == nil {
+		return nil
+	}
+	for i := range l.header.Services {
+		if l.header.Services[i].Name == name {
+			return &l.header.Services[i]
+		}
+	}
+	return nil
+}
+
+// oneWay says that nobody waits for answers to this traffic.
+func (t *traffic) oneWay() bool { return t.known && !t.info.ExpectsAnswer }
+
+// idle says that the traffic holds its connections.
+func (t *traffic) idle() bool { return t.info.Shape == "idle" }
+
+// udp says that the traffic's packets are datagrams, which are never sent again.
+func (t *traffic) udp() bool { return t.info.Shape == "udp" }

@@ -1,0 +1,49 @@
+// Package report turns a run log into conclusions, and renders them.
+//
+// It is pure: Analyze reads records and nothing else, Render writes one of
+// several forms of the same Findings. It imports neither the runner nor any
+// operating system interface, so that a log from a Linux node can be read
+// anywhere.
+//
+// # What a conclusion needs
+//
+// A cause is named only with positive evidence; an attempt that failed without
+// any is counted under unknown. A number that could not be measured is null,
+// never 0. No data never passes.
+//
+// # Causes and what proves them
+//
+// Packets are matched against the node's counters: an attempt that failed
+// without any answer lost each packet it sent, and each counter increment
+// explains one lost packet in the sampling interval in which it happened.
+//
+//   - table_full: `drop` rose, less the part that is unresolved clashes, while
+//     the entries were at the limit, and the attempt's packets fall into that
+//     interval. Autopsies that found the attempt's entry on the node contradict
+//     it and take failures away from it.
+//   - chain_too_long: the kernel's chain length counter rose (hash chains of
+//     more than 50 entries), and the attempt's packets fall into that interval.
+//   - nat_clash: `insert_failed` and `drop` rose together (an unresolved clash
+//     raises both), and the attempt's packets fall into that interval.
+//   - evicted: `early_drop` rose while the attempt waited, no drop explains it,
+//     and autopsies found no entry.
+//   - listen_overflow: a pod of the service counted listen queue drops, and the
+//     attempt's packets fall into that interval.
+//   - no_endpoint: the service has no pods behind it.
+//   - stale_backend: the attempt's entry points to an address that is no pod of
+//     the service.
+//   - draining_backend: is in the vocabulary for runs with rollouts; nothing
+//     proves it in runs without.
+//   - invalid_reset: the connection was reset while `invalid` rose at least
+//     half as fast as connections were reset.
+//   - backend_reset: the connection was reset or closed early while the node
+//     saw no invalid packets that explain it.
+//   - backend_refused: the connection was refused and a pod of the service sent
+//     that many TCP resets or counted datagrams to no listener.
+//   - backend_silent: the connection was established end to end, its entry was
+//     still there, and no answer came.
+//   - generator_ports, generator_limit, generator_late: the generator could not
+//     start the attempt: no free source port, another local limit, or it was
+//     behind its schedule. These attempts are no failures of the system.
+//   - unknown: none of the above.
+package report

@@ -1,0 +1,331 @@
+package report
+
+import (
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// FormatVersion is the version of summary.json. It changes when a reader of
+// the old one would misread the new one.
+const FormatVersion = 1
+
+// Verdict is the answer to whether the run held what it should.
+type Verdict string
+
+const (
+	Pass         Verdict = "pass"
+	Fail         Verdict = "fail"
+	Inconclusive Verdict = "inconclusive" // the run does not allow an answer; Reasons says why
+)
+
+// ExitCode is the process exit code that states the verdict: 0 pass, 3 fail,
+// 4 inconclusive.
+func ExitCode(f *Findings) int {
+	switch f.Verdict {
+	case Pass:
+		return 0
+	case Fail:
+		return 3
+	default:
+		return 4
+	}
+}
+
+// Findings is what a run shows. It is also the content of summary.json, whose
+// keys are never absent: what does not apply or was not measured is null.
+type Findings struct {
+	Format     int      `json:"format" jsonschema_description:"Version of this document's format."`
+	Scenario   string   `json:"scenario" jsonschema_description:"Name of the scenario."`
+	Target     string   `json:"target" jsonschema_description:"Where it ran: lab or kubernetes."`
+	Verdict    Verdict  `json:"verdict" jsonschema:"enum=pass,enum=fail,enum=inconclusive" jsonschema_description:"pass, fail or inconclusive."`
+	Headline   string   `json:"headline" jsonschema_description:"The answer in one sentence."`
+	Reasons    []string `json:"reasons" jsonschema_description:"Why the verdict is what it is, heaviest first."`
+	Incomplete bool     `json:"incomplete" jsonschema_description:"The run log was cut off or the run did not end in order: the numbers are right up to that moment."`
+	// Doubts are not errors: they limit how far the numbers can be trusted.
+	Doubts      []string `json:"doubts" jsonschema_description:"What limits how far the numbers can be trusted."`
+	NotMeasured []string `json:"not_measured" jsonschema_description:"What was not measured, and why."`
+
+	Knee       Knee              `json:"knee" jsonschema_description:"When it began, on the first node to get there."`
+	Predicted  *Prediction       `json:"predicted" jsonschema_description:"When the table was expected to be full, beside when it was; null without traffic or samples to compute it from."`
+	Traffic    []Traffic         `json:"traffic" jsonschema_description:"What each traffic experienced."`
+	Causes     []Cause           `json:"causes" jsonschema_description:"Why attempts failed, most first. Every failed attempt is in exactly one; attempts that the generator could not start are listed under generator_ causes."`
+	Spikes     []Spike           `json:"spikes" jsonschema_description:"Failures around actions; empty where the scenario has none."`
+	Backends   []Backend         `json:"backends" jsonschema_description:"What each pod served."`
+	Nodes      []Node            `json:"nodes" jsonschema_description:"What each node's table did."`
+	Sizing     *Sizing           `json:"sizing" jsonschema_description:"The limit this traffic needs; null where it cannot be computed."`
+	Capacity   *Capacity         `json:"capacity" jsonschema_description:"Result of a capacity search; null where none was made."`
+	Thresholds []ThresholdResult `json:"thresholds" jsonschema_description:"The scenario's thresholds and what was measured."`
+	Generator  Generator         `json:"generator" jsonschema_description:"Whether the generator did what it was asked."`
+
+	Restored   *bool    `json:"restored" jsonschema_description:"Whether everything that was changed has been put back; null where the log does not say."`
+	UndoErrors []string `json:"undo_errors" jsonschema_description:"What could not be put back, and how to do it by hand."`
+
+	Environment Environment `json:"environment" jsonschema_description:"Where and with what it ran."`
+	Timeline    Timeline    `json:"timeline" jsonschema_description:"The run as series, thinned out for plotting."`
+}
+
+// Knee holds the three onsets. A null onset did not happen, or could not be
+// seen; NotMeasured says which.
+type Knee struct {
+	EarlyDrop  *Onset `json:"early_drop" jsonschema_description:"Soft: the kernel began to evict entries that are not ASSURED."`
+	Drop       *Onset `json:"drop" jsonschema_description:"Hard: the node began to drop new connections because the table was full."`
+	ClientLoss *Onset `json:"client_loss" jsonschema_description:"The first attempt that failed at the client, for whatever cause."`
+}
+
+// Onset is a moment and where the table stood then.
+type Onset struct {
+	AtS          float64  `json:"at_s" jsonschema_description:"Run time in s."`
+	Entries      *uint64  `json:"entries" jsonschema_description:"Entries in the table then."`
+	Occupancy    *float64 `json:"occupancy" jsonschema_description:"Entries over limit, 0 to 1 and a little above."`
+	OfferedPerS  *float64 `json:"offered_per_s" jsonschema_description:"Attempts due per second around that moment, all traffics together."`
+	UncertaintyS float64  `json:"uncertainty_s" jsonschema_description:"The true moment is within plus or minus this many s."`
+}
+
+// Prediction compares arithmetic with what happened.
+type Prediction struct {
+	FullAtS        *float64 `json:"full_at_s" jsonschema_description:"Run time in s at which the planned attempts use up the headroom, by arrivals and residence; null where they never do."`
+	DropAtS        *float64 `json:"drop_at_s" jsonschema_description:"The same where no entry can be evicted, so that a full table drops at once; null where eviction comes first."`
+	GrowthFullAtS  *float64 `json:"growth_full_at_s" jsonschema_description:"Run time in s at which the measured growth of entries uses up the headroom."`
+	GrowthPerS     *float64 `json:"growth_per_s" jsonschema_description:"Measured growth of the table in entries per second, from the start of traffic to the onset."`
+	MeasuredAtS    *float64 `json:"measured_at_s" jsonschema_description:"Run time in s of the first onset on the node, early_drop or drop."`
+	MeasuredOnset  string   `json:"measured_onset" jsonschema_description:"Which onset that was: early_drop, drop or empty."`
+	RelativeError  *float64 `json:"relative_error" jsonschema_description:"(measured - full_at_s) / full_at_s."`
+	PeakEntries    *uint64  `json:"peak_entries" jsonschema_description:"Entries the planned attempts need at most during the run, with an endless table."`
+	Explanation    string   `json:"explanation" jsonschema_description:"What was computed from what."`
+	UnknownTraffic []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
+}
+
+// Traffic is what one traffic experienced.
+type Traffic struct {
+	Name       string            `json:"name"`
+	Shape      string            `json:"shape"`
+	To         string            `json:"to" jsonschema_description:"Service it went to."`
+	Attempted  uint64            `json:"attempted" jsonschema_description:"Attempts that were started."`
+	Succeeded  *uint64           `json:"succeeded" jsonschema_description:"Attempts that ended as they should; null for one-way traffic, of which nobody knows."`
+	Failed     uint64            `json:"failed" jsonschema_description:"Attempts that ended otherwise; interrupted ones are neither."`
+	NotStarted uint64            `json:"not_started" jsonschema_description:"Attempts that were due and could not be started by the generator."`
+	Due        uint64            `json:"due" jsonschema_description:"Attempts that were due."`
+	InFlight   uint64            `json:"in_flight" jsonschema_description:"Attempts that were started and of whose end the log knows nothing."`
+	LateShare  *float64          `json:"late_share" jsonschema_description:"Share of started attempts that were started more than 10 ms after they were due."`
+	OneWay     bool              `json:"one_way" jsonschema_description:"No answer is expected."`
+	P50Ms      *float64          `json:"p50_ms" jsonschema_description:"Median time of successful attempts from when they were due, ms."`
+	P99Ms      *float64          `json:"p99_ms" jsonschema_description:"99th percentile of the same, ms."`
+	MaxMs      *float64          `json:"max_ms" jsonschema_description:"Longest of the same, ms."`
+	StartP99Ms *float64          `json:"start_p99_ms" jsonschema_description:"99th percentile from when attempts were started, ms: what is missing to p99_ms is the generator's delay."`
+	Outcomes   map[string]uint64 `json:"outcomes" jsonschema_description:"Attempts by how they ended."`
+	Refusals   map[string]uint64 `json:"not_started_reasons" jsonschema_description:"Attempts that were not started, by reason."`
+	HeldPeak   *uint64           `json:"held_peak" jsonschema_description:"Most connections held open at once, of idle traffic."`
+	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
+	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
+}
+
+// Cause says why attempts failed.
+type Cause struct {
+	Cause    string   `json:"cause" jsonschema_description:"Name of the cause; see the list in the documentation."`
+	Failures uint64   `json:"failures" jsonschema_description:"Attempts it explains."`
+	Share    float64  `json:"share" jsonschema_description:"Of all failed attempts, 0 to 1; of all due attempts for generator_ causes."`
+	ShareOf  string   `json:"share_of" jsonschema:"enum=failed,enum=due" jsonschema_description:"What share is a share of."`
+	Evidence string   `json:"evidence" jsonschema_description:"What proves it, with numbers."`
+	Proof    Evidence `json:"proof" jsonschema_description:"The same for programs."`
+}
+
+// Evidence is what a cause rests on.
+type Evidence struct {
+	FromS          *float64          `json:"from_s" jsonschema_description:"Run time in s of the first attempt concerned."`
+	ToS            *float64          `json:"to_s" jsonschema_description:"Run time in s of the last."`
+	Traffic        map[string]uint64 `json:"traffic" jsonschema_description:"Attempts concerned, by traffic."`
+	Counter        string            `json:"counter" jsonschema_description:"Kernel counter whose increments were matched; empty for none."`
+	CounterDelta   *uint64           `json:"counter_delta" jsonschema_description:"What that counter gained during the run, of the part that can be this cause."`
+	LostPackets    uint64            `json:"lost_packets" jsonschema_description:"Packets of these attempts that increments explain."`
+	Hosts          []string          `json:"hosts" jsonschema_description:"Hosts whose counter it was."`
+	Autopsies      uint64            `json:"autopsies" jsonschema_description:"Failed attempts of the same kind that were looked up in the node's table."`
+	AutopsiesAgree uint64            `json:"autopsies_agree" jsonschema_description:"Of those, how many were found as this cause predicts."`
+	Shared         bool              `json:"shared" jsonschema_description:"Other traffic competed for the same increments, which were split by offered connections."`
+}
+
+// Spike is failures around an action.
+type Spike struct {
+	Action         string   `json:"action"`
+	StartS         float64  `json:"start_s"`
+	EndS           float64  `json:"end_s"`
+	Failures       uint64   `json:"failures"`
+	PeakErrorRatio float64  `json:"peak_error_ratio"`
+	P99Ms          *float64 `json:"p99_ms"`
+	Recovered      bool     `json:"recovered"`
+	Causes         []Cause  `json:"causes"`
+}
+
+// Backend is what one pod served.
+type Backend struct {
+	Name                string  `json:"name"`
+	Service             string  `json:"service"`
+	Accepted            uint64  `json:"accepted" jsonschema_description:"Connections, or datagrams received."`
+	Served              uint64  `json:"served" jsonschema_description:"Answers sent whole."`
+	ServedWhileDraining uint64  `json:"served_while_draining" jsonschema_description:"Of served: after the pod was told to end."`
+	ServedAfterGone     *uint64 `json:"served_after_gone" jsonschema_description:"Of served: after the endpoint was gone; null where no endpoint changes are in the log."`
+	Errors              uint64  `json:"errors"`
+	Share               float64 `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
+}
+
+// Node is what one node's table did.
+type Node struct {
+	Name            string             `json:"name"`
+	Limit           *uint64            `json:"limit" jsonschema_description:"nf_conntrack_max."`
+	PeakEntries     *uint64            `json:"peak_entries"`
+	PeakOccupancy   *float64           `json:"peak_occupancy" jsonschema_description:"Highest entries over limit."`
+	StartEntries    *uint64            `json:"start_entries" jsonschema_description:"Entries when traffic began, ballast included."`
+	EndEntries      *uint64            `json:"end_entries" jsonschema_description:"Entries in the last sample."`
+	HeadroomAtStart *int64             `json:"headroom_at_start" jsonschema_description:"Free entries when traffic began."`
+	Counters        map[string]uint64  `json:"counters" jsonschema_description:"What each kernel counter gained during the run."`
+	TableFullDrops  uint64             `json:"table_full_drops" jsonschema_description:"Of drop: while the table was at its limit, and not an unresolved clash."`
+	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic flowed; null without one."`
+	Knee            Knee               `json:"knee"`
+	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
+	Samples         uint64             `json:"samples"`
+	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
+	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time between the first and the last sample by kind (user, system, softirq, idle, steal), and self, the sampling agent's CPU time in s per s; null where not measured."`
+	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`
+}
+
+// Census is one walk over a table.
+type Census struct {
+	AtS     float64              `json:"at_s"`
+	Entries uint64               `json:"entries"`
+	Ballast uint64               `json:"ballast" jsonschema_description:"Entries that are filling of ours, not traffic."`
+	Groups  []runlog.CensusGroup `json:"groups"`
+	Other   uint64               `json:"other" jsonschema_description:"Entries in groups that are not listed."`
+	Sources []runlog.TopSource   `json:"sources" jsonschema_description:"Addresses with the most entries: the true count is between count - error and count."`
+	Walks   uint64               `json:"walks" jsonschema_description:"Walks during the run."`
+}
+
+// Stale is how stale a node's dataplane was.
+type Stale struct {
+	MaxBackends uint64  `json:"max_backends"`
+	MaxS        float64 `json:"max_s"`
+}
+
+// Capacity is the result of a capacity search.
+type Capacity struct {
+	LowerPerS float64 `json:"lower_per_s"`
+	UpperPerS float64 `json:"upper_per_s"`
+}
+
+// ThresholdResult is one threshold and what was measured.
+type ThresholdResult struct {
+	Threshold string   `json:"threshold" jsonschema_description:"As the scenario spells it."`
+	Result    Verdict  `json:"result" jsonschema:"enum=pass,enum=fail,enum=inconclusive"`
+	Measured  *float64 `json:"measured" jsonschema_description:"In the unit of limit; null without data."`
+	Limit     *float64 `json:"limit"`
+	Unit      string   `json:"unit" jsonschema_description:"Unit of measured and limit: ratio, s, 1/s, or empty for counts."`
+	Detail    string   `json:"detail" jsonschema_description:"What was measured, for people."`
+}
+
+// Generator is the audit of the load generator by itself.
+type Generator struct {
+	Due         uint64   `json:"due"`
+	Started     uint64   `json:"started"`
+	Late        uint64   `json:"late"`
+	LateShare   *float64 `json:"late_share"`
+	NotStarted  uint64   `json:"not_started"`
+	Interrupted uint64   `json:"interrupted" jsonschema_description:"Still going when the run ended."`
+	InFlight    uint64   `json:"in_flight" jsonschema_description:"The log does not say how they ended."`
+	Saturated   bool     `json:"saturated" jsonschema_description:"The generator is the limit, so nothing can be said about the system."`
+	MinIdle     *float64 `json:"min_idle" jsonschema_description:"Lowest share of idle CPU over 3 s, 0 to 1."`
+}
+
+// Environment is where and with what it ran.
+type Environment struct {
+	Version      string             `json:"version" jsonschema_description:"Of the tool that made the log."`
+	RunID        string             `json:"run_id"`
+	Started      string             `json:"started"`
+	Digest       string             `json:"digest" jsonschema_description:"sha256 of the resolved scenario."`
+	Seed         uint64             `json:"seed"`
+	Kernel       string             `json:"kernel"`
+	Arch         string             `json:"arch"`
+	CPUs         int                `json:"cpus"`
+	MemoryBytes  uint64             `json:"memory_bytes"`
+	Limit        uint64             `json:"limit"`
+	Buckets      uint64             `json:"buckets"`
+	EntryBytes   *uint64            `json:"entry_bytes" jsonschema_description:"Slab object size; null where it could not be read."`
+	Timeouts     map[string]float64 `json:"timeouts"`
+	Capabilities map[string]string  `json:"capabilities"`
+	DurationS    float64            `json:"duration_s" jsonschema_description:"Planned length of the traffic."`
+	SampleEveryS float64            `json:"sample_every_s"`
+	ScenarioYAML string             `json:"scenario_yaml" jsonschema_description:"The scenario as resolved."`
+}
+
+// Timeline is the run as series. All series of Load share Load.T.
+type Timeline struct {
+	Load   LoadSeries   `json:"load"`
+	Nodes  []NodeSeries `json:"nodes"`
+	Events []Event      `json:"events"`
+	// OtherEvents are those beyond the bound of Events.
+	OtherEvents uint64 `json:"other_events"`
+}
+
+// LoadSeries is attempts per second by when they were due.
+type LoadSeries struct {
+	StepS   float64   `json:"step_s" jsonschema_description:"Length of one step."`
+	T       []float64 `json:"t" jsonschema_description:"Start of each step, run time in s."`
+	Offered []float64 `json:"offered" jsonschema_description:"Attempts due per second."`
+	OK      []float64 `json:"ok" jsonschema_description:"Of those, succeeded per second."`
+	Failed  []float64 `json:"failed" jsonschema_description:"Of those, failed per second."`
+}
+
+// NodeSeries is a node's table over time: the highest entries in each step.
+type NodeSeries struct {
+	Name    string    `json:"name"`
+	T       []float64 `json:"t" jsonschema_description:"Run time in s."`
+	Entries []uint64  `json:"entries"`
+	Limit   []uint64  `json:"limit"`
+	Drop    []uint64  `json:"drop" jsonschema_description:"Gained by drop since the step before."`
+	Early   []uint64  `json:"early_drop" jsonschema_description:"Gained by early_drop since the step before."`
+}
+
+// Event is something that happened at one moment.
+type Event struct {
+	AtS    float64 `json:"at_s"`
+	Host   string  `json:"host"`
+	Kind   string  `json:"kind"`
+	Name   string  `json:"name"`
+	Detail string  `json:"detail"`
+}
+
+// Sizing says what limit the traffic needs.
+type Sizing struct {
+	NeededEntries    *uint64         `json:"needed_entries" jsonschema_description:"Entries in the steady state: arrivals per second times residence, plus held connections; null where unknown."`
+	RecommendedLimit *uint64         `json:"recommended_limit" jsonschema_description:"needed_entries / 0.75, rounded up."`
+	Buckets          *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
+	MemoryBytesMin   *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`
+	MemoryBytesMax   *uint64         `json:"memory_bytes_max" jsonschema_description:"The same at the larger entry size."`
+	RunNeeded        *uint64         `json:"run_needed" jsonschema_description:"Limit at which this very run, with its length and filling, would have lost nothing to the table."`
+	RunNeededHow     string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
+	Parts            []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
+	Timeouts         []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`
+	KubeProxy        string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit."`
+	Sysctl           string          `json:"sysctl" jsonschema_description:"The same as sysctl settings."`
+	Notes            []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
+	Meaningless      bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
+}
+
+// SizingPart is one traffic's share of the need.
+type SizingPart struct {
+	Traffic           string  `json:"traffic"`
+	ArrivalsPerS      float64 `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s, or over the traffic's length where that is shorter."`
+	EntriesPerAttempt float64 `json:"entries_per_attempt"`
+	ResidenceS        float64 `json:"residence_s" jsonschema_description:"How long an entry outlives its attempt; 0 for held connections."`
+	State             string  `json:"state" jsonschema_description:"State the entry spends that time in."`
+	Held              uint64  `json:"held" jsonschema_description:"Connections held open."`
+	Entries           *uint64 `json:"entries" jsonschema_description:"Entries in the steady state; null where unknown."`
+	Counted           bool    `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
+	Note              string  `json:"note"`
+}
+
+// TimeoutEffect is what one shorter timeout would change.
+type TimeoutEffect struct {
+	Sysctl        string  `json:"sysctl"`
+	FromS         float64 `json:"from_s"`
+	ToS           float64 `json:"to_s"`
+	NeededEntries uint64  `json:"needed_entries"`
+	Limit         uint64  `json:"limit" jsonschema_description:"Recommended limit with it."`
+	Risk          string  `json:"risk"`
+}

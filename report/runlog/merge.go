@@ -1,0 +1,64 @@
+package runlog
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Add adds the counts of an increment for the same traffic and the same
+// stretch of time. It never changes src, and copies its maps.
+func (b *Bin) Add(src Bin) {
+	b.Due += src.Due
+	b.Started += src.Started
+	b.Late += src.Late
+	b.LostPackets += src.LostPackets
+	if len(src.NotStarted) > 0 && b.NotStarted == nil {
+		b.NotStarted = make(map[NotStartedReason]uint64, len(src.NotStarted))
+	}
+	for k, v := range src.NotStarted {
+		b.NotStarted[k] += v
+	}
+	if len(src.Outcomes) > 0 && b.Outcomes == nil {
+		b.Outcomes = make(map[Outcome]uint64, len(src.Outcomes))
+	}
+	for k, v := range src.Outcomes {
+		b.Outcomes[k] += v
+	}
+}
+
+// EncodeHistogram is the form in which Latency carries a histogram: V2
+// compressed, base64.
+func EncodeHistogram(h *hdrhistogram.Histogram) (string, error) {
+	b, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	if err != nil {
+		return "", fmt.Errorf("encode histogram: %w", err)
+	}
+	return string(b), nil
+}
+
+// MergeHistogram adds an encoded increment to dst and returns the sum. A nil
+// dst, as well as one whose range is too narrow for the increment, is replaced
+// by a wider one. It fails, and leaves dst as it was, where s is not a
+// histogram or the counts would overflow.
+func MergeHistogram(dst *hdrhistogram.Histogram, s string) (*hdrhistogram.Histogram, error) {
+	src, err := hdrhistogram.Decode([]byte(s))
+	if err != nil {
+		return dst, fmt.Errorf("decode histogram: %w", err)
+	}
+	if dst == nil {
+		return src, nil
+	}
+	if src.TotalCount() > math.MaxInt64-dst.TotalCount() {
+		return dst, errors.New("merge histograms: the counts overflow")
+	}
+	if src.HighestTrackableValue() > dst.HighestTrackableValue() {
+		src, dst = dst, src
+	}
+	if dropped := dst.Merge(src); dropped > 0 {
+		return dst, fmt.Errorf("merge histograms: %d values are out of range", dropped)
+	}
+	return dst, nil
+}

@@ -1,0 +1,166 @@
+package runlog
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// MaxLine is how long a line of a run log may be, in bytes. A longer one is
+// reported as unreadable and skipped without being held in memory.
+const MaxLine = 16 << 20
+
+// keptProblems bounds Reader.Problems; the rest are only counted.
+const keptProblems = 100
+
+// ProblemKind says what is wrong with a run log.
+type ProblemKind string
+
+const (
+	Unreadable ProblemKind = "unreadable" // a line that is no record
+	Gap        ProblemKind = "gap"        // records of a host are missing
+	Repeat     ProblemKind = "repeat"     // a record came again, or out of order; it was skipped
+	Unnumbered ProblemKind = "unnumbered" // a record without a number: it was used
+)
+
+// A Problem is something in the log that readers must not pass over.
+type Problem struct {
+	Line  uint64      `json:"line"` // from 1
+	Kind  ProblemKind `json:"kind"`
+	Host  string      `json:"host,omitempty"`
+	Count uint64      `json:"count"` // records concerned
+	Text  string      `json:"text"`
+}
+
+// A Reader reads records one by one. It goes on past damage and keeps account
+// of it: a log that was cut off is read up to the cut, a line that cannot be
+// read is skipped, and both are reported. Repeated records are skipped too,
+// because records are increments, which must not be added twice.
+type Reader struct {
+	in        *bufio.Reader
+	line      uint64
+	last      map[string]uint64
+	problems  []Problem
+	count     uint64
+	truncated bool
+}
+
+// NewReader returns a Reader of the log in r.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{in: bufio.NewReaderSize(r, 64<<10), last: map[string]uint64{}}
+}
+
+// Next returns the next readable record. At the end, cut off or not, it
+// returns io.EOF; any other error comes from the underlying reader.
+func (r *Reader) Next() (Record, error) {
+	for {
+		line, whole, err := r.readLine()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return Record{}, fmt.Errorf("read run log line %d: %w", r.line, err)
+		}
+		ended := err != nil
+		if ended && len(line) == 0 && whole {
+			return Record{}, io.EOF
+		}
+		rec, ok := r.decode(line, whole, ended)
+		if ok && r.inOrder(&rec) {
+			return rec, nil
+		}
+		if ended {
+			return Record{}, io.EOF
+		}
+	}
+}
+
+// decode returns the line's record, or notes why there is none. A last line
+// without its end is the mark of a log that was cut off, not of damage.
+func (r *Reader) decode(line []byte, whole, ended bool) (Record, bool) {
+	var rec Record
+	var err error
+	switch {
+	case !whole:
+		err = fmt.Errorf("longer than %d bytes", MaxLine)
+	default:
+		err = json.Unmarshal(line, &rec)
+		if err == nil && rec.Kind() == "" {
+			err = errors.New("it has not exactly one part that this version knows")
+			// It is a record all the same, so its number is no gap.
+			r.inOrder(&rec)
+		}
+	}
+	if err == nil {
+		return rec, true
+	}
+	if ended {
+		r.truncated = true
+		return rec, false
+	}
+	r.note(Problem{Line: r.line, Kind: Unreadable, Host: rec.Host, Count: 1, Text: fmt.Sprintf("line %d is not readable: %v", r.line, err)})
+	return rec, false
+}
+
+// inOrder checks the record's number, and says whether to use the record.
+func (r *Reader) inOrder(rec *Record) bool {
+	if rec.N == 0 {
+		r.note(Problem{Line: r.line, Kind: Unnumbered, Host: rec.Host, Count: 1, Text: fmt.Sprintf("line %d: a record of %q has no number", r.line, rec.Host)})
+		return true
+	}
+	last := r.last[rec.Host]
+	switch {
+	case rec.N <= last:
+		r.note(Problem{Line: r.line, Kind: Repeat, Host: rec.Host, Count: 1, Text: fmt.Sprintf("line %d: record %d of %q came after record %d and was skipped", r.line, rec.N, rec.Host, last)})
+		return false
+	case rec.N > last+1:
+		r.note(Problem{Line: r.line, Kind: Gap, Host: rec.Host, Count: rec.N - last - 1, Text: fmt.Sprintf("line %d: records %d to %d of %q are missing", r.line, last+1, rec.N-1, rec.Host)})
+	}
+	r.last[rec.Host] = rec.N
+	return true
+}
+
+func (r *Reader) note(p Problem) {
+	r.count++
+	if len(r.problems) < keptProblems {
+		r.problems = append(r.problems, p)
+	}
+}
+
+// readLine returns the next line without its end. whole is false where it was
+// too long, and then it is empty. At the end of the input the error is io.EOF
+// and the line may be a partial one.
+func (r *Reader) readLine() (line []byte, whole bool, err error) {
+	r.line++
+	whole = true
+	for {
+		part, err := r.in.ReadSlice('\n')
+		if whole && len(line)+len(part) > MaxLine {
+			whole, line = false, nil
+		}
+		if whole {
+			line = append(line, part...)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case err != nil:
+			return line, whole, err
+		}
+		if whole {
+			line = line[:len(line)-1]
+		}
+		return line, whole, nil
+	}
+}
+
+// Truncated says, after the end, whether the last line was cut off.
+func (r *Reader) Truncated() bool { return r.truncated }
+
+// Problems returns what was wrong so far, at most the first 100.
+func (r *Reader) Problems() []Problem { return r.problems }
+
+// ProblemCount is how many problems there were, those beyond Problems included.
+func (r *Reader) ProblemCount() uint64 { return r.count }
+
+// Last is the highest record number read of a host, 0 for none.
+func (r *Reader) Last(host string) uint64 { return r.last[host] }

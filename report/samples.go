@@ -1,0 +1,357 @@
+package report
+
+import (
+	"math"
+	"net/netip"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// node is one node's samples.
+type node struct {
+	name string
+	// intervals between successive samples, in order.
+	intervals []interval
+	first     *tableSample
+	last      *tableSample
+	atStart   *tableSample // the last one before traffic begins
+	peak      uint64
+	peakShare float64
+	samples   uint64
+	counters  map[string]uint64 // gained since the first sample
+	prev      map[string]uint64
+	backwards uint64 // counters that went backwards other than by wrapping
+	reversed  uint64 // samples older than the one before
+	cpu       []cpuSample
+	slab      uint64
+	census    *runlog.Census
+	censusAt  float64
+	censusBad string
+	walks     uint64
+}
+
+type tableSample struct {
+	t, took        float64
+	entries, limit uint64
+}
+
+// interval is what happened between two samples.
+type interval struct {
+	a, b    tableSample
+	drop    uint64
+	early   uint64
+	failed  uint64 // insert_failed
+	chain   uint64 // chain too long, which is part of insert_failed and not of drop
+	invalid uint64
+}
+
+type cpuSample struct{ t, idle, total, self, user, system, softirq, steal float64 }
+
+// host is a host's network counters: only intervals in which something
+// happened that a cause can rest on.
+type host struct {
+	name   string
+	prev   map[string]uint64
+	prevT  float64
+	deltas []netDelta
+}
+
+type netDelta struct {
+	a, b     float64 // s of run time
+	listen   uint64  // SYNs and last ACKs dropped by a full listen queue
+	resets   uint64  // TCP resets sent
+	noPorts  uint64  // datagrams to a port where nobody listens
+	lostRecv uint64  // datagrams dropped because the receive buffer was full
+}
+
+func (l *log) node(name string) *node {
+	n := l.nodes[name]
+	if n == nil {
+		n = &node{name: name, counters: map[string]uint64{}}
+		l.nodes[name] = n
+		l.nodeList = append(l.nodeList, n)
+	}
+	return n
+}
+
+func (l *log) addSample(r *runlog.Record) {
+	s := r.Sample
+	took := s.Took
+	if took < 0 || !sane(took) {
+		took = 0
+	}
+	if s.Conntrack != nil {
+		n := l.node(r.Host)
+		n.add(r.T, took, s.Conntrack)
+	}
+	if s.CPU != nil || s.SlabBytes != nil {
+		n := l.node(r.Host)
+		if s.SlabBytes != nil {
+			n.slab = max(n.slab, *s.SlabBytes)
+		}
+		if c := s.CPU; c != nil {
+			n.cpu = append(n.cpu, cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
+		}
+	}
+	if s.Net != nil {
+		h := l.hosts[r.Host]
+		if h == nil {
+			h = &host{name: r.Host}
+			l.hosts[r.Host] = h
+		}
+		h.add(r.T, took, s.Net)
+	}
+}
+
+// add takes one reading of the table. Nothing is concluded from the first
+// one: what its counters already hold happened before.
+func (n *node) add(t, took float64, c *runlog.Conntrack) {
+	s := tableSample{t, took, c.Entries, c.Limit}
+	if n.last != nil && t < n.last.t {
+		n.reversed++
+		return
+	}
+	n.samples++
+	n.peak = max(n.peak, s.entries)
+	if s.limit > 0 {
+		n.peakShare = max(n.peakShare, float64(s.entries)/float64(s.limit))
+	}
+	if n.first == nil {
+		n.first = &s
+	}
+	if n.atStart == nil || t <= 0 {
+		n.atStart = &s
+	}
+	gained := map[string]uint64{}
+	for name, v := range c.Counters {
+		was, seen := n.prev[name]
+		if !seen {
+			if n.last == nil {
+				n.counters[name] += 0
+			}
+			continue
+		}
+		d, ok := counterDelta(was, v)
+		if !ok {
+			n.backwards++
+			continue
+		}
+		gained[name] = d
+		n.counters[name] += d
+	}
+	if n.last != nil {
+		n.intervals = append(n.intervals, interval{
+			a: *n.last, b: s,
+			drop: gained["drop"], early: gained["early_drop"], failed: gained["insert_failed"],
+			chain: chainTooLong(gained), invalid: gained["invalid"],
+		})
+	}
+	if n.prev == nil {
+		n.prev = map[string]uint64{}
+	}
+	for name, v := range c.Counters {
+		n.prev[name] = v
+	}
+	n.last = &s
+}
+
+// chainTooLong finds the counter under the names it has: chainlength in
+// /proc/net/stat/nf_conntrack, chain_toolong in ctnetlink, chaintoolong in the
+// kernel's own structure.
+func chainTooLong(c map[string]uint64) uint64 {
+	return c["chainlength"] + c["chaintoolong"] + c["chain_toolong"]
+}
+
+// counterDelta is the increase from was to is. The kernel's per-CPU counters
+// are 32 bits wide; a sum of them that falls by nearly 2^32 wrapped on one
+// CPU. Any other fall is no increase that can be known, and not ok.
+func counterDelta(was, is uint64) (delta uint64, ok bool) {
+	if is >= was {
+		return is - was, true
+	}
+	const wrap = 1 << 32
+	if was-is > wrap/2 && was-is < wrap {
+		return wrap - (was - is), true
+	}
+	return 0, false
+}
+
+// fullDrops is the part of drop that can be a full table. An unresolved clash
+// raises drop and insert_failed; a chain that is too long raises insert_failed
+// alone.
+func (iv interval) fullDrops(width float64, arrivals float64) uint64 {
+	if iv.drop <= iv.clashes() || !iv.nearLimit(arrivals) {
+		return 0
+	}
+	return iv.drop - iv.clashes()
+}
+
+func (iv interval) clashes() uint64 {
+	if iv.failed <= iv.chain {
+		return 0
+	}
+	return min(iv.drop, iv.failed-iv.chain)
+}
+
+// nearLimit says whether the table can have been full in the interval: the
+// entries at one of its ends were within 1 % of the limit, or within what
+// arrived in between.
+func (iv interval) nearLimit(arrivals float64) bool {
+	limit := float64(min(iv.a.limit, iv.b.limit))
+	if limit == 0 {
+		limit = float64(max(iv.a.limit, iv.b.limit))
+	}
+	if limit == 0 {
+		return false
+	}
+	return float64(max(iv.a.entries, iv.b.entries)) >= min(0.99*limit, limit-arrivals)
+}
+
+func (n *node) addCensus(t float64, c *runlog.Census) {
+	n.walks++
+	if c.Failed != "" {
+		n.censusBad = c.Failed
+		return
+	}
+	n.census, n.censusAt = c, t
+}
+
+func (h *host) add(t, took float64, c map[string]uint64) {
+	if h.prev != nil && t >= h.prevT {
+		gained := func(name string) uint64 {
+			was, seen := h.prev[name]
+			is, now := c[name]
+			if !seen || !now {
+				return 0
+			}
+			d, _ := counterDelta(was, is)
+			return d
+		}
+		d := netDelta{
+			a: h.prevT, b: t + took/2,
+			// Each overflow is a listen drop too, so they are not added up.
+			listen:   max(gained("TcpExt.ListenDrops"), gained("TcpExt.ListenOverflows"), gained("TcpExt.TCPReqQFullDrop")),
+			resets:   gained("Tcp.OutRsts"),
+			noPorts:  gained("Udp.NoPorts") + gained("Udp6.UdpNoPorts") + gained("Udp6.NoPorts"),
+			lostRecv: gained("Udp.RcvbufErrors") + gained("Udp6.Udp6RcvbufErrors"),
+		}
+		if d.listen+d.resets+d.noPorts+d.lostRecv > 0 {
+			h.deltas = append(h.deltas, d)
+		}
+	}
+	if t < h.prevT && h.prev != nil {
+		return
+	}
+	h.prev, h.prevT = c, t-took/2
+}
+
+// class groups outcomes that can have the same causes.
+type class int
+
+const (
+	silent      class = iota // packets were sent and nothing came back
+	unanswered               // connected, and no answer came
+	refused                  // ECONNREFUSED
+	reset                    // reset, or closed before the answer was whole
+	unreachable              // an ICMP error
+	otherClass               // everything else: a wrong answer, another errno
+	classes
+)
+
+func (t *traffic) class(o runlog.Outcome) class {
+	switch o {
+	case runlog.ConnectTimeout:
+		return silent
+	case runlog.ResponseTimeout:
+		if t.udp() {
+			return silent
+		}
+		return unanswered
+	case runlog.Refused:
+		return refused
+	case runlog.Reset, runlog.Closed:
+		return reset
+	case runlog.Unreachable:
+		return unreachable
+	}
+	return otherClass
+}
+
+// autopsies counts look-ups of failed attempts by what they found.
+type autopsies struct {
+	none      uint64 // no entry
+	unreplied uint64 // an entry to a pod that has not answered
+	open      uint64 // an entry over which both sides have talked, still open
+	old       uint64 // an entry that is over: TIME_WAIT, CLOSE. It may be an earlier connection's
+	noDNAT    uint64 // an entry that no service rule rewrote
+	stale     uint64 // an entry to an address that is no pod of the service
+}
+
+func (a *autopsies) total() uint64 {
+	return a.none + a.unreplied + a.open + a.old + a.noDNAT + a.stale
+}
+
+func (a *autopsies) add(b *autopsies) {
+	a.none += b.none
+	a.unreplied += b.unreplied
+	a.open += b.open
+	a.old += b.old
+	a.noDNAT += b.noDNAT
+	a.stale += b.stale
+}
+
+// passed counts the look-ups that show that the attempt's packet had passed
+// the node, so that no full table dropped it.
+func (a *autopsies) passed() uint64 { return a.unreplied + a.open + a.stale + a.noDNAT }
+
+func (l *log) addAutopsy(r *runlog.Record) {
+	a := r.Autopsy
+	if a.Error != "" {
+		return // it says nothing about the entry
+	}
+	f, ok := l.joins[attempt{a.Traffic, a.Seq}]
+	if !ok {
+		l.unjoined++
+		return
+	}
+	t := l.traffic(a.Traffic)
+	if t.autopsies[f.class] == nil {
+		t.autopsies[f.class] = map[int64]*autopsies{}
+	}
+	second := int64(math.Floor(f.due))
+	n := t.autopsies[f.class][second]
+	if n == nil {
+		n = &autopsies{}
+		t.autopsies[f.class][second] = n
+	}
+	switch {
+	case !a.Found:
+		n.none++
+	case !a.DNAT:
+		n.noDNAT++
+	case !l.isBackend(t.info.To, a.ReplySrc):
+		n.stale++
+	case !a.Replied:
+		n.unreplied++
+	case a.State == "TIME_WAIT" || a.State == "CLOSE" || a.State == "LAST_ACK" || a.State == "FIN_WAIT" || a.State == "CLOSE_WAIT":
+		n.old++
+	default:
+		n.open++
+	}
+}
+
+// isBackend says whether addr is a pod of the service. Without the header it
+// cannot say no. A service with several ports lists each pod once, so the
+// address alone is compared.
+func (l *log) isBackend(service string, addr netip.AddrPort) bool {
+	s := l.service(service)
+	if s == nil || !addr.IsValid() {
+		return true
+	}
+	for _, b := range s.Backends {
+		if b.Addr.Addr() == addr.Addr() {
+			return true
+		}
+	}
+	return false
+}

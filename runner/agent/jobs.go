@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+// keepEnded is how many ended jobs are remembered for Wait. Autopsies are jobs
+// too, several per second, so a run of days must forget.
+const keepEnded = 4096
+
+var (
+	errUnknownJob   = errors.New("unknown job")
+	errDuplicateJob = errors.New("a job of this name exists already")
+	errShutDown     = errors.New("the agent is shutting down")
+)
+
+// jobs is the set of an agent's jobs. Each goes from starting to ready to
+// ended, or from starting to ended.
+type jobs struct {
+	build  func(env.Job) (env.Worker, error)
+	spool  *Spool
+	stderr io.Writer
+
+	mu     sync.Mutex
+	byID   map[string]*job
+	ended  []string // oldest first
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// job is one job; err is valid once ended is closed.
+type job struct {
+	cancel context.CancelFunc
+	ready  chan struct{}
+	ended  chan struct{}
+	err    error
+}
+
+// start runs j and returns when it is ready. A job that ends before that is
+// its error, or nil: short jobs need not be ready first. When ctx ends earlier
+// the job is stopped, because its caller cannot know that it runs.
+func (s *jobs) start(ctx context.Context, j env.Job) error {
+	if j.ID == "" {
+		return errors.New("the job has no id")
+	}
+	w, err := s.build(j)
+	if err != nil {
+		return fmt.Errorf("make job %s: %w", j.ID, err)
+	}
+	jb, err := s.run(j, w)
+	if err != nil {
+		return fmt.Errorf("start job %s: %w", j.ID, err)
+	}
+	select {
+	case <-jb.ready:
+		return nil
+	case <-jb.ended:
+		return jb.err
+	case <-ctx.Done():
+		jb.cancel()
+		return fmt.Errorf("start job %s: %w", j.ID, ctx.Err())
+	}
+}
+
+// run registers the job and starts its goroutine, for which close waits.
+func (s *jobs) run(j env.Job, w env.Worker) (*job, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errShutDown
+	}
+	if s.byID[j.ID] != nil {
+		return nil, errDuplicateJob
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	jb := &job{cancel: cancel, ready: make(chan struct{}), ended: make(chan struct{})}
+	s.byID[j.ID] = jb
+	s.wg.Go(func() {
+		defer cancel()
+		out := recorder{spool: s.spool, epoch: j.Epoch}
+		err := s.guard(func() error { return w.Run(ctx, sync.OnceFunc(func() { close(jb.ready) }), out) })
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // stopped, as asked
+		}
+		if err != nil {
+			jb.err = fmt.Errorf("job %s: %w", j.ID, err)
+		}
+		close(jb.ended)
+		s.forget(j.ID)
+	})
+	return jb, nil
+}
+
+// guard makes a panic of f its error. The stack goes to stderr.
+func (s *jobs) guard(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			fmt.Fprintf(s.stderr, "tablefull agent: panic: %v\n%s", v, debug.Stack())
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return f()
+}
+
+// forget remembers that id has ended and drops the oldest beyond keepEnded.
+func (s *jobs) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = append(s.ended, id)
+	if n := len(s.ended) - keepEnded; n > 0 {
+		for _, old := range s.ended[:n] {
+			delete(s.byID, old)
+		}
+		s.ended = append(s.ended[:0], s.ended[n:]...)
+	}
+}
+
+// wait returns the job's error once it has ended.
+func (s *jobs) wait(ctx context.Context, id string) error {
+	s.mu.Lock()
+	jb := s.byID[id]
+	s.mu.Unlock()
+	if jb == nil {
+		return fmt.Errorf("job %s: %w", id, errUnknownJob)
+	}
+	select {
+	case <-jb.ended:
+		return jb.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stop asks the job to end and waits for it.
+func (s *jobs) stop(ctx context.Context, id string) error {
+	s.mu.Lock()
+	jb := s.byID[id]
+	s.mu.Unlock()
+	if jb != nil {
+		jb.cancel()
+	}
+	return s.wait(ctx, id)
+}
+
+// close stops every job, refuses new ones, and waits until all have ended.
+func (s *jobs) close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, jb := range s.byID {
+		jb.cancel()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// running is how many jobs have not ended.
+func (s *jobs) running() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byID) - len(s.ended)
+}
+
+// recorder is one job's way into the spool. It knows the job's epoch.
+type recorder struct {
+	spool *Spool
+	epoch int64
+}
+
+var _ env.Recorder = recorder{}
+
+// Record is part of env.Recorder.
+func (o recorder) Record(r runlog.Record) {
+	if r.T == 0 {
+		r.T = float64(monotonic()-o.epoch) / 1e9
+	}
+	o.spool.Append(r)
+}

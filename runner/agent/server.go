@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+const (
+	// completeTrailer comes after the last record of a stream that was sent
+	// whole; its value is the number of that record. A stream that ends
+	// without it was cut.
+	completeTrailer = "Tablefull-Complete"
+	streamType      = "application/x-ndjson"
+	// coalesce is the shortest time between two flushes of one record stream:
+	// at thousands of records per second one system call each would be felt.
+	coalesce   = time.Millisecond
+	maxJobJSON = 16 << 20
+)
+
+// Config is what an agent needs.
+type Config struct {
+	Host  string                            // its name
+	Token string                            // what callers must know; empty: none is asked for
+	Spool *Spool                            // its records
+	Build func(env.Job) (env.Worker, error) // how a job becomes a worker; nil: New
+	Errs  io.Writer                         // for stacks of workers that panicked; nil: discarded
+}
+
+// A Server is an agent: Serve until Shutdown and Exit.
+type Server struct {
+	cfg  Config
+	jobs *jobs
+	http *http.Server
+
+	down     sync.Once
+	exit     chan struct{}
+	exitOnce sync.Once
+}
+
+// NewServer returns an agent that does not serve yet.
+func NewServer(cfg Config) *Server {
+	if cfg.Build == nil {
+		cfg.Build = New
+	}
+	if cfg.Errs == nil {
+		cfg.Errs = io.Discard
+	}
+	s := &Server{
+		cfg:  cfg,
+		jobs: &jobs{build: cfg.Build, spool: cfg.Spool, stderr: cfg.Errs, byID: map[string]*job{}},
+		exit: make(chan struct{}),
+	}
+	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	return s
+}
+
+// Serve answers on l until a caller asks for /v1/exit or ctx is done; in both
+// cases it shuts down first and gives readers up to linger to take what is
+// left. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener, linger time.Duration) error {
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(l) }()
+	select {
+	case err := <-served:
+		s.Shutdown()
+		return fmt.Errorf("serve: %w", err)
+	case <-s.exit:
+	case <-ctx.Done():
+	}
+	s.Shutdown()
+	left, cancel := context.WithTimeout(context.WithoutCancel(ctx), linger)
+	defer cancel()
+	err := s.http.Shutdown(left)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("end open requests: %w", err), s.http.Close())
+	}
+	<-served
+	return err
+}
+
+// Shutdown stops every job in order, waits for them, and ends the spool. It is
+// idempotent. Requests for records are still answered.
+func (s *Server) Shutdown() {
+	s.down.Do(func() {
+		s.jobs.close()
+		s.cfg.Spool.Close()
+	})
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/jobs", s.postJob)
+	mux.HandleFunc("GET /v1/jobs/{id}", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, s.jobs.wait(r.Context(), r.PathValue("id")), struct{}{})
+	})
+	mux.HandleFunc("DELETE /v1/jobs/{id}", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, s.jobs.stop(r.Context(), r.PathValue("id")), struct{}{})
+	})
+	mux.HandleFunc("GET /v1/records", s.getRecords)
+	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, nil, clockReply{Nanoseconds: monotonic()})
+	})
+	mux.HandleFunc("GET /v1/health", s.getHealth)
+	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, _ *http.Request) {
+		s.Shutdown()
+		reply(w, nil, s.health())
+	})
+	mux.HandleFunc("POST /v1/exit", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, nil, struct{}{})
+		s.exitOnce.Do(func() { close(s.exit) })
+	})
+	return s.authorize(mux)
+}
+
+// authorize lets through who knows the token.
+func (s *Server) authorize(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if s.cfg.Token != "" && (!ok || subtle.ConstantTimeCompare([]byte(got), []byte(s.cfg.Token)) != 1) {
+			fail(w, http.StatusUnauthorized, errors.New("the token is missing or wrong"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+type clockReply struct {
+	Nanoseconds int64 `json:"ns"`
+}
+
+// Health is how an agent fares.
+type Health struct {
+	Host    string `json:"host"`
+	Records uint64 `json:"records"`           // in its spool
+	Dropped uint64 `json:"dropped,omitempty"` // could not be spooled; Loss records count them too
+	Failure string `json:"failure,omitempty"` // of the last write to the spool
+	Running int    `json:"running"`           // jobs that have not ended
+}
+
+func (s *Server) health() Health {
+	st := s.cfg.Spool.State()
+	return Health{Host: s.cfg.Host, Records: st.Records, Dropped: st.Dropped, Failure: st.Failure, Running: s.jobs.running()}
+}
+
+func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) { reply(w, nil, s.health()) }
+
+func (s *Server) postJob(w http.ResponseWriter, r *http.Request) {
+	var j env.Job
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJobJSON))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&j); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read job: %w", err))
+		return
+	}
+	// The rest of the body must be read, or the server would not notice that
+	// the caller has gone away.
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read job: %w", err))
+		return
+	}
+	reply(w, s.jobs.start(r.Context(), j), struct{}{})
+}
+
+func (s *Server) getRecords(w http.ResponseWriter, r *http.Request) {
+	var from uint64
+	if q := r.URL.Query().Get("from"); q != "" {
+		var err error
+		if from, err = strconv.ParseUint(q, 10, 64); err != nil {
+			fail(w, http.StatusBadRequest, fmt.Errorf("read from: %q is not a record number", q))
+			return
+		}
+	}
+	rd, err := s.cfg.Spool.From(from)
+	if err != nil {
+		fail(w, http.StatusRequestedRangeNotSatisfiable, err)
+		return
+	}
+	w.Header().Set("Content-Type", streamType)
+	w.Header().Set("Trailer", completeTrailer)
+	w.WriteHeader(http.StatusOK)
+	if err := stream(r.Context(), http.NewResponseController(w), w, rd); err != nil {
+		// Ending normally would look like the end of the records.
+		panic(http.ErrAbortHandler)
+	}
+	w.Header().Set(completeTrailer, strconv.FormatUint(s.cfg.Spool.State().Records, 10))
+}
+
+// stream copies rd to w, flushing as soon as rd has no more for the moment,
+// until rd ends.
+func stream(ctx context.Context, rc *http.ResponseController, w io.Writer, rd *Reader) error {
+	buf := make([]byte, 64<<10)
+	var last time.Time
+	if err := rc.Flush(); err != nil {
+		return fmt.Errorf("send records: %w", err)
+	}
+	for {
+		n, err := rd.Read(ctx, buf)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return fmt.Errorf("send records: %w", err)
+		}
+		if err := rc.Flush(); err != nil {
+			return fmt.Errorf("send records: %w", err)
+		}
+		if since := time.Since(last); since < coalesce {
+			t := time.NewTimer(coalesce - since)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return ctx.Err()
+			}
+		}
+		last = time.Now()
+	}
+}
+
+type errorReply struct {
+	Error string `json:"error"`
+}
+
+// reply sends v, or err with the status that fits it.
+func reply(w http.ResponseWriter, err error, v any) {
+	switch {
+	case err == nil:
+		w.Header().Set("Content-Type", "application/json")
+		// A failure means the caller is gone; it will see that itself.
+		_ = json.NewEncoder(w).Encode(v)
+	case errors.Is(err, errUnknownJob):
+		fail(w, http.StatusNotFound, err)
+	case errors.Is(err, errDuplicateJob), errors.Is(err, errShutDown):
+		fail(w, http.StatusConflict, err)
+	default:
+		fail(w, http.StatusUnprocessableEntity, err)
+	}
+}
+
+func fail(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(errorReply{Error: err.Error()})
+}

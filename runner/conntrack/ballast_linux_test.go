@@ -1,0 +1,304 @@
+package conntrack
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	ctlib "github.com/ti-mo/conntrack"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/env/envtest"
+)
+
+// job is a worker that a test runs.
+type job struct {
+	*recorder
+	stop func() error // ends the worker and returns its error
+}
+
+// start runs a worker and returns when it is ready. It fails the test where
+// the worker ends before that.
+func start(t testing.TB, w env.Worker, err error) job {
+	t.Helper()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	rec, ready, done := &recorder{}, make(chan struct{}), make(chan error, 1)
+	go func() { done <- w.Run(ctx, func() { close(ready) }, rec) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		cancel()
+		require.NoError(t, err, "the worker ended before it was ready")
+		t.Fatal("the worker ended before it was ready")
+	}
+	var stopped bool
+	stop := func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-done
+	}
+	t.Cleanup(func() { _ = stop() })
+	return job{rec, stop}
+}
+
+func newBallast(headroom uint64, timeout float64, v6 bool) (env.Worker, error) {
+	return NewBallast(env.Job{ID: "ballast", Epoch: monotonic(), Ballast: &env.BallastJob{Headroom: headroom, Timeout: timeout, IPv6: v6}})
+}
+
+func facts(t testing.TB) Facts {
+	t.Helper()
+	f, err := ReadFacts()
+	require.NoError(t, err)
+	return f
+}
+
+// ours walks the table and returns how many entries are ballast and how many
+// are not.
+func ours(t testing.TB) (ballast, others uint64) {
+	t.Helper()
+	c, err := walk(t.Context(), newTally(0), 0)
+	require.NoError(t, err)
+	return c.Ballast, c.Entries - c.Ballast
+}
+
+// insertFlows puts entries number from up to to into the table that are not
+// ballast.
+func insertFlows(t testing.TB, from, to int, timeout uint32) {
+	t.Helper()
+	conn, err := ctlib.Dial(nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	for i := from; i < to; i++ {
+		f := ctlib.NewFlow(protoUDP, ctlib.StatusConfirmed, netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}),
+			netip.MustParseAddr("10.8.0.1"), 1000, 53, timeout, 0)
+		require.NoError(t, conn.Create(f))
+	}
+}
+
+func TestBallastLeavesExactlyTheHeadroom(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	for _, v6 := range []bool{false, true} {
+		insertFlows(t, 0, 123, 600)
+		w, err := newBallast(3000, 60, v6)
+		b := start(t, w, err)
+		f := facts(t)
+		assert.Equal(t, uint64(3000), f.Limit-f.Entries)
+		set := b.last("set")
+		assert.Equal(t, "3000", set["headroom"])
+		assert.Equal(t, number(f.Limit-3000-123), set["inserted"])
+		ballast, others := ours(t)
+		assert.Equal(t, f.Limit-3000-123, ballast)
+		assert.Equal(t, uint64(123), others)
+
+		require.NoError(t, b.stop())
+		assert.Equal(t, number(f.Limit-3000-123), b.last("removed")["removed"])
+		ballast, others = ours(t)
+		assert.Zero(t, ballast)
+		assert.Equal(t, uint64(123), others, "entries of others must survive")
+		require.NoError(t, Flush(t.Context()))
+		assert.Zero(t, facts(t).Entries)
+	}
+}
+
+func TestBallastIsAssuredAndEstablished(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	limit := facts(t).Limit
+	w, err := newBallast(limit-10, 60, false)
+	b := start(t, w, err)
+	conn, err := ctlib.Dial(nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	flows, err := conn.Dump(nil)
+	require.NoError(t, err)
+	require.Len(t, flows, 10)
+	within := netip.MustParsePrefix("100.64.0.0/10")
+	for _, f := range flows {
+		assert.True(t, f.Status.Assured() && f.Status.SeenReply() && f.Status.Confirmed(), "status %v", f.Status)
+		require.NotNil(t, f.ProtoInfo.TCP)
+		assert.EqualValues(t, tcpStateEstablished, f.ProtoInfo.TCP.State)
+		assert.EqualValues(t, ballastMark, f.Mark)
+		assert.True(t, within.Contains(f.TupleOrig.IP.SourceAddress) && within.Contains(f.TupleOrig.IP.DestinationAddress), "%v", f.TupleOrig)
+		assert.Equal(t, f.TupleOrig.IP.SourceAddress, f.TupleReply.IP.DestinationAddress)
+		assert.Equal(t, f.TupleOrig.Proto.SourcePort, f.TupleReply.Proto.DestinationPort)
+	}
+	require.NoError(t, b.stop())
+}
+
+func TestBallastRefusesAHeadroomThatIsNotThere(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	insertFlows(t, 0, 5, 600)
+	limit := facts(t).Limit
+	w, err := newBallast(limit-4, 60, false)
+	require.NoError(t, err)
+	err = w.Run(t.Context(), func() { t.Error("ready without the headroom") }, &recorder{})
+	require.ErrorContains(t, err, fmt.Sprintf("at most %d", limit-5))
+	_, others := ours(t)
+	assert.Equal(t, uint64(5), others)
+}
+
+// A full table is the hardest case: nothing may be evicted to make room, and
+// deleting must still work.
+func TestBallastFillsATableToTheBrim(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	insertFlows(t, 0, 50, 600) // UNREPLIED: early_drop would take them
+	w, err := newBallast(0, 60, false)
+	b := start(t, w, err)
+	f := facts(t)
+	assert.Equal(t, f.Limit, f.Entries)
+	_, others := ours(t)
+	assert.Equal(t, uint64(50), others)
+	stats := readStats(t)
+	assert.Zero(t, stats["early_drop"])
+	assert.Zero(t, stats["drop"])
+	require.NoError(t, b.stop())
+	assert.Equal(t, uint64(50), facts(t).Entries)
+}
+
+func readStats(t testing.TB) map[string]uint64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/stat/nf_conntrack")
+	require.NoError(t, err)
+	var s tableStats
+	_, err = s.update(text)
+	require.NoError(t, err)
+	return s.counters()
+}
+
+// Renewal must keep ballast alive beyond its timeout without changing the
+// number of entries, not even for a moment.
+func TestBallastIsRenewed(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	const n = 20000
+	limit := facts(t).Limit
+	w, err := newBallast(limit-n, 2, false)
+	b := start(t, w, err)
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		require.Equal(t, uint64(n), facts(t).Entries)
+	}
+	ballast, _ := ours(t)
+	assert.Equal(t, uint64(n), ballast)
+	assert.Nil(t, b.last("restored"), "nothing was missing")
+	assert.EqualValues(t, n, readStats(t)["insert"], "nothing was inserted twice")
+	require.NoError(t, b.stop())
+}
+
+func TestBallastThatWasDeletedComesBack(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	const n = 20000
+	limit := facts(t).Limit
+	w, err := newBallast(limit-n, 3, false)
+	b := start(t, w, err)
+	require.NoError(t, Flush(t.Context()))
+	require.Eventually(t, func() bool { return facts(t).Entries == n }, 20*time.Second, 20*time.Millisecond)
+	assert.NotNil(t, b.last("restored"))
+	require.NoError(t, b.stop())
+	assert.Zero(t, facts(t).Entries)
+}
+
+func TestBallastReplacesWhatADeadRunLeft(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	f, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer f.close()
+	require.NoError(t, f.insert(t.Context(), 200))
+	limit := facts(t).Limit
+	w, err := newBallast(limit-100, 60, false)
+	b := start(t, w, err)
+	assert.Equal(t, uint64(100), facts(t).Entries)
+	require.NoError(t, b.stop())
+	assert.Zero(t, facts(t).Entries)
+}
+
+// TestFillingFollowsATableThatMoves has others insert and delete meanwhile.
+func TestFillingFollowsATableThatMoves(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	f, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer f.close()
+	limit := facts(t).Limit
+	for _, flows := range []int{0, 300, 700} {
+		require.NoError(t, Flush(t.Context()))
+		insertFlows(t, 0, flows, 600)
+		// The filling believes in entries that have gone; the count is what counts.
+		require.NoError(t, f.settle(t.Context(), limit-1000))
+		assert.Equal(t, uint64(1000), facts(t).Entries)
+	}
+	insertFlows(t, 700, 900, 600)
+	require.NoError(t, f.settle(t.Context(), limit-1000))
+	assert.Equal(t, uint64(1000), facts(t).Entries)
+	removed, err := FlushBallast(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, uint64(100), removed)
+}
+
+const deadMan = "TABLEFULL_TEST_DEAD_MAN"
+
+// If the process dies, its ballast must go away by itself.
+func TestBallastOfADeadProcessExpires(t *testing.T) {
+	if os.Getenv(deadMan) != "" {
+		holdBallast(t)
+		return
+	}
+	if !envtest.Namespace(t) {
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), deadMan+"=1")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	var set map[string]string
+	require.NoError(t, json.Unmarshal([]byte(line), &set))
+	n, err := strconv.ParseUint(set["inserted"], 10, 64)
+	require.NoError(t, err)
+	ballast, _ := ours(t)
+	require.Equal(t, n, ballast)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { ballast, _ := ours(t); return ballast == 0 }, 20*time.Second, 50*time.Millisecond)
+	// A walk reaps expired entries, a few of each bucket at a time.
+	require.Eventually(t, func() bool { _, _ = ours(t); return facts(t).Entries == 0 }, 20*time.Second, 50*time.Millisecond)
+}
+
+// holdBallast is the process that dies.
+func holdBallast(t *testing.T) {
+	w, err := newBallast(facts(t).Limit-5000, 2, false)
+	b := start(t, w, err)
+	line, err := json.Marshal(b.last("set"))
+	require.NoError(t, err)
+	fmt.Printf("%s\n", line)
+	<-t.Context().Done() // until it is killed
+}

@@ -1,0 +1,187 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// A Journal holds, on disk, how to undo what a run changes outside its own
+// processes. An Undo is written and synced before the change is made; the file
+// goes away when everything has been undone. It lives in the user's state
+// directory, where `tablefull restore` finds it after a crash.
+//
+// The writer keeps an flock on the file, so that a journal whose owner lives
+// is told from one whose owner was killed.
+type Journal struct {
+	file  *os.File
+	undos []Undo
+}
+
+// An Undo is one step back. Exactly one field is set.
+type Undo struct {
+	WriteFile *WriteFile `json:"write_file,omitempty"` // a sysctl
+	RemoveDir string     `json:"remove_dir,omitempty"` // a work directory of ours
+}
+
+// WriteFile puts a value back.
+type WriteFile struct {
+	Path  string `json:"path"`
+	Value string `json:"value"`
+}
+
+// Command is how a person does it by hand.
+func (u Undo) Command() string {
+	if u.WriteFile != nil {
+		return fmt.Sprintf("echo %s > %s", u.WriteFile.Value, u.WriteFile.Path)
+	}
+	return "rm -r " + u.RemoveDir
+}
+
+// apply does the step and verifies it. Undoing twice is harmless.
+func (u Undo) apply() error {
+	switch {
+	case u.WriteFile != nil:
+		if err := os.WriteFile(u.WriteFile.Path, []byte(u.WriteFile.Value), 0); err != nil {
+			return fmt.Errorf("put back %s: %w", u.WriteFile.Path, err)
+		}
+		got, err := os.ReadFile(u.WriteFile.Path)
+		if err != nil {
+			return fmt.Errorf("read back %s: %w", u.WriteFile.Path, err)
+		}
+		if v := strings.TrimSpace(string(got)); v != u.WriteFile.Value {
+			return fmt.Errorf("put back %s: it reads %s after %s was written", u.WriteFile.Path, v, u.WriteFile.Value)
+		}
+	case u.RemoveDir != "":
+		if err := os.RemoveAll(u.RemoveDir); err != nil {
+			return fmt.Errorf("remove %s: %w", u.RemoveDir, err)
+		}
+	}
+	return nil
+}
+
+// StateDir is where journals are kept: $XDG_STATE_HOME/tablefull, or
+// .local/state/tablefull below the home directory, or, where there is neither,
+// a directory of the user's own below the system's temporary one.
+func StateDir() string {
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "tablefull")
+	}
+	if home, err := os.UserHomeDir(); err == nil && home != "" {
+		if info, err := os.Stat(home); err == nil && info.IsDir() && syscall.Access(home, 2) == nil {
+			return filepath.Join(home, ".local", "state", "tablefull")
+		}
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("tablefull-state-%d", os.Geteuid()))
+}
+
+// OpenJournal creates the journal of a run in dir.
+func OpenJournal(dir, runID string) (*Journal, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, runID+".journal"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock journal: %w", err), f.Close(), os.Remove(f.Name()))
+	}
+	return &Journal{file: f}, nil
+}
+
+// Plan writes u to disk. Only after it has returned nil may the change be made.
+func (j *Journal) Plan(u Undo) error {
+	line, err := json.Marshal(u)
+	if err != nil {
+		return fmt.Errorf("encode undo: %w", err)
+	}
+	if _, err := j.file.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("sync journal: %w", err)
+	}
+	j.undos = append(j.undos, u)
+	return nil
+}
+
+// Undo does every planned step in reverse order, continues past errors, and
+// removes the journal when all succeeded. What remains is in the error, with
+// the command that does it by hand.
+func (j *Journal) Undo() error {
+	err := undoAll(j.undos)
+	if err == nil {
+		err = os.Remove(j.file.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	return errors.Join(err, j.file.Close())
+}
+
+func undoAll(undos []Undo) error {
+	var errs []error
+	for _, u := range slices.Backward(undos) {
+		if err := u.apply(); err != nil {
+			errs = append(errs, fmt.Errorf("%w; by hand: %s", err, u.Command()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Restored is what Restore did about one journal.
+type Restored struct {
+	RunID string
+	Alive bool // its run is still going: left alone
+	Steps []Undo
+	Err   error // what could not be put back
+}
+
+// Restore replays the journals in dir whose runs are gone. A missing dir is
+// an empty one.
+func Restore(dir string) ([]Restored, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.journal"))
+	if err != nil {
+		return nil, fmt.Errorf("list journals: %w", err)
+	}
+	var out []Restored
+	for _, name := range names {
+		out = append(out, restoreOne(name))
+	}
+	return out, nil
+}
+
+func restoreOne(name string) Restored {
+	r := Restored{RunID: strings.TrimSuffix(filepath.Base(name), ".journal")}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		r.Err = fmt.Errorf("open journal: %w", err)
+		return r
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		r.Alive = true
+		return r
+	}
+	dec := json.NewDecoder(f)
+	for dec.More() {
+		var u Undo
+		// A line that was cut off was never acted on: the change it belongs
+		// to is made only after the line is whole and synced.
+		if err := dec.Decode(&u); err != nil {
+			break
+		}
+		r.Steps = append(r.Steps, u)
+	}
+	if r.Err = undoAll(r.Steps); r.Err == nil {
+		r.Err = os.Remove(name)
+	}
+	return r
+}

@@ -1,0 +1,252 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// addressing is where things are in one address family. Every lab has
+// namespaces of its own, so all labs use the same addresses.
+type addressing struct {
+	link       netip.Prefix // between the client host and the node
+	node       netip.Addr   // on link
+	client     netip.Addr   // on link; the node's next hop to everything that is not in the lab
+	sources    netip.Prefix // what the client host sends from
+	floods     netip.Prefix // what floods are sent from; nobody answers there
+	gateway    netip.Addr   // the node, as every pod sees it
+	pods       netip.Prefix // pods are numbered from the address after gateway on
+	services   netip.Prefix
+	serviceOne netip.Addr // address of the first service
+	all        netip.Prefix
+	bits       int // of an address
+}
+
+func addressingOf(ipv6 bool) addressing {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	if ipv6 {
+		return addressing{
+			link: p("fd00:64::/126"), node: a("fd00:64::1"), client: a("fd00:64::2"),
+			sources: p("fd00:128::/112"), floods: p("2001:2::/48"),
+			gateway: a("fd00:244::1"), pods: p("fd00:244::/112"),
+			services: p("fd00:96::/112"), serviceOne: a("fd00:96::10"),
+			all: p("::/0"), bits: 128,
+		}
+	}
+	return addressing{
+		link: p("10.64.0.0/30"), node: a("10.64.0.1"), client: a("10.64.0.2"),
+		sources: p("10.128.0.0/16"), floods: p("198.18.0.0/15"),
+		gateway: a("10.244.0.1"), pods: p("10.244.0.0/16"),
+		services: p("10.96.0.0/16"), serviceOne: a("10.96.0.10"),
+		all: p("0.0.0.0/0"), bits: 32,
+	}
+}
+
+const (
+	clientName = "client"
+	nodeName   = "node1"
+	hostDev    = "eth0" // of clients and pods
+)
+
+// layout turns a topology into what the supervisor builds and what the
+// services look like to clients.
+//
+// The client host owns one address on its link, and a whole prefix besides by one
+// local route (AnyIP), so that 65534 source addresses cost one route there,
+// one route and one neighbour on the node. The node's default
+// route leads to the client host, which stands for the rest of the world: a
+// packet to an address that nobody has (an answer to a flood, or to a service
+// address that was not translated) leaves the node as it would leave a real
+// one, and vanishes at the client host, which does not forward.
+func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
+	if k := t.Lab.Kernel; k != "" && k != "host" {
+		return plan{}, nil, fmt.Errorf("lab kernel %q is not available", k)
+	}
+	if m := t.Lab.Proxy.Mode; m != "" && m != "nftables" {
+		return plan{}, nil, fmt.Errorf("proxy mode %q is not available", m)
+	}
+	ipv6 := t.Lab.Family == "ipv6"
+	a := addressingOf(ipv6)
+	tracking, err := nodeSysctls(t.NodeSysctls)
+	if err != nil {
+		return plan{}, nil, err
+	}
+	services, infos, err := placeServices(a, t.Services)
+	if err != nil {
+		return plan{}, nil, err
+	}
+
+	client := hostPlan{Name: clientName, Role: env.Client, Sysctls: endSysctls(ipv6), Routes: []routePlan{
+		{Dst: a.all, Dev: hostDev, Via: a.node},
+		{Kind: routeLocal, Dst: a.sources},
+		{Kind: routeBlackhole, Dst: a.floods},
+	}}
+	if t.ReusePorts {
+		client.Sysctls = append(client.Sysctls, sysctl{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
+	}
+	node := hostPlan{
+		Name: nodeName, Role: env.Node, Sysctls: nodeBasics(ipv6), Tracking: tracking,
+		Routes: []routePlan{{Dst: a.all, Dev: clientName, Via: a.client}},
+		Proxy:  &proxyPlan{Masquerade: t.Lab.Proxy.Masquerade, Clients: a.sources, Services: services},
+	}
+	p := plan{WorkDir: t.WorkDir, IPv6: ipv6, Links: []linkPlan{{Ends: [2]linkEnd{
+		{Host: nodeName, Dev: clientName, Addrs: []netip.Prefix{netip.PrefixFrom(a.node, a.link.Bits())}},
+		{Host: clientName, Dev: hostDev, Addrs: []netip.Prefix{netip.PrefixFrom(a.client, a.link.Bits())}},
+	}}}}
+	var pods []hostPlan
+	for _, info := range infos {
+		for _, b := range info.Backends {
+			dev := fmt.Sprintf("pod%d", len(pods)+1)
+			addr := netip.PrefixFrom(b.Addr.Addr(), a.bits)
+			gateway := netip.PrefixFrom(a.gateway, a.bits)
+			p.Links = append(p.Links, linkPlan{Ends: [2]linkEnd{
+				{Host: nodeName, Dev: dev, Addrs: []netip.Prefix{gateway}},
+				{Host: b.Name, Dev: hostDev, Addrs: []netip.Prefix{addr}},
+			}})
+			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: dev})
+			pods = append(pods, hostPlan{
+				Name: b.Name, Role: env.Pod, Sysctls: append(endSysctls(ipv6), listenSysctls()...),
+				Routes: []routePlan{{Dst: gateway, Dev: hostDev}, {Dst: a.all, Dev: hostDev, Via: a.gateway}},
+			})
+		}
+	}
+	p.Hosts = append([]hostPlan{client, node}, pods...)
+	return p, infos, nil
+}
+
+// placeServices gives every service and every pod its address.
+func placeServices(a addressing, list []scenarios.Service) ([]serviceEndpoints, []runlog.ServiceInfo, error) {
+	services := make([]serviceEndpoints, 0, len(list))
+	infos := make([]runlog.ServiceInfo, 0, len(list))
+	names := map[string]bool{clientName: true, nodeName: true}
+	vip, pod := a.serviceOne, a.gateway
+	for _, s := range list {
+		if s.Port < 1 || s.PortCount < 1 || s.Port+s.PortCount-1 > 65535 {
+			return nil, nil, fmt.Errorf("service %s: ports %d+%d are not ports", s.Name, s.Port, s.PortCount)
+		}
+		if !a.services.Contains(vip) {
+			return nil, nil, errors.New("there are more services than addresses for them")
+		}
+		e := serviceEndpoints{Name: s.Name, VIP: vip, Protocol: transport(s.Protocol), Port: uint16(s.Port), Ports: uint16(s.PortCount)}
+		info := runlog.ServiceInfo{Name: s.Name, Addr: netip.AddrPortFrom(vip, e.Port), Protocol: s.Protocol, Backends: []runlog.BackendInfo{}}
+		if s.Gateway != nil {
+			info.Gateway = s.Gateway.To
+		}
+		pods := s.Pods
+		if s.NoPods {
+			pods = 0
+		}
+		for i := range pods {
+			name := fmt.Sprintf("%s-%d", s.Name, i+1)
+			if names[name] {
+				return nil, nil, fmt.Errorf("service %s: there is another host named %s", s.Name, name)
+			}
+			names[name] = true
+			if pod = pod.Next(); !a.pods.Contains(pod) {
+				return nil, nil, errors.New("there are more pods than addresses for them")
+			}
+			e.Endpoints = append(e.Endpoints, pod)
+			info.Backends = append(info.Backends, runlog.BackendInfo{Name: name, Addr: netip.AddrPortFrom(pod, e.Port)})
+		}
+		services, infos = append(services, e), append(infos, info)
+		vip = vip.Next()
+	}
+	return services, infos, nil
+}
+
+// transport is what a service's protocol runs on.
+func transport(protocol string) string {
+	if protocol == "udp" {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// basics are the settings every host has. Namespaces inherit IPv4 settings
+// from the machine, so what matters is set even where it is the default.
+func basics(ipv6, forward bool) []sysctl {
+	on := map[bool]string{true: "1", false: "0"}
+	// ip_forward first: writing it resets the others.
+	s := []sysctl{{Name: "net/ipv4/ip_forward", Value: on[forward]}}
+	for _, which := range []string{"all", "default"} {
+		s = append(s,
+			sysctl{Name: "net/ipv4/conf/" + which + "/rp_filter", Value: "0"},
+			sysctl{Name: "net/ipv4/conf/" + which + "/send_redirects", Value: "0"},
+			sysctl{Name: "net/ipv4/conf/" + which + "/arp_ignore", Value: "0"},
+			sysctl{Name: "net/ipv4/conf/" + which + "/arp_announce", Value: "0"},
+		)
+	}
+	if !ipv6 {
+		for _, which := range []string{"all", "default"} {
+			s = append(s, sysctl{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "1", IfPresent: true})
+		}
+		return s
+	}
+	for _, which := range []string{"all", "default"} {
+		// Duplicate address detection would keep each address unusable for a
+		// second.
+		s = append(s,
+			sysctl{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "0"},
+			sysctl{Name: "net/ipv6/conf/" + which + "/forwarding", Value: on[forward]},
+			sysctl{Name: "net/ipv6/conf/" + which + "/accept_dad", Value: "0"},
+			sysctl{Name: "net/ipv6/conf/" + which + "/dad_transmits", Value: "0"},
+			sysctl{Name: "net/ipv6/conf/" + which + "/accept_ra", Value: "0"},
+			sysctl{Name: "net/ipv6/conf/" + which + "/router_solicitations", Value: "0"},
+		)
+	}
+	return s
+}
+
+func nodeBasics(ipv6 bool) []sysctl { return basics(ipv6, true) }
+
+// endSysctls are those of clients and pods. ip_nonlocal_bind lets IPv6 sockets
+// bind to addresses that only a local route makes ours; IPv4 needs no more
+// than the route.
+func endSysctls(ipv6 bool) []sysctl {
+	s := basics(ipv6, false)
+	if ipv6 {
+		s = append(s, sysctl{Name: "net/ipv6/ip_nonlocal_bind", Value: "1"})
+	}
+	return s
+}
+
+// listenSysctls let a pod's listen queue be as long as a scenario may ask for.
+// tcp_syncookies stays as the kernel has it (1), as in real pods: a full SYN
+// queue is answered with cookies, a full accept queue drops.
+func listenSysctls() []sysctl {
+	return []sysctl{
+		{Name: "net/core/somaxconn", Value: "4096", AtLeast: true},
+		{Name: "net/ipv4/tcp_max_syn_backlog", Value: "4096", AtLeast: true},
+	}
+}
+
+var (
+	trackingName = regexp.MustCompile(`^nf_conntrack_[a-z0-9_]+$`)
+	// globalTracking are the names that are the machine's, not a namespace's.
+	// The kernel refuses to write most of them in a namespace; older ones did not.
+	globalTracking = []string{"nf_conntrack_max", "nf_conntrack_buckets", "nf_conntrack_expect_max", "nf_conntrack_count"}
+)
+
+// nodeSysctls turns names below net.netfilter into sysctls, sorted by name.
+func nodeSysctls(m map[string]string) ([]sysctl, error) {
+	list := make([]sysctl, 0, len(m))
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		switch {
+		case slices.Contains(globalTracking, name):
+			errs = append(errs, fmt.Errorf("node sysctl net.netfilter.%s belongs to the whole machine, not to a node of the lab", name))
+		case !trackingName.MatchString(name):
+			errs = append(errs, fmt.Errorf("node sysctl %q is not the name of a net.netfilter.nf_conntrack_ setting", name))
+		default:
+			list = append(list, sysctl{Name: "net/netfilter/" + name, Value: m[name]})
+		}
+	}
+	return list, errors.Join(errs...)
+}

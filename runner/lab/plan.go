@@ -1,0 +1,83 @@
+package lab
+
+import (
+	"net/netip"
+
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+// A plan is what the supervisor builds: only data, so that deciding (layout)
+// and doing (the supervisor) are apart.
+type plan struct {
+	WorkDir string     `json:"work_dir"`
+	Token   string     `json:"token"`   // the agents'
+	Command []string   `json:"command"` // of an agent, less its own arguments
+	IPv6    bool       `json:"ipv6"`
+	Hosts   []hostPlan `json:"hosts"`
+	Links   []linkPlan `json:"links"`
+}
+
+// hostPlan is one network namespace with an agent in it. What is in it is done
+// in the order of the fields, the links between Sysctls and Routes.
+type hostPlan struct {
+	Name    string      `json:"name"`
+	Role    env.Role    `json:"role"`
+	Sysctls []sysctl    `json:"sysctls"`
+	Routes  []routePlan `json:"routes"`
+	Proxy   *proxyPlan  `json:"proxy,omitempty"`
+	// Tracking are the sysctls of connection tracking, which exist only once
+	// it is in use: after Proxy.
+	Tracking []sysctl `json:"tracking,omitempty"`
+}
+
+// linkPlan is a veth pair.
+type linkPlan struct {
+	Ends [2]linkEnd `json:"ends"`
+}
+
+type linkEnd struct {
+	Host  string         `json:"host"`
+	Dev   string         `json:"dev"`
+	Addrs []netip.Prefix `json:"addrs"`
+}
+
+// routePlan is one route. Kind is empty (by Dev, and through Via if that is
+// valid), local (to this host) or blackhole.
+type routePlan struct {
+	Kind string       `json:"kind,omitempty"`
+	Dst  netip.Prefix `json:"dst"`
+	Dev  string       `json:"dev,omitempty"`
+	Via  netip.Addr   `json:"via"`
+}
+
+const (
+	routeLocal     = "local"
+	routeBlackhole = "blackhole"
+)
+
+// sysctl is one setting of a namespace. Name is a path below /proc/sys.
+type sysctl struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	// AtLeast leaves a larger value alone.
+	AtLeast bool `json:"at_least,omitempty"`
+	// IfPresent makes a kernel that does not have it no error.
+	IfPresent bool `json:"if_present,omitempty"`
+}
+
+// proxyPlan is what a node's service proxy does.
+type proxyPlan struct {
+	Masquerade bool               `json:"masquerade"`
+	Clients    netip.Prefix       `json:"clients"` // whose address is masqueraded
+	Services   []serviceEndpoints `json:"services"`
+}
+
+// serviceEndpoints is one service address and the pods behind it.
+type serviceEndpoints struct {
+	Name      string       `json:"name"`
+	VIP       netip.Addr   `json:"vip"`
+	Protocol  string       `json:"protocol"` // tcp, udp
+	Port      uint16       `json:"port"`     // first one
+	Ports     uint16       `json:"ports"`    // how many; pods use the same
+	Endpoints []netip.Addr `json:"endpoints"`
+}

@@ -1,0 +1,109 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// limitPath is the machine's one limit. Through Linux 6.18 it is shared by all
+// network namespaces and writable only from the initial one.
+const limitPath = "/proc/sys/net/netfilter/nf_conntrack_max"
+
+// setGlobalLimit writes nf_conntrack_max for the run. It refuses while any
+// other namespace that can be seen holds more entries than the new limit
+// allows, because that would break it.
+func setGlobalLimit(j *Journal, want uint64) error {
+	old, err := readUint(limitPath)
+	if err != nil {
+		return fmt.Errorf("read nf_conntrack_max: %w", err)
+	}
+	if old == want {
+		return nil
+	}
+	fullest, pid, err := fullestNamespace()
+	if err != nil {
+		return fmt.Errorf("look into the other network namespaces: %w", err)
+	}
+	if fullest > want {
+		return fmt.Errorf("conntrack.max: %d is refused: the network namespace of process %d holds %d entries, and would drop its new connections; use conntrack.headroom instead", want, pid, fullest)
+	}
+	if err := j.Plan(Undo{WriteFile: &WriteFile{Path: limitPath, Value: strconv.FormatUint(old, 10)}}); err != nil {
+		return err
+	}
+	if err := os.WriteFile(limitPath, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+		return fmt.Errorf("write nf_conntrack_max: %w", err)
+	}
+	got, err := readUint(limitPath)
+	if err != nil {
+		return fmt.Errorf("read back nf_conntrack_max: %w", err)
+	}
+	if got != want {
+		return fmt.Errorf("write nf_conntrack_max: it reads %d after %d was written", got, want)
+	}
+	return nil
+}
+
+func readUint(path string) (uint64, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+}
+
+// fullestNamespace returns the largest entry count of all network namespaces
+// that processes live in, and one of their processes.
+func fullestNamespace() (entries uint64, pid int, err error) {
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return 0, 0, err
+	}
+	seen := map[string]bool{}
+	for _, link := range links {
+		id, err := os.Readlink(link)
+		if err != nil || seen[id] {
+			continue // ended meanwhile, or not ours to see
+		}
+		seen[id] = true
+		n, err := entriesIn(link)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // its process ended meanwhile, or it tracks nothing
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", link, err)
+		}
+		if n >= entries {
+			entries = n
+			pid, _ = strconv.Atoi(strings.Split(link, "/")[2])
+		}
+	}
+	return entries, pid, nil
+}
+
+// entriesIn reads nf_conntrack_count from inside a namespace, on a thread of
+// its own that ends with it: a thread that could not be put back must not run
+// other code.
+func entriesIn(link string) (n uint64, err error) {
+	f, err := os.Open(link)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
+			n, err = readUint("/proc/sys/net/netfilter/nf_conntrack_count")
+		}
+	}()
+	<-done
+	return n, err
+}

@@ -1,0 +1,251 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// A Plan is a scenario resolved for one machine: nothing in it is chosen
+// later, except the addresses, which are the environment's.
+type Plan struct {
+	Scenario *scenarios.Scenario
+	YAML     []byte // the resolved scenario, as it goes into the run log
+	Seed     uint64
+	// Traffic and its limits, in the scenario's order.
+	Traffic []runlog.TrafficInfo
+	Caps    env.Capabilities
+	// Refused is why this plan cannot run here; empty when it can.
+	Refused []string
+}
+
+// Unsupported says that this machine cannot run a plan, and why.
+type Unsupported struct{ Reasons []string }
+
+func (e *Unsupported) Error() string {
+	if len(e.Reasons) == 1 {
+		return "this machine cannot run the scenario: " + e.Reasons[0]
+	}
+	msg := "this machine cannot run the scenario:"
+	for _, r := range e.Reasons {
+		msg += "\n  - " + r
+	}
+	return msg
+}
+
+// NewPlan resolves s for the machine that caps describes. It touches nothing.
+// What the machine cannot do is in Plan.Refused, so that a dry run can show
+// the rest all the same.
+func NewPlan(s *scenarios.Scenario, caps env.Capabilities) (*Plan, error) {
+	yaml, err := s.YAML()
+	if err != nil {
+		return nil, fmt.Errorf("write resolved scenario: %w", err)
+	}
+	p := &Plan{Scenario: s, YAML: yaml, Seed: s.Seed, Caps: caps}
+	for p.Seed == 0 {
+		p.Seed = rand.Uint64() >> 11 // fits a float64, so any JSON reader keeps it
+	}
+	for _, t := range s.Traffic {
+		p.Traffic = append(p.Traffic, p.trafficInfo(t))
+	}
+	p.Refused = p.refusals()
+	return p, nil
+}
+
+// Err is Refused as an error, or nil.
+func (p *Plan) Err() error {
+	if len(p.Refused) == 0 {
+		return nil
+	}
+	return &Unsupported{Reasons: p.Refused}
+}
+
+func (p *Plan) refusals() []string {
+	s := p.Scenario
+	out := MissingForLab(p.Caps)
+	if s.Lab.Kernel == "private" {
+		out = append(out, "lab.kernel: private is not available in this version; use host")
+	}
+	if s.Conntrack.Max != nil {
+		if c := p.Caps.Lookup("limit_writable"); c.State != env.Yes {
+			out = append(out, "conntrack.max: "+c.Reason+"; conntrack.headroom needs no privilege")
+		}
+	}
+	limit := p.Limit()
+	if h := s.Conntrack.Headroom; h != nil && uint64(*h) > limit {
+		out = append(out, fmt.Sprintf("conntrack.headroom: %d entries cannot be free in a table of %d", *h, limit))
+	}
+	if need := p.sockets(); p.Caps.MaxFiles > 0 && need > p.Caps.MaxFiles-min(p.Caps.MaxFiles, spareFiles) {
+		out = append(out, fmt.Sprintf("the client would need about %d sockets at once and may open %d files (hard RLIMIT_NOFILE); lower idle.count, the rate or the timeout, or raise the limit (ulimit -Hn)", need, p.Caps.MaxFiles))
+	}
+	return out
+}
+
+// spareFiles are descriptors an agent needs besides its sockets.
+const spareFiles = 200
+
+// sockets estimates how many sockets the client holds at once when nothing is
+// answered any more, which is what a full table does to it.
+func (p *Plan) sockets() uint64 {
+	var n float64
+	for i, t := range p.Scenario.Traffic {
+		switch {
+		case t.Idle != nil:
+			n += float64(t.Idle.Count)
+		case t.ShortLived != nil:
+			if t.ShortLived.Close == "half" {
+				n += peakRate(t.ShortLived.Pacing) * (p.Traffic[i].End - p.Traffic[i].Start)
+			}
+		}
+	}
+	return uint64(n)
+}
+
+func peakRate(p scenarios.Pacing) float64 {
+	r := float64(p.Rate)
+	if p.Ramp != nil {
+		r = max(float64(p.Ramp.From), float64(p.Ramp.To))
+	}
+	if p.Sine != nil {
+		r = float64(p.Sine.Mean + p.Sine.Amplitude)
+	}
+	for _, st := range p.Stages {
+		r = max(r, float64(st.To))
+		if st.From != nil {
+			r = max(r, float64(*st.From))
+		}
+	}
+	return r
+}
+
+// Limit is nf_conntrack_max as it will be during the run.
+func (p *Plan) Limit() uint64 {
+	if m := p.Scenario.Conntrack.Max; m != nil {
+		return uint64(*m)
+	}
+	return p.Caps.Limit
+}
+
+// Timeouts are the node's conntrack timeouts during the run, s.
+func (p *Plan) Timeouts() map[string]float64 {
+	out := map[string]float64{}
+	for k, v := range p.Caps.Timeouts {
+		out[k] = v
+	}
+	for k, v := range p.Scenario.Conntrack.Timeouts {
+		out[k] = v.Seconds()
+	}
+	return out
+}
+
+// trafficInfo says what one traffic costs the node, from the kernel's state
+// machine: which state an attempt's entry ends in and how long that lasts.
+func (p *Plan) trafficInfo(t scenarios.Traffic) runlog.TrafficInfo {
+	s := p.Scenario
+	info := runlog.TrafficInfo{
+		Name: t.Name, To: t.To, Shape: Shape(t),
+		Start: t.Start.Seconds(), End: (t.Start + t.Duration).Seconds(),
+		Timeout: t.Timeout.Seconds(), ExpectsAnswer: true,
+	}
+	if t.Duration == 0 {
+		info.End = s.Duration.Seconds()
+	}
+	state, entries := "", 1.0
+	switch {
+	case t.ShortLived != nil:
+		info.Close = t.ShortLived.Close
+		state = map[string]string{"fin": "time_wait", "rst": "close", "half": "close_wait", "none": "established"}[info.Close]
+		if t.ShortLived.SourcePorts != nil {
+			entries = 0 // a reused tuple replaces its own entry
+		}
+	case t.Idle != nil:
+		state = "established"
+	case t.UDP != nil:
+		info.ExpectsAnswer = t.UDP.Reply == nil || *t.UDP.Reply
+		info.ResidueState, info.Residence = "UDP", p.Timeouts()["udp_timeout"]
+		if t.UDP.Socket == "long_lived" || t.UDP.SourcePorts != nil {
+			entries = 0
+		}
+	case t.Flood != nil:
+		info.ExpectsAnswer = false
+		if t.Flood.Kind == "udp" {
+			info.ResidueState, info.Residence = "UDP", p.Timeouts()["udp_timeout"]
+		} else {
+			state = "syn_recv"
+		}
+	case t.HTTP != nil:
+		state = "time_wait"
+		if t.HTTP.KeepAlive == nil || *t.HTTP.KeepAlive {
+			state, entries = "established", 0
+		} else if g := gatewayOf(s, t.To); g != nil && g.KeepAlive != nil && !*g.KeepAlive {
+			entries = 2 // client to gateway, gateway to backend
+		}
+	}
+	if state != "" {
+		info.ResidueState, info.Residence = upper(state), p.Timeouts()["tcp_timeout_"+state]
+	}
+	info.EntriesPerAttempt = entries
+	return info
+}
+
+func gatewayOf(s *scenarios.Scenario, name string) *scenarios.Gateway {
+	for _, svc := range s.Services {
+		if svc.Name == name {
+			return svc.Gateway
+		}
+	}
+	return nil
+}
+
+// upper is for the kernel's state names, which are ASCII.
+func upper(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
+}
+
+// Shape names the one shape of t that is set.
+func Shape(t scenarios.Traffic) string {
+	switch {
+	case t.ShortLived != nil:
+		return "short_lived"
+	case t.Idle != nil:
+		return "idle"
+	case t.UDP != nil:
+		return "udp"
+	case t.Flood != nil:
+		return "flood"
+	case t.HTTP != nil:
+		return "http"
+	}
+	return "none"
+}
+
+// topology is what the environment is asked to build.
+func (p *Plan) topology(runID, workDir string) env.Topology {
+	t := env.Topology{
+		RunID: runID, WorkDir: workDir, Lab: p.Scenario.Lab,
+		Services: p.Scenario.Services, NodeSysctls: map[string]string{},
+	}
+	for name, d := range p.Scenario.Conntrack.Timeouts {
+		t.NodeSysctls["nf_conntrack_"+name] = fmt.Sprint(int64(time.Duration(d) / time.Second))
+	}
+	for _, tr := range p.Scenario.Traffic {
+		if tr.ShortLived != nil && tr.ShortLived.SourcePorts != nil {
+			t.ReusePorts = true
+		}
+	}
+	return t
+}
+
+// ErrInterrupted is the cause of a run that a person or a program stopped.
+var ErrInterrupted = errors.New("interrupted")

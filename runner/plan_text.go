@@ -1,0 +1,106 @@
+package runner
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+// needed are the capabilities without which no lab can be.
+var needed = []string{"userns", "netns", "veth", "nftables", "ctnetlink"}
+
+// MissingForLab is what a lab needs and caps lacks, with reasons.
+func MissingForLab(caps env.Capabilities) []string {
+	var out []string
+	for _, name := range needed {
+		if c := caps.Lookup(name); c.State == env.No {
+			out = append(out, c.Name+": "+c.Reason)
+		}
+	}
+	return out
+}
+
+// WriteText prints the plan for people: what would be built, what would be
+// sent, what that does to the table, and what would be changed.
+func (p *Plan) WriteText(out io.Writer) error {
+	s := p.Scenario
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "scenario\t%s\n", s.Name)
+	fmt.Fprintf(w, "duration\t%s\n", s.Duration)
+	fmt.Fprintf(w, "seed\t%d\n", p.Seed)
+	fmt.Fprintf(w, "lab\t%s, proxy %s, 1 client host with %d addresses\n", s.Lab.Family, s.Lab.Proxy.Mode, s.Lab.Clients.Addresses)
+	for _, svc := range s.Services {
+		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods\n", svc.Name, svc.Protocol, svc.Port, svc.Pods)
+	}
+	fmt.Fprintf(w, "limit\t%d entries\n", p.Limit())
+	if h := s.Conntrack.Headroom; h != nil {
+		fmt.Fprintf(w, "headroom\t%d entries; the rest is ballast in the lab's own namespace\n", *h)
+	}
+	for i, t := range p.Traffic {
+		fmt.Fprintf(w, "traffic\t%s: %s to %s, %gs to %gs, timeout %gs\n", t.Name, t.Shape, t.To, t.Start, t.End, t.Timeout)
+		if t.Residence > 0 && t.EntriesPerAttempt > 0 {
+			fmt.Fprintf(w, "\t%g entries per attempt, each %gs in %s after it\n", t.EntriesPerAttempt, t.Residence, t.ResidueState)
+		}
+		if at, ok := p.predictFull(i); ok {
+			fmt.Fprintf(w, "\talone it would fill the table after %.2fs\n", at)
+		}
+	}
+	for _, th := range s.Thresholds {
+		fmt.Fprintf(w, "threshold\t%s\n", th)
+	}
+	for _, c := range p.changes() {
+		fmt.Fprintf(w, "changes\t%s\n", c)
+	}
+	for _, r := range p.Refused {
+		fmt.Fprintf(w, "refused\t%s\n", r)
+	}
+	return w.Flush()
+}
+
+// predictFull is headroom / (rate x entries per attempt), for a constant rate
+// whose entries all outlive the run.
+func (p *Plan) predictFull(i int) (float64, bool) {
+	t, info := p.Scenario.Traffic[i], p.Traffic[i]
+	h := p.Scenario.Conntrack.Headroom
+	var rate float64
+	switch {
+	case t.ShortLived != nil:
+		rate = float64(t.ShortLived.Rate)
+	case t.UDP != nil:
+		rate = float64(t.UDP.Rate)
+	case t.HTTP != nil:
+		rate = float64(t.HTTP.Rate)
+	case t.Flood != nil:
+		rate = float64(t.Flood.Rate)
+	case t.Idle != nil:
+		rate = float64(t.Idle.OpenRate)
+	}
+	if h == nil || rate == 0 || info.EntriesPerAttempt == 0 {
+		return 0, false
+	}
+	at := info.Start + float64(*h)/(rate*info.EntriesPerAttempt)
+	if at > info.End || at-info.Start > info.Residence {
+		return 0, false
+	}
+	return at, true
+}
+
+// changes is what a run would change outside its own processes.
+func (p *Plan) changes() []string {
+	if m := p.Scenario.Conntrack.Max; m != nil {
+		return []string{fmt.Sprintf("the machine's nf_conntrack_max: %d, then %d again", *m, p.Caps.Limit)}
+	}
+	out := []string{"nothing outside namespaces of its own"}
+	names := make([]string, 0, len(p.Scenario.Conntrack.Timeouts))
+	for n := range p.Scenario.Conntrack.Timeouts {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		out = append(out, fmt.Sprintf("there, nf_conntrack_%s: %gs", n, p.Scenario.Conntrack.Timeouts[n].Seconds()))
+	}
+	return out
+}

@@ -1,0 +1,447 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// Config is one run.
+type Config struct {
+	Env  env.Environment
+	Plan *Plan
+	// Dir takes run.jsonl. It must exist and hold no run yet.
+	Dir string
+	// StateDir keeps the journal; empty is StateDir().
+	StateDir string
+	RunID    string
+	Version  string
+	// Progress is called about every ProgressEvery while the run goes on,
+	// from one goroutine. Nil: never.
+	Progress      func(Progress)
+	ProgressEvery time.Duration // 0 is 1 s
+}
+
+// LogName is the run log's file name in a run directory.
+const LogName = "run.jsonl"
+
+// teardownTimeout bounds putting everything back, whatever hangs.
+const teardownTimeout = 30 * time.Second
+
+// lead is the time between choosing run time 0 and run time 0 itself: enough
+// to start the samplers and the loads on every host.
+const lead = 500 * time.Millisecond
+
+// Dirty says that something could not be put back.
+type Dirty struct{ Err error }
+
+func (e *Dirty) Error() string { return "some things could not be put back: " + e.Err.Error() }
+func (e *Dirty) Unwrap() error { return e.Err }
+
+// Run drives the plan and writes the run log. It returns when everything has
+// been put back, also when ctx ends early: the run is then marked interrupted.
+//
+// A run whose traffic failed is no error: what it means is in the log. An
+// error is a tool that could not do its work (*Unsupported, *Dirty, or another).
+func Run(ctx context.Context, c Config) error {
+	if err := c.Plan.Err(); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(c.Dir, LogName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("create run log: %w", err)
+	}
+	begun, err := runTo(ctx, c, file)
+	err = errors.Join(err, file.Close())
+	if !begun {
+		// It failed while setting up: there is nothing to analyse.
+		err = errors.Join(err, os.Remove(file.Name()))
+	}
+	return err
+}
+
+// runTo is Run with the log's writer given. Begun says whether the log has a
+// header, so that it can be analysed.
+func runTo(ctx context.Context, c Config, log io.Writer) (begun bool, err error) {
+	if c.StateDir == "" {
+		c.StateDir = StateDir()
+	}
+	journal, err := OpenJournal(c.StateDir, c.RunID)
+	if err != nil {
+		return false, err
+	}
+	r := &run{Config: c, journal: journal, collect: newCollector(log)}
+	runErr := r.run(ctx)
+	undoErr := r.teardown(ctx)
+	logErr := r.writeTrailer(ctx, runErr, undoErr)
+	begun = r.collect.released
+	if undoErr != nil {
+		return begun, &Dirty{Err: errors.Join(undoErr, runErr)}
+	}
+	var lost *agentLost
+	if begun && (errors.As(runErr, &lost) || ctx.Err() != nil) {
+		runErr = nil // the log says so, and the verdict follows from it
+	}
+	if errors.Is(runErr, logErr) {
+		logErr = nil // said once
+	}
+	return begun, errors.Join(runErr, logErr)
+}
+
+// run is the state of one Run.
+type run struct {
+	Config
+	journal *Journal
+	collect *collector
+	lab     env.Lab
+	// offset is how far each host's monotonic clock is ahead of ours, ns.
+	offset map[string]int64
+	// followers end when their agents have shut down and all records are here.
+	followers     *errgroup.Group
+	stopFollowing context.CancelFunc
+	setupJobs     []started // stopped at the end, in reverse order
+}
+
+type started struct {
+	host env.Host
+	id   string
+}
+
+func (r *run) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.collect.onError = cancel
+	provisional := monotonic()
+	if err := r.up(ctx, provisional); err != nil {
+		return err
+	}
+	if err := r.startSetupJobs(ctx, provisional); err != nil {
+		return err
+	}
+	// Everything slow is done: now choose run time 0.
+	zero := monotonic() + lead.Nanoseconds()
+	if err := r.writeHeader(zero); err != nil {
+		return err
+	}
+	r.collect.release(float64(zero-provisional) / 1e9)
+	stopProgress := r.collect.watch(r.Config, zero)
+	defer stopProgress()
+	if err := r.startSamplers(ctx, zero); err != nil {
+		return err
+	}
+	autopsies := startAutopsies(ctx, r.nodes(), r.epochs(zero), r.collect, r.Plan.Scenario.Sampling.NoAutopsy)
+	err := r.drive(ctx, zero)
+	autopsies.stop()
+	return err
+}
+
+// up applies what must be in place before the lab, builds the lab and begins
+// to follow its hosts.
+func (r *run) up(ctx context.Context, zero int64) error {
+	r.collect.phase("setup", "build the lab", zero)
+	if max := r.Plan.Scenario.Conntrack.Max; max != nil {
+		if err := setGlobalLimit(r.journal, uint64(*max)); err != nil {
+			return err
+		}
+	}
+	workDir := filepath.Join(r.Dir, ".agents")
+	if err := r.journal.Plan(Undo{RemoveDir: workDir}); err != nil {
+		return err
+	}
+	lab, err := r.Env.Up(ctx, r.Plan.topology(r.RunID, workDir))
+	if err != nil {
+		return fmt.Errorf("build %s: %w", r.Env.Name(), err)
+	}
+	r.lab = lab
+	r.offset = map[string]int64{}
+	for _, h := range lab.Hosts() {
+		offset, clock, err := measureClock(ctx, h)
+		if err != nil {
+			return err
+		}
+		r.offset[h.Name()] = offset
+		r.collect.clocks = append(r.collect.clocks, clock)
+	}
+	follow, stop := context.WithCancel(context.WithoutCancel(ctx))
+	r.stopFollowing = stop
+	r.followers = &errgroup.Group{}
+	for _, h := range lab.Hosts() {
+		r.followers.Go(func() error { return r.collect.follow(follow, h) })
+	}
+	return nil
+}
+
+// epochs maps run time 0 to each host's own clock.
+func (r *run) epochs(zero int64) map[string]int64 {
+	out := map[string]int64{}
+	for name, off := range r.offset {
+		out[name] = zero + off
+	}
+	return out
+}
+
+func (r *run) hosts(role env.Role) []env.Host {
+	var out []env.Host
+	for _, h := range r.lab.Hosts() {
+		if h.Role() == role {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func (r *run) nodes() []env.Host { return r.hosts(env.Node) }
+
+// start begins a job that runs until teardown.
+func (r *run) start(ctx context.Context, h env.Host, j env.Job) error {
+	if err := h.Start(ctx, j); err != nil {
+		return fmt.Errorf("start %s on %s: %w", j.ID, h.Name(), err)
+	}
+	r.setupJobs = append(r.setupJobs, started{h, j.ID})
+	return nil
+}
+
+// startSetupJobs starts what must be there before traffic: servers, then
+// ballast, which has to count the servers' own entries.
+func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
+	epochs := r.epochs(zero)
+	vip := map[string]runlog.ServiceInfo{}
+	byName := map[string]env.Host{}
+	for _, s := range r.lab.Services() {
+		vip[s.Name] = s
+	}
+	for _, h := range r.hosts(env.Pod) {
+		byName[h.Name()] = h
+	}
+	for _, svc := range r.Plan.Scenario.Services {
+		for _, b := range vip[svc.Name].Backends {
+			j := env.Job{ID: "serve/" + b.Name, Epoch: epochs[b.Name], Serve: &env.ServeJob{
+				Service: svc.Name, Backend: b.Name, Protocol: svc.Protocol,
+				Addr: b.Addr, Ports: svc.PortCount, Server: svc.Server, Gateway: svc.Gateway,
+			}}
+			if svc.Gateway != nil {
+				j.Serve.Upstream = vip[svc.Gateway.To].Addr
+			}
+			if err := r.start(ctx, byName[b.Name], j); err != nil {
+				return err
+			}
+		}
+	}
+	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
+		for _, n := range r.nodes() {
+			j := env.Job{ID: "ballast/" + n.Name(), Epoch: epochs[n.Name()], Ballast: &env.BallastJob{
+				Headroom: uint64(*h), Timeout: ballastTimeout, IPv6: r.Plan.Scenario.Lab.Family == "ipv6",
+			}}
+			if err := r.start(ctx, n, j); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ballastTimeout is the dead man's switch, s: how long ballast outlives an
+// agent that can no longer renew it. Renewing costs about the insert rate, so
+// much shorter would be felt by what is measured.
+const ballastTimeout = 180
+
+// maxCensusCPU is the share of one CPU that walking the table may cost
+// (design: never more than 2 %).
+const maxCensusCPU = 0.02
+
+// topSources is how many heavy hitters a census names.
+const topSources = 10
+
+func (r *run) startSamplers(ctx context.Context, zero int64) error {
+	epochs := r.epochs(zero)
+	s := r.Plan.Scenario.Sampling
+	g, ctx := errgroup.WithContext(ctx)
+	jobs := make([]started, 0, 2*len(r.lab.Hosts()))
+	for _, h := range r.lab.Hosts() {
+		node := h.Role() == env.Node
+		sample := env.Job{ID: "sample/" + h.Name(), Epoch: epochs[h.Name()], Sample: &env.SampleJob{
+			Every: s.Every.Seconds(), Conntrack: node, Machine: node,
+		}}
+		jobs = append(jobs, started{h, sample.ID})
+		g.Go(func() error { return h.Start(ctx, sample) })
+		if node && !s.NoCensus {
+			census := env.Job{ID: "census/" + h.Name(), Epoch: epochs[h.Name()], Census: &env.CensusJob{
+				Every: s.CensusEvery.Seconds(), MaxCPU: maxCensusCPU, Sources: topSources,
+			}}
+			jobs = append(jobs, started{h, census.ID})
+			g.Go(func() error { return h.Start(ctx, census) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("start samplers: %w", err)
+	}
+	r.setupJobs = append(r.setupJobs, jobs...)
+	return nil
+}
+
+// failuresPerSecond bounds the failures that are recorded one by one.
+const failuresPerSecond = 200
+
+// drive starts the loads and waits until they have ended, or stops them when
+// ctx ends.
+func (r *run) drive(ctx context.Context, zero int64) error {
+	client := r.hosts(env.Client)[0]
+	epoch := r.epochs(zero)[client.Name()]
+	var loads []started
+	defer func() {
+		if ctx.Err() == nil {
+			return
+		}
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
+		defer cancel()
+		r.collect.phase("stopping", "stop the traffic", zero)
+		_ = stopAll(stopCtx, loads) // an agent that cannot be reached ends with the lab
+	}()
+	for i, t := range r.Plan.Scenario.Traffic {
+		j := r.loadJob(i, t)
+		j.Epoch = epoch
+		if err := client.Start(ctx, j); err != nil {
+			return fmt.Errorf("start traffic %s: %w", t.Name, err)
+		}
+		loads = append(loads, started{client, j.ID})
+	}
+	if err := sleepUntil(ctx, zero); err != nil {
+		return err
+	}
+	r.collect.phase("traffic", fmt.Sprintf("%d traffics for %s", len(loads), r.Plan.Scenario.Duration), zero)
+	g, wctx := errgroup.WithContext(ctx)
+	for _, l := range loads {
+		g.Go(func() error {
+			if err := l.host.Wait(wctx, l.id); err != nil {
+				return fmt.Errorf("run %s: %w", l.id, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	r.collect.phase("drain", "the last attempts have ended", zero)
+	// One more sample, so that counters cover the last attempts.
+	return sleepUntil(ctx, monotonic()+int64(2*time.Duration(r.Plan.Scenario.Sampling.Every)))
+}
+
+func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
+	var svc runlog.ServiceInfo
+	var ports int
+	for _, s := range r.lab.Services() {
+		if s.Name == t.To {
+			svc = s
+		}
+	}
+	for _, s := range r.Plan.Scenario.Services {
+		if s.Name == t.To {
+			ports = s.PortCount
+		}
+	}
+	info := r.Plan.Traffic[i]
+	return env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
+		Traffic: t, Start: info.Start, End: info.End, Target: svc.Addr, Ports: ports,
+		Sources: r.lab.Sources(), SourceCount: r.Plan.Scenario.Lab.Clients.Addresses,
+		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: failuresPerSecond,
+	}}
+}
+
+func stopAll(ctx context.Context, jobs []started) error {
+	var errs []error
+	for i := len(jobs) - 1; i >= 0; i-- {
+		if err := jobs[i].host.Stop(ctx, jobs[i].id); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s on %s: %w", jobs[i].id, jobs[i].host.Name(), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// teardown stops what is running, collects the last records, takes the lab
+// down and undoes the journal. It goes on past errors and returns only those
+// that mean something was left behind.
+func (r *run) teardown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
+	defer cancel()
+	var errs []error
+	if r.lab != nil {
+		if err := stopAll(ctx, r.setupJobs); err != nil {
+			r.collect.warn("stop", err.Error())
+		}
+		if r.followers != nil {
+			for _, h := range r.lab.Hosts() {
+				if err := h.Close(ctx); err != nil {
+					r.collect.warn("close", err.Error())
+				}
+			}
+			unblock := context.AfterFunc(ctx, r.stopFollowing)
+			_ = r.followers.Wait() // each follower has already recorded why it ended
+			unblock()
+			r.stopFollowing()
+		}
+		// A time of its own: whatever hung above, the lab has to go.
+		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
+		defer cancel()
+		if err := r.lab.Close(closeCtx); err != nil {
+			errs = append(errs, fmt.Errorf("take down the lab: %w", err))
+		}
+	}
+	if err := r.journal.Undo(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) writeHeader(zero int64) error {
+	p, s := r.Plan, r.Plan.Scenario
+	h := &runlog.Header{
+		Format: runlog.Format, Version: r.Version, RunID: r.RunID,
+		Started: time.Now().Add(time.Duration(zero - monotonic())).UTC().Format(time.RFC3339Nano),
+		Target:  r.Env.Name(), Scenario: s.Name, ScenarioYAML: string(p.YAML), Digest: scenarios.Digest(p.YAML),
+		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
+		Limit: p.Limit(), Buckets: p.Caps.Buckets, EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
+		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
+		Services: r.lab.Services(), Thresholds: s.Thresholds,
+		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
+	}
+	if s.Sampling.NoCensus {
+		h.CensusEvery = 0
+	}
+	for _, c := range p.Caps.List {
+		h.Capabilities[c.Name] = string(c.State)
+		if c.Reason != "" && c.State != env.Yes {
+			h.Capabilities[c.Name] += ": " + c.Reason
+		}
+	}
+	for _, n := range r.nodes() {
+		h.Nodes = append(h.Nodes, n.Name())
+	}
+	return r.collect.header(h)
+}
+
+func (r *run) writeTrailer(ctx context.Context, runErr, undoErr error) error {
+	t := &runlog.Trailer{Ended: time.Now().UTC().Format(time.RFC3339Nano), Outcome: "completed", Restored: undoErr == nil}
+	switch {
+	case ctx.Err() != nil:
+		t.Outcome = "interrupted"
+	case runErr != nil:
+		t.Outcome, t.Error = "failed", runErr.Error()
+	}
+	if undoErr != nil {
+		t.UndoErrors = []string{undoErr.Error()}
+	}
+	return r.collect.trailer(t)
+}
