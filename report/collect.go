@@ -82,6 +82,8 @@ type traffic struct {
 	peak    uint64 // connections held at most
 	// autopsies by class of outcome and second of the due time.
 	autopsies [classes]map[int64]*autopsies
+	dueCounts *counts // see due
+	firstFull float64 // start of the first attempt known to have met a full table; NaN for none
 	errnos    map[string]uint64 // of Failure records, by outcome and errno
 }
 
@@ -230,7 +232,7 @@ func (l *log) addHeader(h *runlog.Header) {
 func (l *log) traffic(name string) *traffic {
 	t := l.traffics[name]
 	if t == nil {
-		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}}
+		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}, firstFull: math.NaN()}
 		l.traffics[name] = t
 		l.order = append(l.order, t)
 	}
@@ -340,6 +342,11 @@ func (l *log) addFailure(f *runlog.Failure) {
 	}
 	t := l.traffic(f.Traffic)
 	if f.Outcome == "" || f.Outcome == runlog.OK || f.Outcome == runlog.Interrupted {
+		return
+	}
+	if f.Phase == "held" {
+		// The attempt had succeeded and is counted as such; Held counts the
+		// connection as lost.
 		return
 	}
 	if f.Errno != "" {

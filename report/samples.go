@@ -137,9 +137,11 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 			continue
 		}
 		gained[name] = d
-		n.counters[name] += d
+		if t > 0 {
+			n.counters[name] += d // set-up, which fills the table, is not the run
+		}
 	}
-	if n.last != nil {
+	if n.last != nil && t > 0 {
 		n.intervals = append(n.intervals, interval{
 			a: *n.last, b: s,
 			drop: gained["drop"], early: gained["early_drop"], failed: gained["insert_failed"],
@@ -179,7 +181,7 @@ func counterDelta(was, is uint64) (delta uint64, ok bool) {
 // fullDrops is the part of drop that can be a full table. An unresolved clash
 // raises drop and insert_failed; a chain that is too long raises insert_failed
 // alone.
-func (iv interval) fullDrops(width float64, arrivals float64) uint64 {
+func (iv interval) fullDrops(arrivals float64) uint64 {
 	if iv.drop <= iv.clashes() || !iv.nearLimit(arrivals) {
 		return 0
 	}
@@ -277,32 +279,54 @@ func (t *traffic) class(o runlog.Outcome) class {
 	return otherClass
 }
 
-// autopsies counts look-ups of failed attempts by what they found.
-type autopsies struct {
-	none      uint64 // no entry
-	unreplied uint64 // an entry to a pod that has not answered
-	open      uint64 // an entry over which both sides have talked, still open
-	old       uint64 // an entry that is over: TIME_WAIT, CLOSE. It may be an earlier connection's
-	noDNAT    uint64 // an entry that no service rule rewrote
-	stale     uint64 // an entry to an address that is no pod of the service
+// finding is what an autopsy found.
+type finding int
+
+const (
+	noEntry   finding = iota // no entry
+	unreplied                // an entry to a pod that has not answered
+	open                     // an entry over which both sides have talked, still open
+	old                      // an entry that is over, as TIME_WAIT: it may be an earlier connection's
+	noDNAT                   // an entry that no service rule rewrote
+	staleDNAT                // an entry to an address that is no pod of the service
+	notLooked                // no autopsy was made
+	findings
+)
+
+// found is a set of findings.
+type found uint
+
+func foundAny(of ...finding) found {
+	var s found
+	for _, f := range of {
+		s |= 1 << f
+	}
+	return s
 }
 
-func (a *autopsies) total() uint64 {
-	return a.none + a.unreplied + a.open + a.old + a.noDNAT + a.stale
+func (s found) has(f finding) bool { return s&(1<<f) != 0 }
+
+// autopsies counts look-ups of failed attempts by what they found.
+type autopsies [notLooked]uint64
+
+func (a *autopsies) total() uint64 { return a.of(^found(0)) }
+
+// of counts those that found one of s.
+func (a *autopsies) of(s found) uint64 {
+	var n uint64
+	for f, c := range a {
+		if s.has(finding(f)) {
+			n += c
+		}
+	}
+	return n
 }
 
 func (a *autopsies) add(b *autopsies) {
-	a.none += b.none
-	a.unreplied += b.unreplied
-	a.open += b.open
-	a.old += b.old
-	a.noDNAT += b.noDNAT
-	a.stale += b.stale
+	for f, c := range b {
+		a[f] += c
+	}
 }
-
-// passed counts the look-ups that show that the attempt's packet had passed
-// the node, so that no full table dropped it.
-func (a *autopsies) passed() uint64 { return a.unreplied + a.open + a.stale + a.noDNAT }
 
 func (l *log) addAutopsy(r *runlog.Record) {
 	a := r.Autopsy
@@ -324,20 +348,25 @@ func (l *log) addAutopsy(r *runlog.Record) {
 		n = &autopsies{}
 		t.autopsies[f.class][second] = n
 	}
+	n[l.finding(t, a)]++
+}
+
+func (l *log) finding(t *traffic, a *runlog.Autopsy) finding {
 	switch {
 	case !a.Found:
-		n.none++
+		return noEntry
 	case !a.DNAT:
-		n.noDNAT++
+		return noDNAT
 	case !l.isBackend(t.info.To, a.ReplySrc):
-		n.stale++
+		return staleDNAT
 	case !a.Replied:
-		n.unreplied++
-	case a.State == "TIME_WAIT" || a.State == "CLOSE" || a.State == "LAST_ACK" || a.State == "FIN_WAIT" || a.State == "CLOSE_WAIT":
-		n.old++
-	default:
-		n.open++
+		return unreplied
 	}
+	switch a.State {
+	case "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE":
+		return old
+	}
+	return open
 }
 
 // isBackend says whether addr is a pod of the service. Without the header it

@@ -138,7 +138,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // shapes are the names of the shapes, as fields of [Traffic].
 var shapes = []string{"short_lived", "idle", "udp", "flood", "http"}
 
-// Shapes lists the shapes that are set; a valid traffic has exactly one.
+// setShapes lists the shapes that are set; a valid traffic has exactly one.
 func (t *Traffic) setShapes() []string {
 	var set []string
 	for i, is := range []bool{t.ShortLived != nil, t.Idle != nil, t.UDP != nil, t.Flood != nil, t.HTTP != nil} {

@@ -27,7 +27,13 @@ type Error struct {
 	// needs are other paths whose values this check relied on. Where one of
 	// those is a mistake already, this one would only repeat it.
 	needs []string
+	// cause is what the operating system said, where it did.
+	cause error
 }
+
+// Unwrap is the error of the operating system behind the mistake, or nil: a
+// scenario that does not exist wraps fs.ErrNotExist.
+func (e *Error) Unwrap() error { return e.cause }
 
 // Error is the mistake in one line: file:line:col: path: problem; hint.
 func (e *Error) Error() string {

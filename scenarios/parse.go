@@ -43,8 +43,8 @@ func Parse(name string, src []byte, sets ...string) (*Scenario, error) {
 
 // Load reads the scenario that ref names: one of the library, a file, or - for
 // stdin. It also returns the source as it was read, without the overrides. For
-// sets and the errors of a bad scenario see [Parse]; a ref that names nothing
-// is an error that wraps fs.ErrNotExist.
+// sets see [Parse]. Errors are [Errors] here as well; for a ref that names
+// nothing they wrap fs.ErrNotExist.
 func Load(ref string, stdin io.Reader, sets ...string) (*Scenario, []byte, error) {
 	name, raw, err := read(ref, stdin)
 	if err != nil {
@@ -57,7 +57,7 @@ func Load(ref string, stdin io.Reader, sets ...string) (*Scenario, []byte, error
 func read(ref string, stdin io.Reader) (name string, raw []byte, err error) {
 	if ref == "-" {
 		if raw, err = io.ReadAll(io.LimitReader(stdin, maxSource+1)); err != nil {
-			return "", nil, fmt.Errorf("read scenario from stdin: %w", err)
+			return "", nil, Errors{{File: "stdin", Problem: "cannot be read: " + reason(err), cause: err}}
 		}
 		return "stdin", raw, nil
 	}
@@ -66,16 +66,29 @@ func read(ref string, stdin io.Reader) (name string, raw []byte, err error) {
 	}
 	f, err := os.Open(ref)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && filepath.Base(ref) == ref && filepath.Ext(ref) == "":
-		return "", nil, fmt.Errorf("no scenario %s: %s; a file is named by its path: %w", quote(ref), didYouMean(ref, "the library has", Names()), fs.ErrNotExist)
+	case errors.Is(err, fs.ErrNotExist):
+		e := &Error{File: ref, Problem: "there is no such file", cause: err}
+		if filepath.Base(ref) == ref {
+			e.Problem, e.Hint = "there is no such scenario or file", didYouMean(strings.TrimSuffix(ref, filepath.Ext(ref)), "the library has", Names())
+		}
+		return "", nil, Errors{e}
 	case err != nil:
-		return "", nil, fmt.Errorf("read scenario: %w", err)
+		return "", nil, Errors{{File: ref, Problem: "cannot be opened: " + reason(err), cause: err}}
 	}
 	defer f.Close()
 	if raw, err = io.ReadAll(io.LimitReader(f, maxSource+1)); err != nil {
-		return "", nil, fmt.Errorf("read scenario: %w", err)
+		return "", nil, Errors{{File: ref, Problem: "cannot be read: " + reason(err), cause: err}}
 	}
 	return ref, raw, nil
+}
+
+// reason is err without the path, which the message has already.
+func reason(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
 }
 
 // parser turns a tree into a scenario and collects the mistakes on the way.

@@ -137,7 +137,7 @@ func ParseThreshold(s string) (Threshold, error) {
 	rest := strings.TrimSpace(s)
 	if traffic, after, ok := strings.Cut(rest, ":"); ok {
 		t.Traffic, rest = strings.TrimSpace(traffic), strings.TrimSpace(after)
-		if !validName.MatchString(t.Traffic) {
+		if !validTraffic.MatchString(t.Traffic) {
 			return Threshold{}, &unitError{quote(t.Traffic) + " is not the name of a traffic", thresholdForm}
 		}
 	}
@@ -271,9 +271,17 @@ func (s *Scenario) ParsedThresholds() ([]Threshold, error) {
 
 // thresholds checks what a threshold alone cannot know.
 func (v *validator) thresholds() {
-	var names []string
+	var names, needs []string
 	for i := range v.s.Traffic {
 		names = append(names, v.s.Traffic[i].Name)
+		needs = append(needs, fmt.Sprintf("traffic[%d].name", i))
+		if names[i] == "" {
+			// It would be named after its shape.
+			needs[i] = fmt.Sprintf("traffic[%d]", i)
+		}
+	}
+	if len(names) == 0 {
+		needs = []string{"traffic"}
 	}
 	for i, text := range v.s.Thresholds {
 		path := fmt.Sprintf("thresholds[%d]", i)
@@ -285,7 +293,7 @@ func (v *validator) thresholds() {
 		at := slices.Index(names, t.Traffic)
 		switch {
 		case t.Traffic != "" && at < 0:
-			v.fail(path, "there is no traffic "+quote(t.Traffic), didYouMean(t.Traffic, "traffic is", names)).needs = []string{"traffic"}
+			v.fail(path, "there is no traffic "+quote(t.Traffic), didYouMean(t.Traffic, "traffic is", names)).needs = needs
 		case t.Kind == Time && t.Traffic != "" && !v.s.Traffic[at].Answers():
 			v.fail(path, t.Traffic+" waits for no answer, so it has no latency", "leave "+t.Metric+" out").needs = []string{"traffic"}
 		case t.Kind == Time && !slices.ContainsFunc(v.s.Traffic, func(t Traffic) bool { return t.Answers() }):

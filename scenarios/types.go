@@ -5,14 +5,14 @@ package scenarios
 // default; Load fills defaults in and validates, so the rest of the program
 // sees resolved scenarios only.
 type Scenario struct {
-	Name        string    `yaml:"name" jsonschema:"required" jsonschema_description:"Short name of the scenario, used in file names and reports: lower case letters, digits and dashes."`
+	Name        string    `yaml:"name" jsonschema:"required" jsonschema_description:"Short name of the scenario, used in file names and reports: lower case letters, digits and dashes, a letter first."`
 	Description string    `yaml:"description,omitempty" jsonschema_description:"One sentence: whose problem this is and what to expect."`
 	Seed        uint64    `yaml:"seed,omitempty" jsonschema_description:"Seed of every random choice. 0 picks one, which the run log records. At most 2^53."`
-	Duration    Duration  `yaml:"duration" jsonschema_description:"How long traffic is due, for example 20s. Attempts still in flight afterwards are waited for up to their timeout. Default 20s."`
+	Duration    Duration  `yaml:"duration" jsonschema_description:"How long traffic is due, for example 20s, at most 720h (30 days). Attempts still in flight afterwards are waited for up to their timeout. Default 20s."`
 	Lab         Lab       `yaml:"lab,omitempty" jsonschema_description:"The machine-local lab."`
 	Conntrack   Conntrack `yaml:"conntrack,omitempty" jsonschema_description:"The node's connection tracking table."`
-	Services    []Service `yaml:"services" jsonschema_description:"Services under test, each a virtual address that the node's proxy sends to pods."`
-	Traffic     []Traffic `yaml:"traffic" jsonschema_description:"What is sent, all at once unless start says otherwise."`
+	Services    []Service `yaml:"services" jsonschema:"required" jsonschema_description:"Services under test, each a virtual address that the node's proxy sends to pods."`
+	Traffic     []Traffic `yaml:"traffic" jsonschema:"required" jsonschema_description:"What is sent, all at once unless start says otherwise."`
 	Sampling    Sampling  `yaml:"sampling,omitempty" jsonschema_description:"What is read while traffic flows."`
 	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table."`
 }
@@ -40,12 +40,12 @@ type Proxy struct {
 type Conntrack struct {
 	Headroom *int64              `yaml:"headroom,omitempty" jsonschema_description:"Free entries when traffic begins; the rest of the table is filled with ballast that is not traffic and goes away with the run. Absent: no ballast, the whole limit is free."`
 	Max      *int64              `yaml:"max,omitempty" jsonschema_description:"Write the machine's global nf_conntrack_max for the run. Root only; journalled, read back, put back. Prefer headroom, which changes nothing outside the lab."`
-	Timeouts map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s."`
+	Timeouts map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s. Whole seconds."`
 }
 
 // Service is one virtual address and the pods behind it.
 type Service struct {
-	Name      string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name, lower case letters, digits and dashes."`
+	Name      string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name: lower case letters, digits and dashes, a letter first."`
 	Protocol  string   `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
 	Port      int      `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
 	PortCount int      `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
@@ -74,8 +74,8 @@ type Traffic struct {
 	Name     string   `yaml:"name,omitempty" jsonschema_description:"Name in reports. Default: the shape's name."`
 	To       string   `yaml:"to" jsonschema:"required" jsonschema_description:"Service it goes to."`
 	Start    Duration `yaml:"start,omitempty" jsonschema_description:"Run time at which it begins. Default 0s."`
-	Duration Duration `yaml:"duration,omitempty" jsonschema_description:"How long it lasts. Default: to the end of the scenario."`
-	Timeout  Duration `yaml:"timeout,omitempty" jsonschema_description:"How long one attempt may take from its start, connecting included. Default 900ms: shorter than the first SYN retransmission, so that one attempt is one SYN."`
+	Duration Duration `yaml:"duration,omitempty" jsonschema_description:"How long it lasts. Default: as long as its stages, where it has any, otherwise to the end of the scenario."`
+	Timeout  Duration `yaml:"timeout,omitempty" jsonschema_description:"How long one attempt may take from its start, connecting included, at most 10m. Default 900ms: shorter than the first SYN retransmission, so that one attempt is one SYN."`
 
 	ShortLived *ShortLived `yaml:"short_lived,omitempty" jsonschema_description:"Connect, request, response, close."`
 	Idle       *Idle       `yaml:"idle,omitempty" jsonschema_description:"Connections opened at a rate and held."`
@@ -95,7 +95,7 @@ type Pacing struct {
 
 // Ramp is a linear change of rate.
 type Ramp struct {
-	From Rate `yaml:"from" jsonschema_description:"Rate at the start, for example 100/s."`
+	From Rate `yaml:"from" jsonschema_description:"Rate at the start, for example 100/s. Default 0/s."`
 	To   Rate `yaml:"to" jsonschema:"required" jsonschema_description:"Rate at the end."`
 }
 
@@ -109,7 +109,7 @@ type Sine struct {
 // Stage is one linear piece of a profile.
 type Stage struct {
 	From *Rate    `yaml:"from,omitempty" jsonschema_description:"Rate at the stage's start. Default: where the last stage ended; for the first stage, to."`
-	To   Rate     `yaml:"to" jsonschema_description:"Rate at the stage's end."`
+	To   Rate     `yaml:"to" jsonschema:"required" jsonschema_description:"Rate at the stage's end."`
 	For  Duration `yaml:"for" jsonschema:"required" jsonschema_description:"Length of the stage."`
 }
 
@@ -126,8 +126,8 @@ type ShortLived struct {
 	Close         string       `yaml:"close,omitempty" jsonschema:"enum=fin,enum=rst,enum=half,enum=none" jsonschema_description:"fin: an orderly close, leaves TIME_WAIT. rst: a reset, leaves CLOSE. half: one side closes, the other never does, leaves CLOSE_WAIT. none: the socket vanishes without a packet, leaves ESTABLISHED. Default fin."`
 	Closer        string       `yaml:"closer,omitempty" jsonschema:"enum=client,enum=server" jsonschema_description:"Which side closes first. Default client."`
 	SourcePorts   *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
-	RequestBytes  int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a request. Default 64."`
-	ResponseBytes int          `yaml:"response_bytes,omitempty" jsonschema_description:"Payload of a response. Default 64."`
+	RequestBytes  int          `yaml:"request_bytes,omitempty" jsonschema_description:"Bytes of payload in a request, behind a header of ours, at most 1048576. Default 64."`
+	ResponseBytes int          `yaml:"response_bytes,omitempty" jsonschema_description:"Bytes of payload in a response, behind a header of ours, at most 1048576. Default 64."`
 }
 
 // Idle is connections opened and held to the traffic's end.
@@ -142,11 +142,11 @@ type Idle struct {
 type UDP struct {
 	Pacing       `yaml:",inline"`
 	Socket       string       `yaml:"socket,omitempty" jsonschema:"enum=per_request,enum=long_lived" jsonschema_description:"per_request: a new socket, so a new entry, each time. long_lived: a fixed set of sockets in turn. Default per_request."`
-	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets. Default 1."`
+	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets, with socket: long_lived. Default 1."`
 	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
 	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
 	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`
-	RequestBytes int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a datagram. Default 64."`
+	RequestBytes int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a datagram, 24 to 65507. Default 64."`
 }
 
 // Flood is raw packets with source addresses and ports of their own.

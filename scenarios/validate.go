@@ -20,12 +20,18 @@ const (
 	// maxTimeoutSeconds is what the kernel stores of a conntrack timeout at
 	// 1000 ticks per second.
 	maxTimeoutSeconds = 2_147_483
-	// maxDatagram is the largest payload of UDP over IPv4.
+	// minDatagram is what it takes to tell an answer from another's, and
+	// maxDatagram the largest payload of UDP over IPv4.
+	minDatagram = 24
 	maxDatagram = 65507
 	maxPayload  = 1 << 20
 )
 
-var validName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var (
+	validName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	// validTraffic also allows the names of the shapes, which are the default.
+	validTraffic = regexp.MustCompile(`^[a-z]([a-z0-9_-]{0,61}[a-z0-9])?$`)
+)
 
 // TimeoutNames lists the kernel's conntrack timeouts, less the nf_conntrack_
 // in front. Which of them a kernel has depends on its version and build.
@@ -55,7 +61,7 @@ func (s *Scenario) validate() Errors {
 	for i := range s.Traffic {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), &s.Traffic[i])
 	}
-	v.names("traffic", len(s.Traffic), func(i int) string { return s.Traffic[i].Name })
+	v.names("traffic", validTraffic, len(s.Traffic), func(i int) string { return s.Traffic[i].Name })
 	v.thresholds()
 	return v.errs
 }
@@ -114,18 +120,18 @@ func (v *validator) oneOf(path, value string, allowed ...string) {
 	}
 }
 
-func (v *validator) name(path, name string) {
-	if !validName.MatchString(name) {
+func (v *validator) name(path string, valid *regexp.Regexp, name string) {
+	if !valid.MatchString(name) {
 		v.fail(path, quote(name)+" is not a name", "write lower case letters, digits and dashes, a letter first, at most 63")
 	}
 }
 
 // names checks that the names of a list are names, each once.
-func (v *validator) names(list string, n int, name func(int) string) {
+func (v *validator) names(list string, valid *regexp.Regexp, n int, name func(int) string) {
 	first := map[string]int{}
 	for i := range n {
 		path := fmt.Sprintf("%s[%d].name", list, i)
-		v.name(path, name(i))
+		v.name(path, valid, name(i))
 		if j, dup := first[name(i)]; dup {
 			other := fmt.Sprintf("%s[%d]", list, j)
 			v.fail(path, quote(name(i))+" is also the name of "+other, "give each a name of its own").needs = []string{other}
@@ -137,7 +143,7 @@ func (v *validator) names(list string, n int, name func(int) string) {
 
 func (v *validator) scenario() {
 	s := v.s
-	v.name("name", s.Name)
+	v.name("name", validName, s.Name)
 	if strings.ContainsFunc(s.Description, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		v.fail("description", "has characters that cannot be printed", "write plain text")
 	}
@@ -200,7 +206,7 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 func (v *validator) services() {
-	v.names("services", len(v.s.Services), func(i int) string { return v.s.Services[i].Name })
+	v.names("services", validName, len(v.s.Services), func(i int) string { return v.s.Services[i].Name })
 	for i := range v.s.Services {
 		v.service(fmt.Sprintf("services[%d]", i), &v.s.Services[i])
 	}
@@ -242,7 +248,7 @@ func (v *validator) gateway(path string, s *Service) {
 		return
 	}
 	if to.Protocol != "http" {
-		v.fail(at, g.To+" speaks "+to.Protocol+", and a gateway forwards http", "give "+g.To+" protocol: http").needs = []string{"services"}
+		v.fail(at, g.To+" speaks "+to.Protocol+", and a gateway forwards http", "give "+g.To+" protocol: http").needs = []string{v.pathOf(to) + ".protocol"}
 	}
 	// Who comes back to where it began is on a cycle. Whoever only leads into
 	// one gets no message: those on it do.
@@ -250,7 +256,7 @@ func (v *validator) gateway(path string, s *Service) {
 	for range v.s.Services {
 		around = append(around, to.Name)
 		if to == s {
-			v.fail(at, "goes round in a circle: "+strings.Join(around, " -> "), "let one of them be no gateway").needs = []string{"services"}
+			v.fail(at, "goes round in a circle: "+strings.Join(around, " -> "), "let one of them be no gateway")
 			return
 		}
 		if to.Gateway == nil {
@@ -267,12 +273,26 @@ func (v *validator) to(path, name string) *Service {
 	if s := v.find(name); s != nil {
 		return s
 	}
-	var names []string
-	for _, s := range v.s.Services {
+	var names, needs []string
+	for i, s := range v.s.Services {
 		names = append(names, s.Name)
+		needs = append(needs, fmt.Sprintf("services[%d].name", i))
 	}
-	v.fail(path, "there is no service "+quote(name), didYouMean(name, "services are", names)).needs = []string{"services"}
+	if len(names) == 0 {
+		needs = []string{"services"}
+	}
+	v.fail(path, "there is no service "+quote(name), didYouMean(name, "services are", names)).needs = needs
 	return nil
+}
+
+// pathOf is where service s is.
+func (v *validator) pathOf(s *Service) string {
+	for i := range v.s.Services {
+		if &v.s.Services[i] == s {
+			return fmt.Sprintf("services[%d]", i)
+		}
+	}
+	return "services"
 }
 
 func (v *validator) find(name string) *Service {

@@ -82,7 +82,7 @@ func (v *validator) fits(path string, t *Traffic, shape string, to *Service) {
 	}
 	if !slices.Contains(speaks, to.Protocol) {
 		v.fail(path+".to", fmt.Sprintf("%s speaks %s, and %s needs %s", to.Name, to.Protocol, shape, strings.Join(speaks, " or ")),
-			"choose another service or shape").needs = []string{"services", path}
+			"choose another service or shape").needs = []string{v.pathOf(to) + ".protocol", path + ".flood.kind"}
 	}
 }
 
@@ -157,7 +157,7 @@ func (v *validator) stages(path string, t *Traffic, stages []Stage) {
 	}
 	if last := stagesLast(stages); last != t.Duration {
 		v.fail(path, fmt.Sprintf("last %s together, and the traffic lasts %s", last, t.Duration),
-			"leave the traffic's duration out, or make them the same").needs = []string{strings.TrimSuffix(path[:strings.LastIndex(path, ".")], "."), strings.SplitN(path, ".", 2)[0]}
+			"leave the traffic's duration out, or make them the same").needs = []string{path[:strings.Index(path, ".")] + ".duration"}
 	}
 }
 
@@ -199,7 +199,7 @@ func (v *validator) udp(path string, t *Traffic, s *UDP) {
 	if s.DNSPair && s.Reply != nil && !*s.Reply {
 		v.fail(path+".dns_pair", "both datagrams of a pair must be answered, and reply is false", "leave reply out").needs = []string{path + ".reply"}
 	}
-	v.between(path+".request_bytes", int64(s.RequestBytes), 1, maxDatagram)
+	v.between(path+".request_bytes", int64(s.RequestBytes), minDatagram, maxDatagram)
 }
 
 func (v *validator) sourcePorts(path string, p *SourcePorts) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strconv"
@@ -62,15 +63,19 @@ func NewServer(cfg Config) *Server {
 		jobs: &jobs{build: cfg.Build, spool: cfg.Spool, stderr: cfg.Errs, byID: map[string]*job{}},
 		exit: make(chan struct{}),
 	}
-	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	s.http = &http.Server{
+		Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: log.New(cfg.Errs, "tablefull agent: ", 0),
+	}
 	return s
 }
 
 // Serve answers on l until a caller asks for /v1/exit or ctx is done; in both
-// cases it shuts down first and gives readers up to linger to take what is
-// left. It closes l.
-func (s *Server) Serve(ctx context.Context, l net.Listener, linger time.Duration) error {
+// cases it shuts down first and gives readers a moment to take what is left.
+// It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	served := make(chan error, 1)
+	linger := 10 * time.Second
 	go func() { served <- s.http.Serve(l) }()
 	select {
 	case err := <-served:
@@ -78,6 +83,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, linger time.Duration
 		return fmt.Errorf("serve: %w", err)
 	case <-s.exit:
 	case <-ctx.Done():
+		// Nobody said that he had read everything, and perhaps nobody reads.
+		linger = time.Second
 	}
 	s.Shutdown()
 	left, cancel := context.WithTimeout(context.WithoutCancel(ctx), linger)

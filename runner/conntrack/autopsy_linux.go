@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 
 	ctlib "github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
@@ -73,18 +72,17 @@ func (a *autopsy) Run(ctx context.Context, ready func(), out env.Recorder) error
 }
 
 // lookUp asks the kernel for the entry with this original tuple. The error
-// wraps ENOENT where there is none.
+// wraps ENOENT where there is none. The kernel answers within the call that
+// asks it, so there is nothing to interrupt once that has begun.
 func lookUp(ctx context.Context, proto uint8, t runlog.Tuple) (ctlib.Flow, error) {
+	if err := ctx.Err(); err != nil {
+		return ctlib.Flow{}, fmt.Errorf("look up entry: %w", context.Cause(ctx))
+	}
 	conn, err := ctlib.Dial(nil)
 	if err != nil {
 		return ctlib.Flow{}, fmt.Errorf("open ctnetlink socket: %w", err)
 	}
-	closeOnce := sync.OnceValue(conn.Close)
-	stop := context.AfterFunc(ctx, func() { _ = closeOnce() })
-	defer func() {
-		stop()
-		_ = closeOnce()
-	}()
+	defer func() { _ = conn.Close() }() // nothing is buffered in it
 	var query ctlib.Flow
 	query.TupleOrig.IP.SourceAddress = t.Src.Addr().Unmap()
 	query.TupleOrig.IP.DestinationAddress = t.Dst.Addr().Unmap()

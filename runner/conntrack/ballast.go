@@ -58,13 +58,13 @@ type template struct {
 // createTemplate makes an entry that must not exist yet: an ESTABLISHED TCP
 // connection that has seen a reply and is ASSURED, so that early_drop leaves
 // it alone.
-func createTemplate(v6 bool, timeout uint32) *template {
+func createTemplate(v6 bool, timeout, mark uint32) *template {
 	t := newTemplate(ctNew, nlmRequest|nlmCreate|nlmExcl, v6)
 	t.appendTuple(ctaTupleOrig, false)
 	t.appendTuple(ctaTupleReply, true)
 	t.msg = appendAttr(t.msg, ctaStatus, be32(statusConfirmed|statusAssured|statusSeenReply)...)
 	t.msg = appendAttr(t.msg, ctaTimeout, be32(timeout)...)
-	t.msg = appendAttr(t.msg, ctaMark, be32(ballastMark)...)
+	t.msg = appendAttr(t.msg, ctaMark, be32(mark)...)
 	var info, tcp int
 	t.msg, info = beginNest(t.msg, ctaProtoInfo)
 	t.msg, tcp = beginNest(t.msg, ctaProtoInfoTCP)

@@ -69,7 +69,7 @@ func (b *ballast) Run(ctx context.Context, ready func(), out env.Recorder) (err 
 	defer func() {
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 		defer cancel()
-		err = errors.Join(err, b.remove(rctx, f.client, out))
+		err = errors.Join(err, b.remove(rctx, f.remover, out))
 	}()
 	if err := b.set(ctx, f, out); err != nil {
 		return err
@@ -176,7 +176,11 @@ func number(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // filling is the ballast in a table. All of it is used by one goroutine.
 type filling struct {
-	client       *client
+	client *client
+	// remover is a socket that is not used before the end: one on which a
+	// walk was interrupted is of no use, and there may be no file descriptor
+	// left to open one.
+	remover      *client
 	count, limit *procFile
 
 	create, renewal, deletion *template
@@ -188,7 +192,7 @@ type filling struct {
 
 func (b *ballast) newFilling() (_ *filling, err error) {
 	f := &filling{
-		create:   createTemplate(b.v6, b.timeout),
+		create:   createTemplate(b.v6, b.timeout, ballastMark),
 		renewal:  renewTemplate(b.v6, b.timeout),
 		deletion: deleteTemplate(b.v6),
 	}
@@ -203,6 +207,9 @@ func (b *ballast) newFilling() (_ *filling, err error) {
 	if f.limit, err = openProc(sysctlDir + "nf_conntrack_max"); err != nil {
 		return nil, fmt.Errorf("read table: %w", err)
 	}
+	if f.remover, err = dial(); err != nil {
+		return nil, err
+	}
 	f.client, err = dial()
 	return f, err
 }
@@ -210,8 +217,10 @@ func (b *ballast) newFilling() (_ *filling, err error) {
 func (f *filling) close() {
 	f.count.close()
 	f.limit.close()
-	if f.client != nil {
-		f.client.close()
+	for _, c := range []*client{f.client, f.remover} {
+		if c != nil {
+			c.close()
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	ctlib "github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -90,6 +92,7 @@ func insertFlows(t testing.TB, from, to int, timeout uint32) {
 }
 
 func TestBallastLeavesExactlyTheHeadroom(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -159,6 +162,7 @@ func TestBallastRefusesAHeadroomThatIsNotThere(t *testing.T) {
 // A full table is the hardest case: nothing may be evicted to make room, and
 // deleting must still work.
 func TestBallastFillsATableToTheBrim(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -189,14 +193,15 @@ func readStats(t testing.TB) map[string]uint64 {
 // Renewal must keep ballast alive beyond its timeout without changing the
 // number of entries, not even for a moment.
 func TestBallastIsRenewed(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
 	const n = 20000
 	limit := facts(t).Limit
-	w, err := newBallast(limit-n, 2, false)
+	w, err := newBallast(limit-n, 3, false)
 	b := start(t, w, err)
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		require.Equal(t, uint64(n), facts(t).Entries)
 	}
 	ballast, _ := ours(t)
@@ -207,6 +212,7 @@ func TestBallastIsRenewed(t *testing.T) {
 }
 
 func TestBallastThatWasDeletedComesBack(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -261,10 +267,45 @@ func TestFillingFollowsATableThatMoves(t *testing.T) {
 	assert.Equal(t, uint64(100), removed)
 }
 
+// Stopped in the middle of filling, it removes what it had inserted.
+func TestBallastStoppedHalfWay(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	for _, after := range []uint64{0, 1, 20000} {
+		w, err := newBallast(0, 60, false)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		rec := &recorder{}
+		go func() { done <- w.Run(ctx, func() { t.Error("ready") }, rec) }()
+		require.Eventually(t, func() bool { return facts(t).Entries >= after }, 20*time.Second, time.Millisecond)
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+		assert.Zero(t, facts(t).Entries)
+		assert.NotNil(t, rec.last("removed"))
+	}
+}
+
+// A worker cannot be made, or run, without what it needs.
+func TestNewBallastRefuses(t *testing.T) {
+	_, err := NewBallast(env.Job{ID: "x"})
+	assert.Error(t, err)
+	for _, s := range []float64{0, -1, 0.5, math.NaN(), math.Inf(1)} {
+		_, err := newBallast(1, s, false)
+		assert.Error(t, err, "timeout %g", s)
+	}
+	w, err := newBallast(1, 60, false)
+	require.NoError(t, err)
+	withoutPrivilege(func() { err = w.Run(t.Context(), func() { t.Error("ready") }, &recorder{}) })
+	require.ErrorIs(t, err, unix.EPERM)
+}
+
 const deadMan = "TABLEFULL_TEST_DEAD_MAN"
 
 // If the process dies, its ballast must go away by itself.
 func TestBallastOfADeadProcessExpires(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(deadMan) != "" {
 		holdBallast(t)
 		return

@@ -48,11 +48,8 @@ const (
 	// NeverClose: the server does not close when the client does, nor ever by
 	// itself.
 	NeverClose
-	// HalfClose: the server closes its direction at once (FIN) and then waits
-	// for the client to close, who may never do so.
-	HalfClose
 
-	known = CloseFirst | ResetFirst | NeverClose | HalfClose
+	known = CloseFirst | ResetFirst | NeverClose
 )
 
 // Done is the byte a client sends for ResetFirst.

@@ -48,7 +48,7 @@ func TestParseRefuses(t *testing.T) {
 
 // Whatever parses is written back as the same bytes, and nothing panics.
 func FuzzParse(f *testing.F) {
-	f.Add(Request{Flags: HalfClose, Response: 64, Payload: 64}.Append(nil))
+	f.Add(Request{Flags: NeverClose, Response: 64, Payload: 64}.Append(nil))
 	f.Add(Response{Payload: 9}.Append(nil))
 	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

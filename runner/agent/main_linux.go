@@ -12,7 +12,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +20,6 @@ import (
 
 // TokenVar is the environment variable that holds an agent's token.
 const TokenVar = "TABLEFULL_TOKEN"
-
-// exitLinger is how long an agent that was told to end waits for readers.
-const exitLinger = 10 * time.Second
 
 // Main is the hidden command agent. It serves until a caller asks for
 // /v1/exit, ctx is done, or, with --lifeline, stdin ends: whoever started the
@@ -68,7 +64,6 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	linger := exitLinger
 	if *lifeline {
 		go func() {
 			// Ends with the process at the latest: reading a pipe cannot be
@@ -76,10 +71,9 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 			_, _ = io.Copy(io.Discard, stdin)
 			cancel()
 		}()
-		linger = 0
 	}
 	s := NewServer(Config{Host: *host, Token: token, Spool: spool, Build: build, Errs: stderr})
-	err = s.Serve(ctx, l, linger)
+	err = s.Serve(ctx, l)
 	return errors.Join(err, spool.Remove())
 }
 

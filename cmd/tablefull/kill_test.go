@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// machine is what a run must leave as it was.
+type machine struct {
+	limit      string
+	namespaces []string // network namespaces that processes live in
+	processes  []string // processes of this test binary
+	temp       []string
+}
+
+func lookAround(t *testing.T) machine {
+	t.Helper()
+	limit, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	require.NoError(t, err)
+	m := machine{limit: string(limit)}
+	self, err := os.Readlink("/proc/self/exe")
+	require.NoError(t, err)
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	require.NoError(t, err)
+	for _, l := range links {
+		if ns, err := os.Readlink(l); err == nil && !slices.Contains(m.namespaces, ns) {
+			m.namespaces = append(m.namespaces, ns)
+		}
+		pid := strings.Split(l, "/")[2]
+		if exe, err := os.Readlink("/proc/" + pid + "/exe"); err == nil && exe == self {
+			m.processes = append(m.processes, pid)
+		}
+	}
+	entries, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	for _, e := range entries {
+		if strings.Contains(e.Name(), "tablefull") {
+			m.temp = append(m.temp, e.Name())
+		}
+	}
+	slices.Sort(m.namespaces)
+	slices.Sort(m.processes)
+	return m
+}
+
+// assertAsBefore waits for the kernel to finish taking namespaces down, and
+// then compares.
+func assertAsBefore(t *testing.T, before machine) {
+	t.Helper()
+	assert.EventuallyWithT(t, func(c *assert.CollectT) {
+		assert.Equal(c, before, lookAround(t))
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// program starts the program itself in a process of its own.
+func program(t *testing.T, state string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	c := exec.Command("/proc/self/exe", args...)
+	c.Args[0] = "tablefull"
+	c.Env = append(os.Environ(), "XDG_STATE_HOME="+state)
+	var errOut bytes.Buffer
+	c.Stderr = &errOut
+	return c, &errOut
+}
+
+// A controller that is killed at any moment leaves, after `restore`, the
+// machine as it was; and the log of what it saw until then can be rendered.
+func TestKilledAtRandomMoments(t *testing.T) {
+	needLab(t)
+	before := lookAround(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	state := t.TempDir()
+	logs := 0
+	for range 30 {
+		dir := filepath.Join(t.TempDir(), "out")
+		c, _ := program(t, state, "run", "short-lived", "--out", dir, "--quiet", "--set", "duration=3s")
+		require.NoError(t, c.Start())
+		after := time.Duration(rnd.Int64N(int64(5 * time.Second)))
+		time.Sleep(after)
+		require.NoError(t, c.Process.Signal(syscall.SIGKILL))
+		_ = c.Wait()
+		if _, err := os.Stat(filepath.Join(dir, "run.jsonl")); err == nil {
+			f, err := analyzeDir(dir)
+			require.NoError(t, err, "killed after %s", after)
+			assert.NotEqual(t, "pass", string(f.Verdict), "killed after %s", after)
+			logs++
+		}
+	}
+	assert.NotZero(t, logs, "some kills must have hit a run that had begun")
+	r, errOut := program(t, state, "restore")
+	require.NoError(t, r.Run(), errOut.String())
+	left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+	assertAsBefore(t, before)
+}
+
+// One signal stops in order: everything is put back, the log is whole and
+// says that it was interrupted.
+func TestInterruptedOnce(t *testing.T) {
+	needLab(t)
+	before := lookAround(t)
+	dir, state := filepath.Join(t.TempDir(), "out"), t.TempDir()
+	c, errOut := program(t, state, "run", "short-lived", "--out", dir, "--set", "duration=30s")
+	require.NoError(t, c.Start())
+	waitForTraffic(t, dir)
+	require.NoError(t, c.Process.Signal(os.Interrupt))
+	_ = c.Wait()
+	assert.Equal(t, exitInconclusive, c.ProcessState.ExitCode(), errOut.String())
+	assert.Contains(t, errOut.String(), "stopping, putting things back")
+	assert.NotContains(t, errOut.String(), "goroutine")
+	f, err := analyzeDir(dir)
+	require.NoError(t, err)
+	require.NotNil(t, f.Restored)
+	assert.True(t, *f.Restored)
+	assert.FileExists(t, filepath.Join(dir, "report.html"))
+	assert.NoDirExists(t, filepath.Join(dir, ".agents"))
+	assertAsBefore(t, before)
+}
+
+// The second signal leaves at once and names the way back.
+func TestInterruptedTwice(t *testing.T) {
+	needLab(t)
+	before := lookAround(t)
+	dir, state := filepath.Join(t.TempDir(), "out"), t.TempDir()
+	c, errOut := program(t, state, "run", "short-lived", "--out", dir, "--set", "duration=30s")
+	require.NoError(t, c.Start())
+	waitForTraffic(t, dir)
+	require.NoError(t, c.Process.Signal(os.Interrupt))
+	require.NoError(t, c.Process.Signal(syscall.SIGTERM))
+	_ = c.Wait()
+	assert.Equal(t, exitDirty, c.ProcessState.ExitCode(), errOut.String())
+	assert.Contains(t, errOut.String(), "tablefull restore")
+	r, out := program(t, state, "restore")
+	require.NoError(t, r.Run(), out.String())
+	assertAsBefore(t, before)
+}
+
+// waitForTraffic waits until the run in dir counts attempts.
+func waitForTraffic(t *testing.T, dir string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		b, _ := os.ReadFile(filepath.Join(dir, "run.jsonl"))
+		return bytes.Contains(b, []byte(`"bin":`))
+	}, 30*time.Second, 20*time.Millisecond)
+}

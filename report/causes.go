@@ -1,0 +1,509 @@
+package report
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// Names of causes; the package documentation says what proves each.
+const (
+	tableFull       = "table_full"
+	chainLong       = "chain_too_long"
+	natClash        = "nat_clash"
+	evicted         = "evicted"
+	listenOverflow  = "listen_overflow"
+	noEndpoint      = "no_endpoint"
+	staleBackend    = "stale_backend"
+	invalidReset    = "invalid_reset"
+	backendReset    = "backend_reset"
+	backendRefused  = "backend_refused"
+	backendSilent   = "backend_silent"
+	generatorPorts  = "generator_ports"
+	generatorLimit  = "generator_limit"
+	generatorLate   = "generator_late"
+	unknownCause    = "unknown"
+	generatorPrefix = "generator_"
+)
+
+// byTable says whether the table itself made the attempts fail.
+func byTable(cause string) bool {
+	return cause == tableFull || cause == chainLong || cause == natClash || cause == evicted
+}
+
+// tally is what has been put down to one cause.
+type tally struct {
+	cause    string
+	failures uint64
+	traffic  map[string]uint64
+	outcomes map[runlog.Outcome]uint64
+	from, to float64
+	packets  float64
+	several  bool // some attempts lost more than one packet
+	counter  string
+	delta    uint64
+	hosts    map[string]bool
+	kinds    map[*traffic]map[class]bool
+	looked   autopsies // of kinds, between from and to
+	agree    found
+	shared   bool
+	second   uint64 // of failures: on a gateway's way to its backends
+	how      string // said instead of the counter
+}
+
+// attribution finds the cause of every failed attempt. Rules run in the order
+// of attribute; each takes attempts that no rule before it could explain.
+type attribution struct {
+	l       *log
+	items   []*item
+	tallies map[string]*tally
+	slack   float64 // s: how far a packet may be from the counter's interval
+	retries []float64
+	offered map[*traffic]*counts // connections offered to the node
+	full    []supply             // table full drops, what is left of them
+	total   map[string]uint64    // table full drops by node
+	other   map[string]uint64    // drops that were neither at the limit nor clashes, by node
+	clashes []supply
+	chains  []supply
+	doubts  []string
+}
+
+func newAttribution(l *log) *attribution {
+	a := &attribution{
+		l: l, tallies: map[string]*tally{}, slack: 0.1 + l.clockBound, offered: map[*traffic]*counts{},
+		total: map[string]uint64{}, other: map[string]uint64{},
+	}
+	kernel := ""
+	if l.header != nil {
+		kernel = l.header.Kernel
+		if s := l.header.SampleEvery; s > 0 && s <= 60 {
+			a.slack = s + l.clockBound
+		}
+	}
+	a.retries = synRetries(kernel)
+	for _, t := range l.order {
+		a.offered[t] = t.series(func(b *bin) uint64 { return b.started })
+		a.addItems(t)
+	}
+	a.addSupplies()
+	return a
+}
+
+func (a *attribution) addItems(t *traffic) {
+	rest := &[classes][findings]portion{}
+	for _, k := range t.keys() {
+		b := t.bins[k]
+		if b.bad == nil {
+			continue
+		}
+		var unheard uint64
+		for o, n := range b.bad.outcomes {
+			if t.class(o) == silent {
+				unheard += n
+			}
+		}
+		for _, o := range slices.Sorted(maps.Keys(b.bad.outcomes)) {
+			n := b.bad.outcomes[o]
+			if n == 0 || o == runlog.Interrupted {
+				continue
+			}
+			it := &item{t: t, key: k, outcome: o, class: t.class(o), n: n, left: n, late: b.late > 0}
+			a.divide(it, rest)
+			if it.class == silent {
+				it.packets = uint64(math.Round(float64(b.bad.lost) * float64(n) / float64(unheard)))
+			}
+			a.items = append(a.items, it)
+		}
+	}
+	slices.SortStableFunc(a.items, func(x, y *item) int { return cmp.Compare(x.start(), y.start()) })
+}
+
+// connections is how many entries an attempt asks the node for, at least
+// about: where reuse makes it unknowable, each attempt is taken for one.
+func (t *traffic) connections() float64 {
+	if t.info.EntriesPerAttempt > 0 {
+		return t.info.EntriesPerAttempt
+	}
+	return 1
+}
+
+// addSupplies sorts each node's drops into those of a full table, clashes and
+// others.
+func (a *attribution) addSupplies() {
+	for _, n := range a.l.nodeList {
+		for _, iv := range n.intervals {
+			if iv.drop == 0 && iv.chain == 0 {
+				continue
+			}
+			from, to := iv.a.t-iv.a.took/2, iv.b.t+iv.b.took/2
+			if c := iv.clashes(); c > 0 {
+				a.clashes = append(a.clashes, supply{a: from, b: to, host: n.name, left: float64(c)})
+			}
+			if iv.chain > 0 {
+				a.chains = append(a.chains, supply{a: from, b: to, host: n.name, left: float64(iv.chain)})
+			}
+			full := iv.fullDrops(a.arrivals(from, to))
+			if full > 0 {
+				a.total[n.name] += full
+				a.full = append(a.full, supply{a: from, b: to, host: n.name, left: float64(full)})
+			} else if iv.drop > iv.clashes() {
+				a.other[n.name] += iv.drop - iv.clashes()
+			}
+		}
+	}
+}
+
+// arrivals is the number of connections offered to the node between two times.
+func (a *attribution) arrivals(from, to float64) float64 {
+	var n float64
+	for _, t := range a.l.order {
+		n += a.offered[t].in(from, to) * t.connections()
+	}
+	return n
+}
+
+// leaveToOneWay takes away from the supplies what one-way traffic has lost,
+// by its share of the connections offered in each interval: nobody counts its
+// losses. Chance may have favoured it by three standard deviations. It returns
+// what may be explained in all, and whether anything was taken away.
+func (a *attribution) leaveToOneWay(supplies []supply) (limit float64, shared bool) {
+	var variance float64
+	for i := range supplies {
+		s := &supplies[i]
+		var all, oneWay float64
+		for _, t := range a.l.order {
+			n := a.offered[t].in(s.a-a.slack, s.b) * t.connections()
+			all += n
+			if t.oneWay() && t.info.EntriesPerAttempt > 0 {
+				oneWay += n
+			}
+		}
+		p := 0.0
+		if all > 0 {
+			p = oneWay / all
+		}
+		mean, v := s.left*(1-p), s.left*p*(1-p)
+		if p > 0 && s.left > 0 {
+			shared = true
+		}
+		s.left = min(s.left, mean+3*math.Sqrt(v))
+		limit += mean
+		variance += v
+	}
+	return limit + 3*math.Sqrt(variance), shared
+}
+
+// divide splits the item's attempts as autopsies of others like them found.
+func (a *attribution) divide(it *item, carried *[classes][findings]portion) {
+	x := it.t.looked(it.class, it.start())
+	total := x.total()
+	if total == 0 {
+		it.by[notLooked] = it.n
+		return
+	}
+	most, rest := noEntry, it.n
+	for f := noEntry; f < notLooked; f++ {
+		if x[f] > x[most] {
+			most = f
+		}
+	}
+	for f := noEntry; f < notLooked; f++ {
+		if f != most {
+			it.by[f] = min(rest, carried[it.class][f].of(it.n, float64(x[f])/float64(total)))
+			rest -= it.by[f]
+		}
+	}
+	it.by[most] = rest
+}
+
+// attribute runs all rules and returns the causes, most failures first.
+func (a *attribution) attribute() {
+	limit, shared := a.leaveToOneWay(a.full)
+	// Whose entry is on the node was not dropped by it. An entry that is over
+	// says nothing: it can be an earlier connection's.
+	dropped := foundAny(noEntry, old, notLooked)
+	isSilent := func(it *item) bool { return it.class == silent }
+
+	a.lost(tableFull, "drop", a.full, limit, isSilent, dropped)
+	if t := a.tallies[tableFull]; t != nil && shared {
+		t.shared = true
+	}
+	a.secondLeg()
+	a.lost(natClash, "insert_failed", a.clashes, math.Inf(1), isSilent, dropped)
+	a.lost(chainLong, "chainlength", a.chains, math.Inf(1), isSilent, dropped)
+	a.stale()
+	a.listenQueues()
+	a.evictions()
+	a.withoutEndpoint()
+	a.resets()
+	a.refusals()
+	a.silences()
+	for _, it := range a.items {
+		a.take(it, unknownCause, it.left, ^found(0))
+	}
+	for _, t := range a.tallies {
+		t.look()
+	}
+	a.doubtDrops()
+}
+
+// look adds up the autopsies of attempts like those of the tally.
+func (t *tally) look() {
+	for tr, classes := range t.kinds {
+		for c := range classes {
+			for second, x := range tr.autopsies[c] {
+				if float64(second) >= math.Floor(t.from) && float64(second) <= t.to {
+					t.looked.add(x)
+				}
+			}
+		}
+	}
+}
+
+func (a *attribution) count(cause string) uint64 {
+	if t := a.tallies[cause]; t != nil {
+		return t.failures
+	}
+	return 0
+}
+
+func (a *attribution) tally(cause string) *tally {
+	t := a.tallies[cause]
+	if t == nil {
+		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, from: math.Inf(1), to: math.Inf(-1)}
+		a.tallies[cause] = t
+	}
+	return t
+}
+
+// take puts up to n of the item's attempts down to the cause, of those that can
+// have it.
+func (a *attribution) take(it *item, cause string, n uint64, possible found) {
+	if n = it.use(n, possible); n == 0 {
+		return
+	}
+	t := a.tally(cause)
+	t.failures += n
+	t.traffic[it.t.info.Name] += n
+	t.outcomes[it.outcome] += n
+	t.from, t.to = min(t.from, it.start()), max(t.to, it.end())
+	if it.packets > it.n {
+		t.several = true
+	}
+	if t.kinds[it.t] == nil {
+		t.kinds[it.t] = map[class]bool{}
+	}
+	t.kinds[it.t][it.class] = true
+	if d := it.t.bins[it.key].bad; cause == tableFull && it.class == silent && !math.IsNaN(d.firstStart[silent]) {
+		it.t.firstFull = least(it.t.firstFull, d.firstStart[silent])
+	}
+}
+
+// looked returns what autopsies of attempts of that class found around t: of
+// those due within 2 s where there are at least 5, else of all.
+func (t *traffic) looked(c class, at float64) *autopsies {
+	sum := &autopsies{}
+	second := int64(math.Floor(at))
+	for s := second - 2; s <= second+2; s++ {
+		if x := t.autopsies[c][s]; x != nil {
+			sum.add(x)
+		}
+	}
+	if sum.total() >= 5 {
+		return sum
+	}
+	return t.lookedAll(c)
+}
+
+func (t *traffic) lookedAll(c class) *autopsies {
+	sum := &autopsies{}
+	for _, x := range t.autopsies[c] {
+		sum.add(x)
+	}
+	return sum
+}
+
+// lost explains eligible attempts by packets that a counter says were lost, at
+// most limit packets. It consumes the supplies.
+func (a *attribution) lost(cause, counter string, supplies []supply, limit float64, eligible func(*item) bool, possible found) {
+	if len(supplies) == 0 {
+		return
+	}
+	var delta float64
+	for _, s := range supplies {
+		delta += s.left
+	}
+	var demands []demand
+	for _, it := range a.items {
+		if eligible(it) && it.allow(possible) > 0 {
+			demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
+		}
+	}
+	a.settle(cause, counter, supplies, demands, limit, delta, possible)
+}
+
+// settle matches and takes what is explained.
+func (a *attribution) settle(cause, counter string, supplies []supply, demands []demand, limit, delta float64, possible found) {
+	if len(demands) == 0 {
+		return
+	}
+	hosts, short := match(supplies, demands, a.slack)
+	var got float64
+	for _, d := range demands {
+		got += d.got
+	}
+	if got > limit {
+		for i := range demands {
+			demands[i].got *= limit / got
+		}
+	}
+	// A stable order of items: that of their first demand.
+	byItem := map[*item][]demand{}
+	var order []*item
+	for _, d := range demands {
+		if byItem[d.item] == nil {
+			order = append(order, d.item)
+		}
+		byItem[d.item] = append(byItem[d.item], d)
+	}
+	carried := map[*traffic]*portion{}
+	for _, it := range order {
+		p := carried[it.t]
+		if p == nil {
+			p = &portion{}
+			carried[it.t] = p
+		}
+		ds := byItem[it]
+		n := p.of(it.allowed, explained(ds)/float64(it.allowed))
+		if n == 0 {
+			continue
+		}
+		a.take(it, cause, n, possible)
+		for _, d := range ds {
+			a.tally(cause).packets += d.got
+		}
+	}
+	t := a.tallies[cause]
+	if t == nil {
+		return
+	}
+	t.counter, t.delta = counter, max(t.delta, uint64(math.Round(delta)))
+	if t.agree == 0 {
+		t.agree = possible
+	}
+	t.shared = t.shared || short
+	maps.Copy(t.hosts, hosts)
+}
+
+// waiting is the demand of attempts that failed at some moment of their
+// waiting: one event each, between their start and their timeout.
+func (it *item) waiting() demand {
+	b := it.end() + max(it.t.info.Timeout, 0)
+	if it.late {
+		b += lateness
+	}
+	return demand{a: it.start(), b: b, item: it, want: float64(it.allowed), weight: 1}
+}
+
+// secondLeg explains failures behind a gateway: the client's own connection
+// stands, and the gateway's SYN to its backend was dropped. The evidence is
+// that drops are left over while the attempt waited.
+func (a *attribution) secondLeg() {
+	var demands []demand
+	var delta float64
+	for _, it := range a.items {
+		s := a.l.service(it.t.info.To)
+		if s == nil || s.Gateway == "" || it.left == 0 {
+			continue
+		}
+		if it.class != unanswered && it.outcome != runlog.BadResponse {
+			continue
+		}
+		if it.outcome == runlog.BadResponse && !it.t.gatewayStatus() {
+			continue
+		}
+		it.allow(^found(0))
+		demands = append(demands, it.waiting())
+	}
+	for _, s := range a.full {
+		delta += s.left
+	}
+	if len(demands) == 0 || delta == 0 {
+		return
+	}
+	before := a.count(tableFull)
+	had := uint64(0)
+	if t := a.tallies[tableFull]; t != nil {
+		had = t.delta
+	}
+	a.settle(tableFull, "drop", a.full, demands, math.Inf(1), delta, ^found(0))
+	if t := a.tallies[tableFull]; t != nil {
+		t.second = t.failures - before
+		t.delta = max(t.delta, had)
+	}
+}
+
+// gatewayStatus says whether all bad answers of the traffic that were recorded
+// one by one are what a proxy says when it cannot reach its backend.
+func (t *traffic) gatewayStatus() bool {
+	var proxy, other uint64
+	for what, n := range t.errnos {
+		switch what {
+		case "bad_response HTTP_502", "bad_response HTTP_503", "bad_response HTTP_504":
+			proxy += n
+		default:
+			if len(what) > 13 && what[:13] == "bad_response " {
+				other += n
+			}
+		}
+	}
+	return proxy > 0 && other == 0
+}
+
+// causes returns the findings, most failures first, those of the generator last.
+func (a *attribution) causes() []Cause {
+	var failed uint64
+	for _, it := range a.items {
+		failed += it.n
+	}
+	out := []Cause{}
+	for _, t := range a.tallies {
+		c := Cause{Cause: t.cause, Failures: t.failures, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof()}
+		if failed > 0 {
+			c.Share = float64(t.failures) / float64(failed)
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(x, y Cause) int {
+		return cmp.Or(cmp.Compare(y.Failures, x.Failures), cmp.Compare(x.Cause, y.Cause))
+	})
+	return append(out, a.l.generatorCauses()...)
+}
+
+func (t *tally) proof() Evidence {
+	e := Evidence{
+		FromS: finite(t.from), ToS: finite(t.to), Traffic: t.traffic, Counter: t.counter,
+		LostPackets: uint64(math.Round(t.packets)), Hosts: slices.Sorted(maps.Keys(t.hosts)),
+		Autopsies: t.looked.total(), Shared: t.shared,
+	}
+	if e.Hosts == nil {
+		e.Hosts = []string{}
+	}
+	e.AutopsiesAgree = t.looked.of(t.agree)
+	if t.counter != "" {
+		d := t.delta
+		e.CounterDelta = &d
+	}
+	return e
+}
+
+// finite returns v for JSON, nil where it is not a number.
+func finite(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}

@@ -1,0 +1,130 @@
+package report
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// evidence says in words what a tally rests on.
+func (a *attribution) evidence(t *tally) string {
+	var parts []string
+	switch t.cause {
+	case unknownCause:
+		parts = append(parts, "no counter and no autopsy explains them: "+outcomeList(t.outcomes))
+	case tableFull:
+		parts = append(parts, a.counterText(t)+a.occupancyText())
+		if one := t.failures - t.second; one > 0 {
+			parts = append(parts, lostText(one, t))
+		}
+		if t.second > 0 {
+			parts = append(parts, fmt.Sprintf("%s behind a gateway waited while more was dropped than clients lost: the gateway's own connections", plural(t.second, "attempt")))
+		}
+	case natClash, chainLong, listenOverflow:
+		parts = append(parts, a.counterText(t), lostText(t.failures, t))
+	case evicted:
+		parts = append(parts, a.counterText(t), fmt.Sprintf("%s waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
+	case invalidReset, backendRefused:
+		parts = append(parts, a.counterText(t), outcomeList(t.outcomes))
+	default:
+		if t.how != "" {
+			parts = append(parts, t.how)
+		}
+		parts = append(parts, outcomeList(t.outcomes))
+	}
+	if n := t.looked.total(); n > 0 {
+		parts = append(parts, autopsyText(t))
+	} else if t.cause == tableFull {
+		parts = append(parts, "no autopsies were made")
+	}
+	if t.shared {
+		parts = append(parts, "other traffic competed for the same increments: they were split by offered connections")
+	}
+	return strings.Join(parts, "; ")
+}
+
+// counterText is like: drop +2593 on node1 between 4.2 s and 10.0 s.
+func (a *attribution) counterText(t *tally) string {
+	s := fmt.Sprintf("%s +%d", t.counter, t.delta)
+	if hosts := slices.Sorted(maps.Keys(t.hosts)); len(hosts) > 0 {
+		s += " on " + strings.Join(hosts, ", ")
+	}
+	return s + fmt.Sprintf(" between %.1f s and %.1f s", t.from, t.to)
+}
+
+// occupancyText is the table's highest filling on the nodes that dropped.
+func (a *attribution) occupancyText() string {
+	var parts []string
+	for _, n := range a.l.nodeList {
+		if a.total[n.name] > 0 && n.last != nil {
+			parts = append(parts, fmt.Sprintf("entries %d of %d", n.peak, n.last.limit))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ", " + strings.Join(parts, ", ")
+}
+
+func lostText(n uint64, t *tally) string {
+	what := "packet"
+	if t.outcomes[runlog.ConnectTimeout] == t.failures {
+		what = "SYN"
+	} else if t.outcomes[runlog.ResponseTimeout] == t.failures && t.cause != listenOverflow {
+		what = "datagram"
+	}
+	if !t.several && n == t.failures {
+		if n == 1 {
+			return "1 attempt lost exactly one " + what
+		}
+		return fmt.Sprintf("%d attempts lost exactly one %s each", n, what)
+	}
+	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(uint64(math.Round(t.packets)), what))
+}
+
+func autopsyText(t *tally) string {
+	x, total := t.looked, t.looked.total()
+	names := [...]struct {
+		f    finding
+		text string
+	}{
+		{noEntry, "found no entry"},
+		{unreplied, "found an entry to a pod that had not answered"},
+		{open, "found an open entry with packets of both sides"},
+		{old, "found an entry of a connection that was over"},
+		{noDNAT, "found an entry that no service rule had rewritten"},
+		{staleDNAT, "found an entry to an address that is no pod of the service"},
+	}
+	var parts []string
+	for _, n := range names {
+		if x[n.f] > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d autopsies %s", x[n.f], total, n.text))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// outcomeList is like: 12 connect_timeout, 3 reset.
+func outcomeList(of map[runlog.Outcome]uint64) string {
+	var parts []string
+	for _, o := range slices.Sorted(maps.Keys(of)) {
+		parts = append(parts, fmt.Sprintf("%d %s", of[o], o))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// plural is n and the noun, whose plural is the last form, or ends in s.
+func plural(n uint64, forms ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + forms[0]
+	case len(forms) > 1:
+		return fmt.Sprintf("%d %s", n, forms[1])
+	default:
+		return fmt.Sprintf("%d %ss", n, forms[0])
+	}
+}

@@ -1,0 +1,279 @@
+package report
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// slop absorbs the rounding of sums of fractions of packets.
+const slop = 1e-6
+
+// A supply is a number of packets that a counter says were lost in [a, b].
+type supply struct {
+	a, b float64
+	host string
+	left float64
+}
+
+// A demand is a number of packets that attempts of one item lost in [a, b].
+type demand struct {
+	a, b   float64
+	item   *item
+	round  int // 0 for the attempts' first packets, 1 for the first retransmission, ...
+	want   float64
+	got    float64
+	weight float64 // offered connections of its traffic in the interval
+}
+
+// An item is the attempts of one traffic that were due in one bin and failed
+// in one way.
+type item struct {
+	t       *traffic
+	key     int64
+	outcome runlog.Outcome
+	class   class
+	n       uint64 // attempts
+	left    uint64 // without a cause so far
+	// by is left, divided by what autopsies found: an extrapolation from
+	// those attempts that were looked up.
+	by      [findings]uint64
+	allowed uint64 // of left: what the current rule may take
+	packets uint64 // lost by all n
+	late    bool   // some were started late
+}
+
+// allow sets how many of the item's attempts a rule may take that can be true
+// only of attempts of which an autopsy would find one of possible.
+func (it *item) allow(possible found) uint64 {
+	it.allowed = 0
+	for f, n := range it.by {
+		if possible.has(finding(f)) {
+			it.allowed += n
+		}
+	}
+	return it.allowed
+}
+
+// use takes n of the allowed attempts away.
+func (it *item) use(n uint64, possible found) uint64 {
+	n = min(n, it.left)
+	rest := n
+	for f := range it.by {
+		if possible.has(finding(f)) {
+			d := min(rest, it.by[f])
+			it.by[f] -= d
+			rest -= d
+		}
+	}
+	it.left -= n - rest
+	return n - rest
+}
+
+func (it *item) start() float64 { return it.t.start(it.key) }
+func (it *item) end() float64   { return it.t.start(it.key) + it.t.width }
+
+// lateness is how much later than due a late attempt's packets are looked for, s.
+const lateness = 1.0
+
+// match gives each demand what the supplies allow: in order of time, from the
+// supply that ends first, which leaves as little as possible unmatched because
+// later demands can use later supplies. Demands of the same moment share what
+// there is by weight. Both are changed. It returns the hosts that gave, and
+// whether any supply fell short of demands that then had to share.
+func match(supplies []supply, demands []demand, slack float64) (hosts map[string]bool, short bool) {
+	hosts = map[string]bool{}
+	slices.SortStableFunc(supplies, func(x, y supply) int { return cmp.Or(cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a)) })
+	slices.SortStableFunc(demands, func(x, y demand) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
+	first := 0 // supplies before it are used up or over
+	for i := 0; i < len(demands); {
+		j := i + 1
+		for j < len(demands) && demands[j].a == demands[i].a && demands[j].b == demands[i].b {
+			j++
+		}
+		group := demands[i:j]
+		i = j
+		lo, hi := group[0].a-slack, group[0].b+slack
+		for first < len(supplies) && (supplies[first].left < slop || supplies[first].b < lo) {
+			first++
+		}
+		var want, got float64
+		for _, d := range group {
+			want += d.want
+		}
+		for k := first; k < len(supplies) && want-got > slop; k++ {
+			s := &supplies[k]
+			if s.a > hi {
+				// Supplies are in order of b; one that begins too late ends
+				// later than all that matter only if it is long, so look on
+				// until none can begin in time.
+				if s.a > hi+maxSupply(supplies) {
+					break
+				}
+				continue
+			}
+			if s.b < lo || s.left < slop {
+				continue
+			}
+			take := min(s.left, want-got)
+			s.left -= take
+			got += take
+			hosts[s.host] = true
+		}
+		if len(group) > 1 && got > slop && want-got > slop {
+			short = true
+		}
+		share(group, got)
+	}
+	return hosts, short
+}
+
+// maxSupply is how far supplies of several hosts can be out of order: not
+// further than the longest of them.
+func maxSupply(supplies []supply) float64 {
+	var longest float64
+	for _, s := range supplies {
+		longest = max(longest, s.b-s.a)
+	}
+	return longest
+}
+
+// share hands got out among the demands: by weight, and never more than wanted.
+func share(group []demand, got float64) {
+	for got > slop {
+		var weight float64
+		for _, d := range group {
+			if d.want-d.got > slop {
+				weight += max(d.weight, 1e-9)
+			}
+		}
+		if weight == 0 {
+			return
+		}
+		var given float64
+		for i := range group {
+			d := &group[i]
+			if d.want-d.got <= slop {
+				continue
+			}
+			n := min(d.want-d.got, got*max(d.weight, 1e-9)/weight)
+			d.got += n
+			given += n
+		}
+		got -= given
+		if given <= slop {
+			return
+		}
+	}
+}
+
+// demandsOf makes the demands of an item that lost packets without any answer.
+// An attempt sends its first packet when it starts, and TCP's retransmissions
+// follow at the kernel's intervals. A datagram is never sent again: several
+// lost packets per attempt were sent together.
+func (it *item) demandsOf(retries []float64, weight float64) []demand {
+	a, b := it.start(), it.end()
+	if it.late {
+		b += lateness
+	}
+	n, packets := float64(it.allowed), float64(it.packets)*float64(it.allowed)/float64(it.n)
+	if it.t.udp() || it.t.info.Shape == "flood" {
+		return []demand{{a: a, b: b, item: it, want: max(n, packets), weight: weight}}
+	}
+	if packets <= 0 {
+		packets = n * float64(tries(it.t.info.Timeout, retries))
+	}
+	packets = max(packets, n)
+	var out []demand
+	for r := 0; packets > slop; r++ {
+		want := min(n, packets)
+		if r == len(retries)-1 {
+			want = packets
+		}
+		out = append(out, demand{a: a + retries[r], b: b + retries[r], item: it, round: r, want: want, weight: weight})
+		if packets -= want; r == len(retries)-1 {
+			break
+		}
+	}
+	return out
+}
+
+// explained is how many of the item's allowed attempts the demands explain:
+// all packets of an attempt must be, because one that arrived would have saved it.
+func explained(demands []demand) float64 {
+	if len(demands) == 0 {
+		return 0
+	}
+	n := float64(demands[0].item.allowed)
+	if len(demands) == 1 {
+		return n * demands[0].got / demands[0].want
+	}
+	whole := n
+	for _, d := range demands {
+		// Only d.want of the n attempts got that far; the others need nothing
+		// of this round.
+		whole = min(whole, n-(d.want-d.got))
+	}
+	return max(0, whole)
+}
+
+// synRetries are the times in s after the first at which Linux sends a SYN
+// again, the first included. Since 6.5 the first four intervals are linear
+// (net.ipv4.tcp_syn_linear_timeouts).
+func synRetries(kernel string) []float64 {
+	if atLeast(kernel, 6, 5) {
+		return []float64{0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67}
+	}
+	return []float64{0, 1, 3, 7, 15, 31, 63}
+}
+
+// atLeast compares a release such as 6.18.44-amd64. One that cannot be read is
+// taken for a current one.
+func atLeast(release string, major, minor int) bool {
+	parts := strings.SplitN(release, ".", 3)
+	if len(parts) < 2 {
+		return true
+	}
+	x, errX := strconv.Atoi(parts[0])
+	y, errY := strconv.Atoi(strings.TrimRight(parts[1], "-+abcdefghijklmnopqrstuvwxyz"))
+	if errX != nil || errY != nil {
+		return true
+	}
+	return x > major || x == major && y >= minor
+}
+
+// tries is how many SYNs an attempt sends within its timeout in s.
+func tries(timeout float64, retries []float64) int {
+	n := 0
+	for _, at := range retries {
+		if at < timeout || at == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// A portion deals out a share of whole numbers so that the sum is right:
+// rounding errors are carried on.
+type portion struct{ carry float64 }
+
+func (p *portion) of(n uint64, share float64) uint64 {
+	x := float64(n)*share + p.carry
+	// x is close to a whole number where share is exact.
+	whole := math.Floor(x + slop)
+	if whole < 0 {
+		whole = 0
+	}
+	if whole > float64(n) {
+		whole = float64(n)
+	}
+	p.carry = x - whole
+	if p.carry > 1 || p.carry < -1 {
+		p.carry = 0
+	}
+	return uint64(whole)
+}

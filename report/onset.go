@@ -1,0 +1,214 @@
+package report
+
+import (
+	"math"
+	"sort"
+)
+
+// onsets finds when it began on the node. An onset that a counter shows lies
+// between two samples; its middle has the smallest error.
+func (l *log) onsets(n *node, a *attribution) Knee {
+	var k Knee
+	for _, iv := range n.intervals {
+		if iv.early > 0 {
+			k.EarlyDrop = l.between(iv)
+			break
+		}
+	}
+	for _, iv := range n.intervals {
+		if iv.fullDrops(a.arrivals(iv.a.t, iv.b.t)) == 0 {
+			continue
+		}
+		k.Drop = l.between(iv)
+		l.refine(k.Drop, iv)
+		break
+	}
+	return k
+}
+
+// between is an onset somewhere in the interval.
+func (l *log) between(iv interval) *Onset {
+	from := max(iv.a.t, min(0, iv.b.t)) // nothing of the run happens before 0
+	if iv.a.t < 0 && iv.b.t > 0 {
+		from = 0
+	}
+	entries := max(iv.a.entries, iv.b.entries)
+	o := &Onset{
+		AtS:          (from + iv.b.t) / 2,
+		Entries:      &entries,
+		UncertaintyS: (iv.b.t-from)/2 + iv.b.took/2 + l.clockBound,
+		OfferedPerS:  l.offeredAt((from + iv.b.t) / 2),
+	}
+	o.Occupancy = occupancy(entries, iv.b.limit)
+	return o
+}
+
+func occupancy(entries, limit uint64) *float64 {
+	if limit == 0 {
+		return nil
+	}
+	v := float64(entries) / float64(limit)
+	return &v
+}
+
+// refine puts a drop onset at the start of the first attempt that met the full
+// table, where that lies in the same interval: the drop was that attempt's SYN.
+// With one-way traffic in the interval it may have been another packet.
+func (l *log) refine(o *Onset, iv interval) {
+	first := math.NaN()
+	for _, t := range l.order {
+		if t.oneWay() {
+			if t.series(func(b *bin) uint64 { return b.started }).in(iv.a.t-1, iv.b.t) > 0 {
+				return
+			}
+			continue
+		}
+		if !math.IsNaN(t.firstFull) {
+			first = least(first, t.firstFull)
+		}
+	}
+	edge := iv.b.took/2 + l.clockBound + 0.001
+	if math.IsNaN(first) || first < iv.a.t-edge || first > iv.b.t+edge {
+		return
+	}
+	o.AtS = first
+	o.UncertaintyS = 0.001 + l.clockBound
+	if o.OfferedPerS = l.offeredAt(first); o.OfferedPerS != nil && *o.OfferedPerS > 0 {
+		// The table may have been full since the attempt before.
+		o.UncertaintyS += 1 / *o.OfferedPerS
+	}
+}
+
+// offeredAt is the number of attempts due per second within half a second of
+// at, nil where none were.
+func (l *log) offeredAt(at float64) *float64 {
+	from, to := at-0.5, at+0.5
+	start, end := math.Inf(1), math.Inf(-1)
+	var n float64
+	for _, t := range l.order {
+		c := t.due()
+		if len(c.start) == 0 {
+			continue
+		}
+		start, end = min(start, c.start[0]), max(end, c.start[len(c.start)-1]+c.width)
+		n += c.in(from, to)
+	}
+	if from, to = max(from, start), min(to, end); to-from < slop {
+		return nil
+	}
+	rate := n / (to - from)
+	return &rate
+}
+
+// due is the traffic's attempts by due time.
+func (t *traffic) due() *counts {
+	if t.dueCounts == nil {
+		t.dueCounts = t.series(func(b *bin) uint64 { return b.due })
+	}
+	return t.dueCounts
+}
+
+// clientLoss is the first attempt that failed at the client.
+func (l *log) clientLoss() *Onset {
+	var best *Onset
+	for _, t := range l.order {
+		if t.oneWay() {
+			continue
+		}
+		if o := l.firstLoss(t); o != nil && (best == nil || o.AtS < best.AtS) {
+			best = o
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	best.OfferedPerS = l.offeredAt(best.AtS)
+	var s *tableSample
+	for _, n := range l.nodeList {
+		if x := n.at(best.AtS); x != nil && (s == nil || x.entries > s.entries) {
+			s = x
+		}
+	}
+	if s != nil {
+		e := s.entries
+		best.Entries, best.Occupancy = &e, occupancy(e, s.limit)
+	}
+	return best
+}
+
+func (l *log) firstLoss(t *traffic) *Onset {
+	lastOK := math.NaN() // end of the last bin with a success
+	for _, k := range t.keys() {
+		b := t.bins[k]
+		if b.failed() == 0 {
+			if b.ok > 0 {
+				lastOK = t.start(k) + t.width
+			}
+			continue
+		}
+		o := &Onset{AtS: t.start(k) + t.width/2, UncertaintyS: t.width/2 + l.clockBound}
+		if due := b.bad.firstDue; !math.IsNaN(due) {
+			// Attempts of one bin are spread evenly in it.
+			o.AtS, o.UncertaintyS = due, t.width/max(1, float64(b.due))+l.clockBound
+		}
+		if b.ok == 0 && !math.IsNaN(lastOK) && t.start(k)-lastOK > t.width/2 {
+			o.UncertaintyS = max(o.UncertaintyS, o.AtS-lastOK)
+		}
+		return o
+	}
+	return nil
+}
+
+// at is the sample nearest to t, nil without any.
+func (n *node) at(t float64) *tableSample {
+	if len(n.intervals) == 0 {
+		return n.last
+	}
+	i := sort.Search(len(n.intervals), func(i int) bool { return n.intervals[i].b.t >= t })
+	if i == len(n.intervals) {
+		return n.last
+	}
+	iv := &n.intervals[i]
+	if t-iv.a.t < iv.b.t-t {
+		return &iv.a
+	}
+	return &iv.b
+}
+
+// firstNode is the node whose table filled first, the one with the fullest
+// table where none did, nil without samples.
+func firstNode(l *log, knees map[*node]Knee) *node {
+	var best *node
+	bestAt := math.Inf(1)
+	for _, n := range l.nodeList {
+		if n.last == nil {
+			continue
+		}
+		at := math.Inf(1)
+		for _, o := range []*Onset{knees[n].EarlyDrop, knees[n].Drop} {
+			if o != nil {
+				at = min(at, o.AtS)
+			}
+		}
+		if best == nil || at < bestAt || at == bestAt && n.peakShare > best.peakShare {
+			best, bestAt = n, at
+		}
+	}
+	return best
+}
+
+// firstOf merges the nodes' onsets: the first to get there, of each kind.
+func firstOf(l *log, knees map[*node]Knee) Knee {
+	var k Knee
+	earlier := func(have, o *Onset) *Onset {
+		if o != nil && (have == nil || o.AtS < have.AtS) {
+			return o
+		}
+		return have
+	}
+	for _, n := range l.nodeList {
+		k.EarlyDrop = earlier(k.EarlyDrop, knees[n].EarlyDrop)
+		k.Drop = earlier(k.Drop, knees[n].Drop)
+	}
+	return k
+}

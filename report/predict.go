@@ -1,0 +1,220 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// need is how many entries the planned attempts ask for at a moment: those
+// that were due less than their residence ago. It is exact for attempts that
+// take no time themselves.
+type need struct {
+	parts   []needPart
+	unknown []string
+	// evictable says that some entries are not ASSURED, so that a full table
+	// evicts before it drops.
+	evictable bool
+	expires   bool // some residence is shorter than the run
+}
+
+type needPart struct {
+	due       *counts
+	entries   float64 // per attempt
+	residence float64 // s; infinite where connections are held
+}
+
+func (l *log) need() *need {
+	n := &need{}
+	for _, t := range l.order {
+		c := t.due()
+		if c.total == 0 {
+			continue
+		}
+		if t.info.EntriesPerAttempt <= 0 {
+			n.unknown = append(n.unknown, t.info.Name)
+			continue
+		}
+		p := needPart{due: c, entries: t.info.EntriesPerAttempt, residence: t.info.Residence}
+		if t.idle() || p.residence <= 0 {
+			p.residence = math.Inf(1)
+		}
+		n.parts = append(n.parts, p)
+		n.evictable = n.evictable || evictable(t.info.ResidueState)
+		n.expires = n.expires || c.start[len(c.start)-1]-c.start[0] > p.residence
+	}
+	return n
+}
+
+// evictable says whether the kernel may evict entries in that state to make
+// room: those that are not ASSURED. A one-shot UDP exchange never becomes so.
+func evictable(state string) bool {
+	switch state {
+	case "SYN_SENT", "SYN_RECV", "SYN_SENT2", "UDP":
+		return true
+	}
+	return false
+}
+
+func (n *need) at(t float64) float64 {
+	var sum float64
+	for _, p := range n.parts {
+		sum += p.entries * (p.due.before(t) - p.due.before(t-p.residence))
+	}
+	return sum
+}
+
+// times are the moments at which the slope of the need can change.
+func (n *need) times() []float64 {
+	var ts []float64
+	for _, p := range n.parts {
+		for _, s := range p.due.start {
+			ts = append(ts, s, s+p.due.width)
+			if !math.IsInf(p.residence, 1) {
+				ts = append(ts, s+p.residence, s+p.due.width+p.residence)
+			}
+		}
+	}
+	slices.Sort(ts)
+	return slices.Compact(ts)
+}
+
+// reaches returns the first moment at which the need is more than room, and
+// the highest need of all.
+func (n *need) reaches(room float64) (at float64, reached bool, peak float64) {
+	last, lastNeed := math.NaN(), 0.0
+	for _, t := range n.times() {
+		now := n.at(t)
+		peak = max(peak, now)
+		if !reached && now > room+slop {
+			reached, at = true, t
+			if !math.IsNaN(last) && now > lastNeed {
+				at = last + (t-last)*max(0, room-lastNeed)/(now-lastNeed)
+			}
+		}
+		last, lastNeed = t, now
+	}
+	return at, reached, peak
+}
+
+// predict computes when the table should be full on the node and sets it
+// beside when it was. It is nil without samples or attempts.
+func (l *log) predict(n *node, k Knee) *Prediction {
+	if n == nil || n.atStart == nil || n.atStart.limit == 0 {
+		return nil
+	}
+	room := float64(n.atStart.limit) - float64(n.atStart.entries)
+	need := l.need()
+	if len(need.parts) == 0 && len(need.unknown) == 0 {
+		return nil
+	}
+	p := &Prediction{UnknownTraffic: need.unknown}
+	if p.UnknownTraffic == nil {
+		p.UnknownTraffic = []string{}
+	}
+	said := []string{fmt.Sprintf("headroom of %.0f entries when traffic began", room)}
+	if len(need.parts) > 0 {
+		at, reached, peak := need.reaches(room)
+		total := n.atStart.entries + uint64(math.Ceil(peak-slop))
+		p.PeakEntries = &total
+		if reached {
+			p.FullAtS = &at
+			if !need.evictable {
+				p.DropAtS = &at
+			}
+		}
+		said = append(said, l.arrivalText())
+	}
+	if need.evictable {
+		said = append(said, "some entries are not ASSURED, so a full table evicts (early_drop) before it drops")
+	}
+	if need.expires {
+		said = append(said, "entries that have expired leave the count only when the kernel comes across them")
+	}
+	if len(need.unknown) > 0 {
+		said = append(said, "left out, because their entries cannot be computed: "+strings.Join(need.unknown, ", "))
+	}
+	p.measure(n, k, room)
+	p.Explanation = strings.Join(said, "; ")
+	return p
+}
+
+// arrivalText is like: web 700/s x 1 entry for 120 s in TIME_WAIT.
+func (l *log) arrivalText() string {
+	var parts []string
+	for _, t := range l.order {
+		if t.info.EntriesPerAttempt <= 0 || t.due().total == 0 {
+			continue
+		}
+		s := fmt.Sprintf("%s %.4g/s x %g", t.info.Name, t.peakRate(), t.info.EntriesPerAttempt)
+		switch {
+		case t.idle():
+			s += ", held"
+		case t.info.Residence > 0:
+			s += fmt.Sprintf(" for %g s in %s", t.info.Residence, cmpOr(t.info.ResidueState, "its last state"))
+		default:
+			s += ", for an unknown time, taken as for ever"
+		}
+		parts = append(parts, s)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// measure fills in what happened.
+func (p *Prediction) measure(n *node, k Knee, room float64) {
+	end := n.last.t
+	for name, o := range map[string]*Onset{"early_drop": k.EarlyDrop, "drop": k.Drop} {
+		if o != nil && (p.MeasuredAtS == nil || o.AtS < *p.MeasuredAtS) {
+			at := o.AtS
+			p.MeasuredAtS, p.MeasuredOnset = &at, name
+		}
+	}
+	if p.MeasuredAtS != nil {
+		end = *p.MeasuredAtS
+	}
+	if p.FullAtS != nil && p.MeasuredAtS != nil && *p.FullAtS > 0 {
+		e := (*p.MeasuredAtS - *p.FullAtS) / *p.FullAtS
+		p.RelativeError = &e
+	}
+	// The growth up to the last sample at or before the end.
+	var s *tableSample
+	for i := range n.intervals {
+		if n.intervals[i].b.t > end {
+			break
+		}
+		s = &n.intervals[i].b
+	}
+	if s == nil || s.t <= 0 {
+		return
+	}
+	from := max(0, n.atStart.t)
+	if s.t-from < slop || s.entries <= n.atStart.entries {
+		return
+	}
+	g := float64(s.entries-n.atStart.entries) / (s.t - from)
+	at := from + room/g
+	p.GrowthPerS, p.GrowthFullAtS = &g, finite(at)
+}
+
+// peakRate is the highest mean rate of due attempts per second over 5 s, or
+// over the whole traffic where that is shorter.
+func (t *traffic) peakRate() float64 {
+	c := t.due()
+	if len(c.start) == 0 {
+		return 0
+	}
+	first, end := c.start[0], c.start[len(c.start)-1]+c.width
+	window := min(5, end-first)
+	if window < slop {
+		return 0
+	}
+	var best float64
+	for _, s := range c.start {
+		if s+window > end+slop {
+			break
+		}
+		best = max(best, c.in(s, s+window)/window)
+	}
+	return best
+}

@@ -1,0 +1,326 @@
+package report
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// stale explains attempts whose entry points to an address that is no pod of
+// their service.
+func (a *attribution) stale() {
+	for _, it := range a.items {
+		if n := it.allow(foundAny(staleDNAT)); n > 0 {
+			a.take(it, staleBackend, n, foundAny(staleDNAT))
+			a.tally(staleBackend).agree = foundAny(staleDNAT)
+		}
+	}
+}
+
+// deltasOf collects one counter of the pods of a service.
+func (a *attribution) deltasOf(s *runlog.ServiceInfo, of func(netDelta) uint64) []supply {
+	var out []supply
+	for _, b := range s.Backends {
+		h := a.l.hosts[b.Name]
+		if h == nil {
+			continue
+		}
+		for _, d := range h.deltas {
+			if n := of(d); n > 0 {
+				out = append(out, supply{a: d.a, b: d.b, host: h.name, left: float64(n)})
+			}
+		}
+	}
+	return out
+}
+
+// services returns the services that items go to, in the header's order.
+func (a *attribution) services() []*runlog.ServiceInfo {
+	var out []*runlog.ServiceInfo
+	if a.l.header == nil {
+		return nil
+	}
+	for i := range a.l.header.Services {
+		out = append(out, &a.l.header.Services[i])
+	}
+	return out
+}
+
+// listenQueues explains attempts whose SYN, or the last ACK of whose
+// handshake, a pod dropped because its listen queue was full. It passed the
+// node, so that no autopsy of it finds nothing.
+func (a *attribution) listenQueues() {
+	passed := foundAny(unreplied, open, old, noDNAT, notLooked)
+	for _, s := range a.services() {
+		supplies := a.deltasOf(s, func(d netDelta) uint64 { return d.listen })
+		to := func(it *item, c class) bool { return it.t.info.To == s.Name && it.class == c && !it.t.udp() }
+		a.lost(listenOverflow, "ListenDrops", supplies, math.Inf(1), func(it *item) bool { return to(it, silent) }, passed)
+		a.waited(listenOverflow, "ListenDrops", supplies, func(it *item) bool { return to(it, unanswered) }, passed)
+	}
+}
+
+// waited explains eligible attempts by one event each at any moment of their
+// waiting. It consumes the supplies.
+func (a *attribution) waited(cause, counter string, supplies []supply, eligible func(*item) bool, possible found) {
+	var delta float64
+	for _, s := range supplies {
+		delta += s.left
+	}
+	if delta < slop {
+		return
+	}
+	var demands []demand
+	for _, it := range a.items {
+		if eligible(it) && it.allow(possible) > 0 {
+			demands = append(demands, it.waiting())
+		}
+	}
+	a.settle(cause, counter, supplies, demands, math.Inf(1), delta, possible)
+}
+
+// evictions explains attempts whose entry is gone, and which waited while the
+// kernel evicted entries. It needs autopsies: early_drop alone does not say
+// whose entries those were.
+func (a *attribution) evictions() {
+	var supplies []supply
+	for _, n := range a.l.nodeList {
+		for _, iv := range n.intervals {
+			if iv.early > 0 {
+				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.early)})
+			}
+		}
+	}
+	a.waited(evicted, "early_drop", supplies, func(it *item) bool {
+		return it.class == silent || it.class == unanswered
+	}, foundAny(noEntry))
+}
+
+// withoutEndpoint explains attempts to a service that had no pods.
+func (a *attribution) withoutEndpoint() {
+	for _, it := range a.items {
+		s := a.l.service(it.t.info.To)
+		if s == nil || len(s.Backends) > 0 {
+			continue
+		}
+		switch it.class {
+		case silent, refused, unreachable:
+			a.take(it, noEndpoint, it.left, ^found(0))
+			a.tally(noEndpoint).how = fmt.Sprintf("service %s has no pods", s.Name)
+		}
+	}
+}
+
+// resets explains connections that were reset or closed early. A packet that
+// conntrack calls invalid is not rewritten, and whoever gets it answers with a
+// reset; but single invalid packets are common, so that `invalid` must have
+// risen at least half as much as connections were reset.
+func (a *attribution) resets() {
+	var supplies []supply
+	sampled := false
+	for _, n := range a.l.nodeList {
+		sampled = sampled || len(n.intervals) > 0
+		for _, iv := range n.intervals {
+			if iv.invalid > 0 {
+				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.invalid)})
+			}
+		}
+	}
+	if !sampled {
+		return
+	}
+	isReset := func(it *item) bool { return it.class == reset }
+	if a.explainsHalf(supplies, isReset) {
+		a.waited(invalidReset, "invalid", supplies, isReset, ^found(0))
+	}
+	for _, it := range a.items {
+		if !isReset(it) || it.left == 0 {
+			continue
+		}
+		// Without a pod's answer there is nothing that could have closed it.
+		if s := a.l.service(it.t.info.To); s != nil && len(s.Backends) > 0 {
+			a.take(it, backendReset, it.left, ^found(0))
+			t := a.tally(backendReset)
+			t.agree = foundAny(open, old)
+			t.how = "the peer ended the connections, and the node's invalid counter did not rise with them"
+			if sent := a.podsSent(s, func(d netDelta) uint64 { return d.resets }); sent > 0 {
+				t.how += fmt.Sprintf("; the pods sent %s", plural(sent, "TCP reset"))
+			}
+		}
+	}
+}
+
+// explainsHalf says whether there are at least half as many events as eligible
+// attempts at the times of these.
+func (a *attribution) explainsHalf(supplies []supply, eligible func(*item) bool) bool {
+	var demands []demand
+	var want, got float64
+	for _, it := range a.items {
+		if eligible(it) && it.allow(^found(0)) > 0 {
+			demands = append(demands, it.waiting())
+			want += float64(it.allowed)
+		}
+	}
+	match(slices.Clone(supplies), demands, a.slack)
+	for _, d := range demands {
+		got += d.got
+	}
+	return want > 0 && got >= want/2
+}
+
+func (a *attribution) podsSent(s *runlog.ServiceInfo, of func(netDelta) uint64) uint64 {
+	var n uint64
+	for _, b := range s.Backends {
+		if h := a.l.hosts[b.Name]; h != nil {
+			for _, d := range h.deltas {
+				n += of(d)
+			}
+		}
+	}
+	return n
+}
+
+// refusals explains refused attempts to a service that has pods: one of them
+// said so. (An entry whose only reply is a reset is removed by the kernel at
+// once, so autopsies find nothing and prove nothing.)
+func (a *attribution) refusals() {
+	for _, s := range a.services() {
+		for _, udp := range []bool{false, true} {
+			counter, of := "OutRsts", func(d netDelta) uint64 { return d.resets }
+			if udp {
+				counter, of = "NoPorts", func(d netDelta) uint64 { return d.noPorts }
+			}
+			a.waited(backendRefused, counter, a.deltasOf(s, of), func(it *item) bool {
+				return it.t.info.To == s.Name && it.class == refused && it.t.udp() == udp
+			}, ^found(0))
+		}
+	}
+}
+
+// silences explains attempts that reached a pod and got no answer in time:
+// the node still has their entry, with packets of both sides; or the pods say
+// that they took more in than they answered.
+func (a *attribution) silences() {
+	for _, it := range a.items {
+		if it.class == unanswered {
+			if n := it.allow(foundAny(open)); n > 0 {
+				a.take(it, backendSilent, n, foundAny(open))
+				t := a.tally(backendSilent)
+				t.agree, t.how = foundAny(open), "the connections stood from end to end, and no answer came in time"
+			}
+		}
+	}
+	for _, s := range a.services() {
+		var accepted, served uint64
+		for _, b := range a.l.backends {
+			if b.Service == s.Name {
+				accepted += b.Accepted
+				served += b.Served
+			}
+		}
+		if accepted <= served {
+			continue
+		}
+		left := accepted - served - min(accepted-served, a.silentAt(s.Name))
+		for _, it := range a.items {
+			if it.t.info.To != s.Name || it.class != unanswered && !(it.class == silent && it.t.udp()) || left == 0 {
+				continue
+			}
+			can := foundAny(unreplied, open, notLooked)
+			n := min(it.allow(can), left)
+			if n > 0 {
+				a.take(it, backendSilent, n, can)
+				left -= n
+				t := a.tally(backendSilent)
+				t.agree = can
+				t.how = fmt.Sprintf("the pods of %s took in %d and answered %d", s.Name, accepted, served)
+			}
+		}
+	}
+}
+
+// silentAt is how many attempts to the service have been found unanswered.
+func (a *attribution) silentAt(service string) uint64 {
+	var n uint64
+	if t := a.tallies[backendSilent]; t != nil {
+		for name, c := range t.traffic {
+			if tr := a.l.traffics[name]; tr != nil && tr.info.To == service {
+				n += c
+			}
+		}
+	}
+	return n
+}
+
+// doubtDrops notes drops that no failure accounts for, and contradictions.
+func (a *attribution) doubtDrops() {
+	for _, name := range slices.Sorted(maps.Keys(a.other)) {
+		a.doubts = append(a.doubts, fmt.Sprintf("drop rose by %d on %s while the table was below its limit and nothing clashed: that is not a full table, and what it is the counters do not say", a.other[name], name))
+	}
+	if t := a.tallies[tableFull]; t != nil {
+		x := t.looked
+		if n := x.total() - x.of(foundAny(noEntry, old)); n > 0 {
+			a.doubts = append(a.doubts, fmt.Sprintf("%d of %d autopsies of attempts without any answer found an entry on the node while its table was dropping: that share of the failures was not put down to the table", n, x.total()))
+		}
+	}
+	if a.l.unjoined > 0 {
+		a.doubts = append(a.doubts, fmt.Sprintf("%s belong to no recorded failure and were not used", plural(a.l.unjoined, "autopsy", "autopsies")))
+	}
+}
+
+// generatorCauses lists what the generator could not start.
+func (l *log) generatorCauses() []Cause {
+	var due uint64
+	sums := map[string]uint64{}
+	by := map[string]map[string]uint64{}
+	reasons := map[string]map[runlog.NotStartedReason]uint64{}
+	for _, t := range l.order {
+		due += t.total.Due
+		for r, n := range t.total.NotStarted {
+			cause := ""
+			switch r {
+			case runlog.NoPorts:
+				cause = generatorPorts
+			case runlog.NoFiles, runlog.NoMemory:
+				cause = generatorLimit
+			case runlog.Behind:
+				cause = generatorLate
+			default:
+				continue // stopped: nobody's fault
+			}
+			if n == 0 {
+				continue
+			}
+			if by[cause] == nil {
+				by[cause] = map[string]uint64{}
+				reasons[cause] = map[runlog.NotStartedReason]uint64{}
+			}
+			sums[cause] += n
+			by[cause][t.info.Name] += n
+			reasons[cause][r] += n
+		}
+	}
+	out := []Cause{}
+	for _, cause := range []string{generatorPorts, generatorLimit, generatorLate} {
+		n := sums[cause]
+		if n == 0 {
+			continue
+		}
+		c := Cause{Cause: cause, Failures: n, ShareOf: "due", Proof: Evidence{Traffic: by[cause], Hosts: []string{}}}
+		if due > 0 {
+			c.Share = float64(n) / float64(due)
+		}
+		switch cause {
+		case generatorPorts:
+			c.Evidence = fmt.Sprintf("%s could not be started: no free source port (EADDRNOTAVAIL or EADDRINUSE); more lab.clients.addresses or service ports give more", plural(n, "due attempt"))
+		case generatorLimit:
+			c.Evidence = fmt.Sprintf("%s could not be started: %d for want of file descriptors, %d for want of memory", plural(n, "due attempt"), reasons[cause][runlog.NoFiles], reasons[cause][runlog.NoMemory])
+		case generatorLate:
+			c.Evidence = fmt.Sprintf("%s could not be started: the generator was too far behind its schedule", plural(n, "due attempt"))
+		}
+		out = append(out, c)
+	}
+	return out
+}

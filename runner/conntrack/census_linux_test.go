@@ -1,0 +1,404 @@
+package conntrack
+
+import (
+	"context"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	ctlib "github.com/ti-mo/conntrack"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/env/envtest"
+)
+
+// mixture inserts flows of many kinds, some of them in IPv6.
+func mixture(t testing.TB) {
+	t.Helper()
+	f, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer f.close()
+	for range 40 {
+		require.NoError(t, f.insert(t.Context(), batchSize)) // 10240
+	}
+	conn, err := ctlib.Dial(nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	v4, v6 := netip.MustParseAddr("10.0.0.0").As4(), netip.MustParseAddr("2001:db8::").As16()
+	for i := range 2000 {
+		status := ctlib.StatusConfirmed | []ctlib.Status{0, ctlib.StatusSeenReply, ctlib.StatusSeenReply | ctlib.StatusAssured}[i%3]
+		v4[3], v6[15] = byte(i%7), byte(i%7)
+		src, dst := netip.AddrFrom4(v4), netip.MustParseAddr("10.96.0.1")
+		if i%5 == 0 {
+			src, dst = netip.AddrFrom16(v6), netip.MustParseAddr("2001:db8:1::1")
+		}
+		flow := ctlib.NewFlow(protoTCP, status, src, dst, uint16(1024+i), uint16(80+i%3), 600, uint32(i%2))
+		flow.ProtoInfo.TCP = &ctlib.ProtoInfoTCP{State: uint8(1 + i%8)}
+		if i%11 == 0 {
+			flow.TupleOrig.Proto.Protocol, flow.TupleReply.Proto.Protocol, flow.ProtoInfo.TCP = protoUDP, protoUDP, nil
+		}
+		require.NoError(t, conn.Create(flow))
+	}
+}
+
+// expected counts what ti-mo's Dump returns, in a way of its own.
+func expected(flows []ctlib.Flow) (groups map[runlog.CensusGroup]uint64, ballast uint64, sources map[netip.Addr]uint64) {
+	groups, sources = make(map[runlog.CensusGroup]uint64), make(map[netip.Addr]uint64)
+	states := []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}
+	for _, f := range flows {
+		if f.Mark == ballastMark {
+			ballast++
+			continue
+		}
+		g := runlog.CensusGroup{
+			Proto: map[uint8]string{6: "tcp", 17: "udp"}[f.TupleOrig.Proto.Protocol], Assured: f.Status.Assured(), Replied: f.Status.SeenReply(),
+			Service: netip.AddrPortFrom(f.TupleOrig.IP.DestinationAddress, f.TupleOrig.Proto.DestinationPort),
+			Backend: netip.AddrPortFrom(f.TupleReply.IP.SourceAddress, f.TupleReply.Proto.SourcePort),
+		}
+		if f.ProtoInfo.TCP != nil {
+			g.State = states[f.ProtoInfo.TCP.State]
+		}
+		groups[g]++
+		sources[f.TupleOrig.IP.SourceAddress]++
+	}
+	return groups, ballast, sources
+}
+
+func TestCensusAgreesWithOtherReaders(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	mixture(t)
+	w, err := NewCensus(env.Job{Epoch: monotonic(), Census: &env.CensusJob{Every: 1, MaxCPU: 0.02, Sources: 20}})
+	c := start(t, w, err)
+	require.NoError(t, c.stop())
+	records := c.all()
+	require.GreaterOrEqual(t, len(records), 2, "one walk before it was ready, one at the end")
+
+	conn, err := ctlib.Dial(nil)
+	require.NoError(t, err)
+	flows, err := conn.Dump(nil)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	require.Len(t, flows, 10240+2000)
+	groups, ballast, sources := expected(flows)
+	require.Greater(t, len(groups), 50)
+
+	for _, r := range records {
+		got := r.Census
+		require.NotNil(t, got)
+		assert.Empty(t, got.Failed)
+		assert.EqualValues(t, len(flows), got.Entries)
+		assert.Equal(t, ballast, got.Ballast)
+		assert.Zero(t, got.Other)
+		assert.Len(t, got.Groups, len(groups))
+		for _, g := range got.Groups {
+			n := g.Count
+			g.Count = 0
+			assert.Equal(t, groups[g], n, "%+v", g)
+		}
+		assert.Len(t, got.Sources, len(sources))
+		for _, s := range got.Sources {
+			assert.Equal(t, sources[s.Addr], s.Count, "%v", s)
+			assert.Zero(t, s.Error)
+		}
+		assert.Positive(t, got.Took)
+	}
+	compareWithTool(t, flows, records[0].Census)
+}
+
+// compareWithTool compares with conntrack(8) where it is installed.
+func compareWithTool(t *testing.T, flows []ctlib.Flow, got *runlog.Census) {
+	tool, err := exec.LookPath("conntrack")
+	if err != nil {
+		t.Log("conntrack(8) is not installed: not compared with it")
+		return
+	}
+	lines := 0
+	var closing, unreplied int
+	for _, family := range []string{"ipv4", "ipv6"} {
+		out, err := exec.CommandContext(t.Context(), tool, "-L", "-f", family).Output()
+		require.NoError(t, err)
+		for line := range strings.Lines(string(out)) {
+			lines++
+			if strings.Contains(line, " TIME_WAIT ") {
+				closing++
+			}
+			if strings.Contains(line, "[UNREPLIED]") {
+				unreplied++
+			}
+		}
+	}
+	assert.Len(t, flows, lines)
+	for _, g := range got.Groups {
+		if g.State == "TIME_WAIT" {
+			closing -= int(g.Count)
+		}
+		if !g.Replied {
+			unreplied -= int(g.Count)
+		}
+	}
+	assert.Zero(t, closing)
+	assert.Zero(t, unreplied)
+}
+
+// A real connection through DNAT: the service is where the client went, the
+// backend where it arrived.
+func TestCensusSeesServiceAndBackend(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	vip, backend := service(t)
+	_ = connect(t, vip)
+	_ = connect(t, vip)
+	got, err := walk(t.Context(), newTally(5), 5)
+	require.NoError(t, err)
+	assert.Equal(t, []runlog.CensusGroup{
+		{Proto: "tcp", State: "ESTABLISHED", Assured: true, Replied: true, Service: vip, Backend: backend, Count: 2},
+	}, got.Groups)
+}
+
+func TestCensusThatCannotReadSaysSo(t *testing.T) {
+	w, err := NewCensus(env.Job{Census: &env.CensusJob{Every: 1}})
+	require.NoError(t, err)
+	withoutPrivilege(func() { err = w.Run(t.Context(), func() { t.Error("ready") }, &recorder{}) })
+	require.ErrorContains(t, err, "operation not permitted")
+
+	rec := &recorder{}
+	withoutPrivilege(func() { w.(*census).walkAndRecord(t.Context(), newTally(0), rec) })
+	require.Len(t, rec.all(), 1)
+	assert.Contains(t, rec.all()[0].Census.Failed, "operation not permitted")
+}
+
+func TestWalkEndsWithItsContext(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	mixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	c, err := dial()
+	require.NoError(t, err)
+	defer c.close()
+	seen := 0
+	err = c.dump(ctx, 0, func([]byte) error {
+		if seen++; seen == 1000 {
+			cancel()
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Less(t, seen, 5000, "far from all")
+
+	// The socket still has the rest of that dump in it; what comes next must
+	// not be taken in by it.
+	n, err := countBallast(t.Context(), c)
+	if err == nil {
+		assert.EqualValues(t, 10240, n)
+	}
+}
+
+// A socket whose buffer overflows has lost messages: the walk has failed.
+func TestWalkReportsLostMessages(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	c, err := dial()
+	require.NoError(t, err)
+	defer c.close()
+	require.NoError(t, c.conn.SetReadBuffer(1))
+	require.NoError(t, c.conn.SetOption(netlink.CapAcknowledge, false))
+	f, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer f.close()
+	f.client.close()
+	f.client = c
+	numbers := make([]uint32, batchSize)
+	for i := range numbers {
+		numbers[i] = uint32(i)
+	}
+	// None of these exist, so there are 256 errors, and no room for them.
+	err = f.send(t.Context(), f.deletion, numbers, func(uint32, syscall.Errno) {})
+	require.ErrorContains(t, err, "no buffer space available")
+}
+
+func TestUntilWalk(t *testing.T) {
+	for _, tt := range []struct {
+		every  time.Duration
+		maxCPU float64
+		cpu    float64
+		want   time.Duration
+	}{
+		{time.Second, 0.02, 0, time.Second},
+		{time.Second, 0.02, 0.019, time.Second},
+		{time.Second, 0.02, 0.5, 25 * time.Second},
+		{time.Second, 1, 0.5, time.Second},
+	} {
+		assert.Equal(t, tt.want, untilWalk(tt.every, tt.maxCPU, &runlog.Census{CPU: tt.cpu}), "%+v", tt)
+	}
+}
+
+func TestNewCensusRefuses(t *testing.T) {
+	_, err := NewCensus(env.Job{ID: "x"})
+	assert.Error(t, err)
+	for _, j := range []env.CensusJob{{}, {Every: -1}, {Every: 1, MaxCPU: 2}, {Every: 1, Sources: -1}} {
+		_, err := NewCensus(env.Job{Census: &j})
+		assert.Error(t, err, "%+v", j)
+	}
+}
+
+// fakeSource answers like the kernel, in the time and with the error a test
+// wants.
+type fakeSource struct {
+	reads  int
+	took   map[int]time.Duration // by number of the read, from 1
+	err    map[int]error
+	closed bool
+}
+
+func (f *fakeSource) read(int64) (runlog.Sample, error) {
+	f.reads++
+	time.Sleep(f.took[f.reads])
+	return runlog.Sample{Net: map[string]uint64{"n": uint64(f.reads)}}, f.err[f.reads]
+}
+func (f *fakeSource) close() { f.closed = true }
+
+// runSampler runs a sampler with a fake source for a while of fake time. The
+// epoch is lead after its start.
+func runSampler(t *testing.T, src *fakeSource, every, lead, lasts time.Duration) []runlog.Record {
+	t.Helper()
+	rec := &recorder{}
+	synctest.Test(t, func(t *testing.T) {
+		s := &sampler{
+			every: every, epoch: time.Now().Add(lead).UnixNano(),
+			now:  func() int64 { return time.Now().UnixNano() },
+			open: func() (source, error) { return src, nil },
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), lasts)
+		defer cancel()
+		ready := false
+		require.NoError(t, s.Run(ctx, func() { ready = true; assert.Len(t, rec.all(), 1, "one sample before ready") }, rec))
+		assert.True(t, ready)
+		assert.True(t, src.closed)
+	})
+	return rec.all()
+}
+
+func times(records []runlog.Record) (at []float64) {
+	for _, r := range records {
+		if r.Sample != nil {
+			at = append(at, r.T)
+		}
+	}
+	return at
+}
+
+func TestSamplerTicksOnMultiplesOfRunTime(t *testing.T) {
+	// It starts 0.25 s before run time 0, so the ticks of 0.1 s are odd ones.
+	got := times(runSampler(t, &fakeSource{}, 100*time.Millisecond, 250*time.Millisecond, 510*time.Millisecond))
+	assert.InDeltaSlice(t, []float64{-0.25, -0.2, -0.1, 0, 0.1, 0.2, 0.26}, got, 1e-9)
+}
+
+func TestSamplerTimesTheMiddle(t *testing.T) {
+	src := &fakeSource{took: map[int]time.Duration{2: 40 * time.Millisecond}}
+	records := runSampler(t, src, 100*time.Millisecond, 0, 150*time.Millisecond)
+	require.Len(t, records, 3)
+	assert.InDelta(t, 0.12, records[1].T, 1e-9)
+	assert.InDelta(t, 0.04, records[1].Sample.Took, 1e-9)
+}
+
+func TestSamplerCountsWhatItMissed(t *testing.T) {
+	src := &fakeSource{took: map[int]time.Duration{3: 350 * time.Millisecond}} // the one at 0.2 s lasts until 0.55 s
+	records := runSampler(t, src, 100*time.Millisecond, 0, 750*time.Millisecond)
+	assert.InDeltaSlice(t, []float64{0, 0.1, 0.375, 0.55, 0.6, 0.7, 0.75}, times(records), 1e-9)
+	var lost []runlog.Loss
+	for _, r := range records {
+		if r.Loss != nil {
+			lost = append(lost, *r.Loss)
+		}
+	}
+	require.Len(t, lost, 1)
+	assert.Equal(t, "samples", lost[0].What)
+	assert.EqualValues(t, 2, lost[0].Count, "0.3 and 0.4; the one of 0.5 came late")
+}
+
+func TestSamplerCountsReadingsThatFail(t *testing.T) {
+	src := &fakeSource{err: map[int]error{2: assert.AnError, 5: assert.AnError}}
+	records := runSampler(t, src, 100*time.Millisecond, 0, 350*time.Millisecond)
+	require.Len(t, records, 5)
+	assert.EqualValues(t, 1, records[1].Loss.Count)
+	assert.NotNil(t, records[2].Sample)
+	assert.Contains(t, records[4].Loss.Why, assert.AnError.Error(), "the last one too")
+}
+
+func TestSamplerThatCannotStartSaysSo(t *testing.T) {
+	s := &sampler{every: time.Second, now: monotonic, open: func() (source, error) {
+		return &fakeSource{err: map[int]error{1: assert.AnError}}, nil
+	}}
+	require.ErrorIs(t, s.Run(t.Context(), func() { t.Error("ready") }, &recorder{}), assert.AnError)
+	for _, j := range []env.Job{{}, {Sample: &env.SampleJob{}}, {Sample: &env.SampleJob{Every: -1}}} {
+		_, err := NewSampler(j)
+		assert.Error(t, err)
+	}
+}
+
+func TestSamplerReadsThisNamespace(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	vip, _ := service(t)
+	w, err := NewSampler(env.Job{Epoch: monotonic(), Sample: &env.SampleJob{Every: 0.05, Conntrack: true, Machine: true}})
+	s := start(t, w, err)
+	for range 3 {
+		_ = connect(t, vip)
+	}
+	insertFlows(t, 0, 20, 600)
+	require.NoError(t, s.stop())
+	records := s.all()
+	first, last := records[0].Sample, records[len(records)-1].Sample
+	require.NotNil(t, first)
+	require.NotNil(t, last)
+	assert.Less(t, records[0].T, records[len(records)-1].T)
+	f := facts(t)
+	assert.Equal(t, f.Limit, first.Conntrack.Limit)
+	assert.EqualValues(t, 0, first.Conntrack.Entries)
+	assert.EqualValues(t, 23, last.Conntrack.Entries)
+	assert.EqualValues(t, 20, last.Conntrack.Counters["insert"]-first.Conntrack.Counters["insert"])
+	assert.EqualValues(t, 3, last.Net["Tcp.ActiveOpens"]-first.Net["Tcp.ActiveOpens"])
+	assert.GreaterOrEqual(t, last.CPU.Idle+last.CPU.User, first.CPU.Idle+first.CPU.User)
+	assert.Positive(t, last.CPU.Self)
+	assert.Positive(t, last.Took)
+}
+
+func TestSamplerReadsOnlyWhatIsAskedFor(t *testing.T) {
+	c, err := openCounters(env.SampleJob{})
+	require.NoError(t, err)
+	defer c.close()
+	s, err := c.read(0)
+	require.NoError(t, err)
+	assert.Nil(t, s.Conntrack)
+	assert.Nil(t, s.CPU)
+	assert.Nil(t, s.SlabBytes)
+	assert.NotEmpty(t, s.Net)
+}
+
+func TestReadFacts(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	f := facts(t)
+	assert.Positive(t, f.Limit)
+	assert.Positive(t, f.Buckets)
+	assert.Zero(t, f.Entries)
+	for name, s := range map[string]float64{"tcp_timeout_time_wait": 120, "tcp_timeout_established": 432000, "udp_timeout": 30, "generic_timeout": 600} {
+		assert.InDelta(t, s, f.Timeouts[name], 0, name)
+	}
+	assert.NotContains(t, f.Timeouts, "tcp_max_retrans", "is a number of packets")
+}

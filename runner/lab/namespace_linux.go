@@ -1,0 +1,245 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A namespace is a network namespace, kept alive by a descriptor.
+type namespace struct{ f *os.File }
+
+// newNamespace makes one. Nobody else knows of it until something is put in.
+func newNamespace() (*namespace, error) {
+	var n namespace
+	err := onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make network namespace: %w", err)
+		}
+		// Not by our thread's number: /proc is that of the outer PID
+		// namespace, where it means another thread.
+		f, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return fmt.Errorf("keep network namespace: %w", err)
+		}
+		n.f = f
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &n, nil
+}
+
+// do runs f on a thread that is inside the namespace. Sockets f makes and
+// processes it starts belong to the namespace; /proc/sys/net is the
+// namespace's.
+func (n *namespace) do(f func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(n.f.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+func (n *namespace) close() error { return n.f.Close() }
+
+// onOwnThread runs f on a thread that ends with it, so that whatever f does to
+// the thread's namespaces needs no undoing.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
+		done <- f()
+	}()
+	return <-done
+}
+
+// withNetlink runs f inside the namespace with a route netlink handle.
+func (n *namespace) withNetlink(f func(h *netlink.Handle) error) error {
+	return n.do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open route netlink: %w", err)
+		}
+		defer h.Close()
+		return f(h)
+	})
+}
+
+// applySysctls writes the settings in order and reads each back. The caller is
+// on a thread inside the namespace.
+func applySysctls(list []sysctl) error {
+	for _, s := range list {
+		if err := applySysctl(s); err != nil {
+			return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(s.Name, "/", "."), s.Value, err)
+		}
+	}
+	return nil
+}
+
+func applySysctl(s sysctl) error {
+	path := filepath.Join("/proc/sys", s.Name)
+	before, err := readSysctl(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && s.IfPresent:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("this kernel has no such setting")
+	case err != nil:
+		return err
+	}
+	if before == s.Value || s.AtLeast && atLeast(before, s.Value) {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(s.Value), 0); err != nil {
+		return fmt.Errorf("the kernel refuses it: %w", err)
+	}
+	after, err := readSysctl(path)
+	if err != nil {
+		return err
+	}
+	if after != s.Value {
+		return fmt.Errorf("the kernel kept %s", after)
+	}
+	return nil
+}
+
+func readSysctl(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return strings.Join(strings.Fields(string(b)), " "), err
+}
+
+// atLeast reports whether the number have is not below want.
+func atLeast(have, want string) bool {
+	h, err1 := strconv.ParseUint(have, 10, 64)
+	w, err2 := strconv.ParseUint(want, 10, 64)
+	return err1 == nil && err2 == nil && h >= w
+}
+
+// loopbackUp is what local routes need.
+func loopbackUp(h *netlink.Handle) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := h.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+// addLink makes a veth pair between two namespaces.
+func addLink(a, b *namespace, l linkPlan) error {
+	err := a.withNetlink(func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = l.Ends[0].Dev
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName = l.Ends[1].Dev
+		veth.PeerNamespace = netlink.NsFd(int(b.f.Fd()))
+		if err := h.LinkAdd(veth); err != nil {
+			return fmt.Errorf("add veth %s: %w", attrs.Name, err)
+		}
+		return addEnd(h, l.Ends[0])
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.Ends[0].Host, err)
+	}
+	if err := b.withNetlink(func(h *netlink.Handle) error { return addEnd(h, l.Ends[1]) }); err != nil {
+		return fmt.Errorf("%s: %w", l.Ends[1].Host, err)
+	}
+	return nil
+}
+
+// addEnd gives one end of a link its addresses and sets it up.
+func addEnd(h *netlink.Handle, e linkEnd) error {
+	dev, err := h.LinkByName(e.Dev)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", e.Dev, err)
+	}
+	for _, p := range e.Addrs {
+		addr := &netlink.Addr{IPNet: ipNet(p)}
+		if p.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(dev, addr); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", p, e.Dev, err)
+		}
+	}
+	if err := h.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", e.Dev, err)
+	}
+	return nil
+}
+
+// addRoutes adds a host's routes in order. All its links are there and up.
+func addRoutes(h *netlink.Handle, list []routePlan) error {
+	for _, r := range list {
+		if err := addRoute(h, r); err != nil {
+			return fmt.Errorf("add route to %s: %w", r.Dst, err)
+		}
+	}
+	return nil
+}
+
+func addRoute(h *netlink.Handle, r routePlan) error {
+	route := netlink.Route{Dst: ipNet(r.Dst), Type: unix.RTN_UNICAST}
+	name := r.Dev
+	switch r.Kind {
+	case routeLocal:
+		route.Type, route.Table, route.Scope = unix.RTN_LOCAL, unix.RT_TABLE_LOCAL, netlink.SCOPE_HOST
+		name = "lo"
+	case routeBlackhole:
+		route.Type = unix.RTN_BLACKHOLE
+	default:
+		route.Scope = netlink.SCOPE_LINK
+	}
+	if r.Via.IsValid() {
+		route.Gw, route.Scope = r.Via.AsSlice(), netlink.SCOPE_UNIVERSE
+	}
+	if name != "" {
+		dev, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", name, err)
+		}
+		route.LinkIndex = dev.Attrs().Index
+	}
+	return h.RouteAdd(&route)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// listenerAt binds a unix socket named name in dir, whose path may be longer
+// than the 107 bytes a socket address holds. Only this user may connect.
+func listenerAt(dir *os.File, name string) (*net.UnixListener, error) {
+	path := socketPath(dir, name)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	// The work directory's owner removes it; the agent's copy of the listener
+	// lives on after this one is closed.
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("protect %s: %w", name, err), l.Close())
+	}
+	return l, nil
+}
+
+// socketPath names a file in dir in few bytes.
+func socketPath(dir *os.File, name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
+}

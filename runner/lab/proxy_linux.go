@@ -1,0 +1,211 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// A proxy is a node's service proxy: it makes connections to service addresses
+// reach pods.
+type proxy interface {
+	// Sync makes exactly these services be served. It returns once the kernel
+	// has the rules.
+	Sync(ctx context.Context, services []serviceEndpoints) error
+	// Close takes the rules out again.
+	Close() error
+}
+
+// nftProxy is the built-in proxy. Its rules have the shape and the semantics
+// of kube-proxy's in nftables mode:
+//
+//   - a new connection to a service goes to an endpoint chosen at random, each
+//     with the same probability (numgen random);
+//   - a new connection to a service address that was not translated (a service
+//     without endpoints, a port that is not a service's) is rejected with ICMP
+//     port unreachable. The kernel limits how often it sends those (about one
+//     per second and source address): the rest time out;
+//   - masquerading chooses source ports fully at random;
+//   - packets in conntrack state INVALID are not dropped but forwarded as they
+//     are. kube-proxy's iptables mode drops them, its nftables mode does not.
+//
+// It uses the ip or ip6 family, not inet: some kernels have only those.
+type nftProxy struct {
+	ns   *namespace
+	ipv6 bool
+	plan proxyPlan
+	vips netip.Prefix
+}
+
+var _ proxy = (*nftProxy)(nil)
+
+const tableName = "tablefull"
+
+// Sync is part of proxy. All of it is one transaction: there is no moment
+// without rules.
+func (p *nftProxy) Sync(ctx context.Context, services []serviceEndpoints) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return p.ns.do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("open nftables: %w", err)
+		}
+		b := nftBatch{c: c, ipv6: p.ipv6, table: c.AddTable(p.table())}
+		// The chains are added if they are not there yet; the rules of an
+		// earlier Sync go.
+		nat := b.chain("services", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+		leave := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+		forward := b.chain("untranslated", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+		c.FlushTable(b.table)
+
+		for _, s := range services {
+			if len(s.Endpoints) > 0 {
+				if err := b.translate(nat, s); err != nil {
+					return fmt.Errorf("program service %s: %w", s.Name, err)
+				}
+			}
+		}
+		if p.plan.Masquerade {
+			b.rule(leave, b.sourceIn(p.plan.Clients), ctStatusDNAT(), []expr.Any{&expr.Masq{FullyRandom: true}})
+		}
+		b.rule(forward, b.destinationIn(p.vips), ctStateNew(), []expr.Any{b.unreachable()})
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("program nftables: %w", err)
+		}
+		return nil
+	})
+}
+
+// Close is part of proxy.
+func (p *nftProxy) Close() error {
+	return p.ns.do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("open nftables: %w", err)
+		}
+		c.DelTable(p.table())
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove nftables table: %w", err)
+		}
+		return nil
+	})
+}
+
+func (p *nftProxy) table() *nftables.Table {
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+	if p.ipv6 {
+		t.Family = nftables.TableFamilyIPv6
+	}
+	return t
+}
+
+// nftBatch collects one transaction.
+type nftBatch struct {
+	c     *nftables.Conn
+	ipv6  bool
+	table *nftables.Table
+}
+
+func (b *nftBatch) chain(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
+	return b.c.AddChain(&nftables.Chain{Name: name, Table: b.table, Type: kind, Hooknum: hook, Priority: prio})
+}
+
+func (b *nftBatch) rule(chain *nftables.Chain, parts ...[]expr.Any) {
+	b.c.AddRule(&nftables.Rule{Table: b.table, Chain: chain, Exprs: slices.Concat(parts...)})
+}
+
+// translate adds
+//
+//	ip daddr VIP PROTO dport FIRST-LAST dnat to numgen random mod N map { 0 : POD, ... }
+func (b *nftBatch) translate(chain *nftables.Chain, s serviceEndpoints) error {
+	proto := byte(unix.IPPROTO_TCP)
+	if s.Protocol == "udp" {
+		proto = unix.IPPROTO_UDP
+	}
+	match := slices.Concat(b.destinationIn(netip.PrefixFrom(s.VIP, s.VIP.BitLen())), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port + s.Ports - 1)},
+	})
+	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
+	family := uint32(unix.NFPROTO_IPV4)
+	if b.ipv6 {
+		set.DataType, family = nftables.TypeIP6Addr, unix.NFPROTO_IPV6
+	}
+	elements := make([]nftables.SetElement, len(s.Endpoints))
+	for i, e := range s.Endpoints {
+		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: e.AsSlice()}
+	}
+	if err := b.c.AddSet(set, elements); err != nil {
+		return fmt.Errorf("list endpoints: %w", err)
+	}
+	b.rule(chain, match, []expr.Any{
+		&expr.Numgen{Register: 1, Modulus: uint32(len(s.Endpoints)), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: set.ID, SetName: set.Name},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+	})
+	return nil
+}
+
+func (b *nftBatch) sourceIn(p netip.Prefix) []expr.Any {
+	if b.ipv6 {
+		return addressIn(p, 8)
+	}
+	return addressIn(p, 12)
+}
+
+func (b *nftBatch) destinationIn(p netip.Prefix) []expr.Any {
+	if b.ipv6 {
+		return addressIn(p, 24)
+	}
+	return addressIn(p, 16)
+}
+
+// addressIn matches the address at offset of the network header.
+func addressIn(p netip.Prefix, offset uint32) []expr.Any {
+	mask := ipNet(p).Mask
+	n := uint32(len(mask))
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: n, Mask: mask, Xor: make([]byte, n)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+// ctStateNew matches packets that begin a connection.
+func ctStateNew() []expr.Any {
+	return ctBit(expr.CtKeySTATE, expr.CtStateBitNEW)
+}
+
+// ctStatusDNAT matches packets of connections whose destination was translated.
+func ctStatusDNAT() []expr.Any {
+	const ipsDstNAT = 1 << 5 // IPS_DST_NAT
+	return ctBit(expr.CtKeySTATUS, ipsDstNAT)
+}
+
+func ctBit(key expr.CtKey, bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// unreachable is what kube-proxy's plain "reject" means.
+func (b *nftBatch) unreachable() expr.Any {
+	const portUnreachable4, portUnreachable6 = 3, 4
+	if b.ipv6 {
+		return &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable6}
+	}
+	return &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable4}
+}

@@ -1,0 +1,146 @@
+//go:build linux
+
+package traffic
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket makes a socket that is bound to src as far as that is given.
+func (e *tcpEngine) socket(src netip.AddrPort) (fd int, err error) {
+	family, level := unix.AF_INET, unix.IPPROTO_IP
+	six := src.Addr().Is6()
+	if six {
+		family = unix.AF_INET6
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if src.Addr().IsUnspecified() && src.Port() == 0 {
+		return fd, e.tune(fd)
+	}
+	if six {
+		// Addresses that are ours by a local route only, and not on an
+		// interface, may be bound to like this; IPv4 needs nothing for it.
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+	}
+	if err == nil {
+		if src.Port() == 0 {
+			// The port is chosen by connect, which knows the destination:
+			// a port may then serve once for each of them.
+			err = unix.SetsockoptInt(fd, level, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		} else {
+			// Older connections from this port may be in TIME_WAIT.
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		}
+	}
+	if err == nil {
+		err = unix.Bind(fd, e.sockaddr(src))
+	}
+	if err == nil {
+		err = e.tune(fd)
+	}
+	return fd, err
+}
+
+// tune sets what is the same for all sockets.
+func (e *tcpEngine) tune(fd int) error {
+	// A request in one segment never has a second one that could wait for
+	// the first one's ACK.
+	if len(e.request) > tcpSegment {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+			return err
+		}
+	}
+	if e.keepAlive == 0 {
+		return nil
+	}
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, e.keepAlive},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, e.keepAlive},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *tcpEngine) connect(fd int, dst netip.AddrPort) error {
+	return unix.Connect(fd, e.sockaddr(dst))
+}
+
+// sockaddr returns a in the form of system calls, valid until the next call.
+func (e *tcpEngine) sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		e.sa4.Addr, e.sa4.Port = a.Addr().As4(), int(a.Port())
+		return &e.sa4
+	}
+	e.sa6.Addr, e.sa6.Port = a.Addr().As16(), int(a.Port())
+	return &e.sa6
+}
+
+// local returns the address and port the socket has.
+func (e *tcpEngine) local(fd int32) netip.AddrPort {
+	sa, err := unix.Getsockname(int(fd))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// socketError returns what has happened to the socket; the kernel forgets it
+// then.
+func (e *tcpEngine) socketError(fd int32) error {
+	n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	return unix.Errno(n)
+}
+
+// retransmits returns how many segments the socket has sent more than once;
+// while it connects these are SYNs.
+func (e *tcpEngine) retransmits(fd int32) uint64 {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return uint64(info.Total_retrans)
+}
+
+// resetOnClose makes the socket's close a reset.
+func resetOnClose(fd int32) {
+	_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
+}
+
+// vanish prepares the socket to be closed without a packet. What has been
+// received is acknowledged before: an answer the peer sends once more would
+// find nobody, and be answered by a reset. It returns an error wrapping EPERM
+// where the process is not privileged in its network namespace.
+func vanish(fd int32) error {
+	if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON)
+}
+
+// canVanish tells whether vanish works for this process.
+func canVanish() bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON) == nil
+}
