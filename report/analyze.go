@@ -1,12 +1,291 @@
 package report
 
 import (
+	"fmt"
 	"io"
+	"math"
+	"slices"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 // Analyze reads a whole run log and draws its conclusions. A log that was cut
-// off, or is damaged, is analysed as far as it goes, and says so; the error is
-// that of the reader only.
+// off, or is damaged, is analysed as far as it goes, and the findings say so;
+// the error is that of the reader only. Memory grows with the length of the
+// run, by about 100 bytes per bin and sample, not with its rate.
 func Analyze(r io.Reader) (*Findings, error) {
-	return nil, nil
+	l, err := collect(r)
+	if err != nil {
+		return nil, err
+	}
+	return l.findings(), nil
+}
+
+func (l *log) findings() *Findings {
+	a := newAttribution(l)
+	a.attribute()
+	f := &Findings{
+		Format: FormatVersion, Doubts: []string{}, NotMeasured: []string{}, Spikes: []Spike{}, Traffic: []Traffic{},
+		Backends: []Backend{}, Nodes: []Node{}, UndoErrors: []string{},
+		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0,
+	}
+	if h := l.header; h != nil {
+		f.Scenario, f.Target, f.Environment = h.Scenario, h.Target, environment(h)
+	} else {
+		f.Environment = environment(&runlog.Header{})
+	}
+	if t := l.trailer; t != nil {
+		restored := t.Restored
+		f.Restored = &restored
+		f.UndoErrors = append(f.UndoErrors, t.UndoErrors...)
+	}
+	knees := map[*node]Knee{}
+	for _, n := range l.nodeList {
+		knees[n] = l.onsets(n, a)
+	}
+	loss := l.clientLoss()
+	f.Knee = firstOf(l, knees)
+	f.Knee.ClientLoss = loss
+	for _, n := range l.nodeList {
+		k := knees[n]
+		if len(l.nodeList) == 1 {
+			k.ClientLoss = loss // with several nodes nobody knows whose it was
+		}
+		f.Nodes = append(f.Nodes, n.finding(k, a.total[n.name]))
+	}
+	for _, t := range l.order {
+		f.Traffic = append(f.Traffic, t.finding())
+	}
+	f.Backends = l.backendFindings()
+	first := firstNode(l, knees)
+	f.Predicted = l.predict(first, f.Knee)
+	f.Sizing = l.sizing(first, f.Nodes)
+	f.Thresholds = l.thresholds(a)
+	generator, reasons := l.audit()
+	f.Generator = generator
+	f.Timeline = l.timeline()
+	f.Doubts = append(f.Doubts, l.allDoubts(f, a)...)
+	f.NotMeasured = append(f.NotMeasured, l.notMeasured(f)...)
+	l.judge(f, a, reasons)
+	f.Headline = headline(f)
+	return f
+}
+
+func environment(h *runlog.Header) Environment {
+	e := Environment{
+		Version: h.Version, RunID: h.RunID, Started: h.Started, Digest: h.Digest, Seed: h.Seed, Kernel: h.Kernel, Arch: h.Arch,
+		CPUs: h.CPUs, MemoryBytes: h.MemoryBytes, Limit: h.Limit, Buckets: h.Buckets, Timeouts: h.Timeouts,
+		Capabilities: h.Capabilities, DurationS: h.Duration, SampleEveryS: h.SampleEvery, ScenarioYAML: h.ScenarioYAML,
+	}
+	if h.EntryBytes > 0 {
+		v := h.EntryBytes
+		e.EntryBytes = &v
+	}
+	if e.Timeouts == nil {
+		e.Timeouts = map[string]float64{}
+	}
+	if e.Capabilities == nil {
+		e.Capabilities = map[string]string{}
+	}
+	return e
+}
+
+func (t *traffic) finding() Traffic {
+	f := Traffic{
+		Name: t.info.Name, Shape: t.info.Shape, To: t.info.To, Attempted: t.total.Started, Due: t.total.Due,
+		InFlight: t.inFlight(), OneWay: t.oneWay(), Outcomes: map[string]uint64{}, Refusals: map[string]uint64{},
+	}
+	for o, n := range t.total.Outcomes {
+		f.Outcomes[string(o)] += n
+		if o != runlog.OK && o != runlog.Interrupted {
+			f.Failed += n
+		}
+	}
+	if !f.OneWay {
+		n := t.total.Outcomes[runlog.OK]
+		f.Succeeded = &n
+	}
+	for r, n := range t.total.NotStarted {
+		f.Refusals[string(r)] += n
+		f.NotStarted += n
+	}
+	if f.Attempted > 0 {
+		v := float64(t.total.Late) / float64(f.Attempted)
+		f.LateShare = &v
+	}
+	f.P50Ms, f.P99Ms, f.MaxMs = quantileMs(t.fromDue, 50), quantileMs(t.fromDue, 99), quantileMs(t.fromDue, 100)
+	f.StartP99Ms = quantileMs(t.started, 99)
+	if t.held != nil {
+		peak, end, lost := t.peak, t.held.Open, t.held.Lost
+		f.HeldPeak, f.HeldEnd, f.HeldLost = &peak, &end, &lost
+	}
+	return f
+}
+
+func quantileMs(h *hdrhistogram.Histogram, q float64) *float64 {
+	if h == nil || h.TotalCount() == 0 {
+		return nil
+	}
+	us := h.Max()
+	if q < 100 {
+		us = h.ValueAtQuantile(q)
+	}
+	return finite(float64(us) / 1000)
+}
+
+func (n *node) finding(k Knee, full uint64) Node {
+	f := Node{Name: n.name, Counters: n.counters, TableFullDrops: full, Knee: k, Samples: n.samples}
+	if n.last != nil {
+		limit, peak, start, end := n.last.limit, n.peak, n.atStart.entries, n.last.entries
+		room := int64(min(n.atStart.limit, math.MaxInt64)) - int64(min(start, math.MaxInt64))
+		f.Limit, f.PeakEntries, f.StartEntries, f.EndEntries, f.HeadroomAtStart = &limit, &peak, &start, &end, &room
+		share := n.peakShare
+		f.PeakOccupancy = &share
+	}
+	for _, iv := range n.intervals {
+		gap := iv.b.t - iv.a.t
+		if f.LongestGapS == nil || gap > *f.LongestGapS {
+			f.LongestGapS = &gap
+		}
+	}
+	if c := n.census; c != nil {
+		f.Census = &Census{AtS: n.censusAt, Entries: c.Entries, Ballast: c.Ballast, Groups: c.Groups, Other: c.Other, Sources: c.Sources, Walks: n.walks}
+		if f.Census.Groups == nil {
+			f.Census.Groups = []runlog.CensusGroup{}
+		}
+		if f.Census.Sources == nil {
+			f.Census.Sources = []runlog.TopSource{}
+		}
+	}
+	if len(n.cpu) > 1 {
+		a, b := n.cpu[0], n.cpu[len(n.cpu)-1]
+		if d := b.total - a.total; d > 0 && b.t > a.t {
+			f.CPU = map[string]float64{
+				"user": (b.user - a.user) / d, "system": (b.system - a.system) / d, "softirq": (b.softirq - a.softirq) / d,
+				"idle": (b.idle - a.idle) / d, "steal": (b.steal - a.steal) / d, "self": (b.self - a.self) / (b.t - a.t),
+			}
+		}
+	}
+	if n.slab > 0 {
+		v := n.slab
+		f.SlabBytesPeak = &v
+	}
+	return f
+}
+
+func (l *log) backendFindings() []Backend {
+	out := []Backend{}
+	served := map[string]uint64{}
+	for _, b := range l.backends {
+		served[b.Service] += b.Served
+	}
+	for _, b := range l.backends {
+		c := *b
+		if n := served[b.Service]; n > 0 {
+			c.Share = float64(b.Served) / float64(n)
+		}
+		out = append(out, c)
+	}
+	slices.SortStableFunc(out, func(x, y Backend) int {
+		if x.Service != y.Service {
+			return compareText(x.Service, y.Service)
+		}
+		return compareText(x.Name, y.Name)
+	})
+	return out
+}
+
+func compareText(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// allDoubts lists what limits how far the numbers can be trusted.
+func (l *log) allDoubts(f *Findings, a *attribution) []string {
+	out := slices.Clone(a.doubts)
+	out = append(out, l.doubts...)
+	for _, p := range l.problems[:min(len(l.problems), maxDoubts)] {
+		out = append(out, p.Text)
+	}
+	for _, k := range l.lossOrder {
+		if k.What != "failures" && k.What != "autopsies" && l.losses[k] > 0 {
+			out = append(out, fmt.Sprintf("%d %s were lost: %s", l.losses[k], k.What, k.Why))
+		}
+	}
+	if l.clockBound > 0.01 {
+		out = append(out, fmt.Sprintf("the hosts' clocks are known to within %.0f ms only", l.clockBound*1000))
+	}
+	for _, n := range l.nodeList {
+		if n.backwards > 0 || n.reversed > 0 {
+			out = append(out, fmt.Sprintf("on %s %s backwards and %s out of order: what happened there is not in the numbers", n.name, plural(n.backwards, "counter went", "counters went"), plural(n.reversed, "sample came", "samples came")))
+		}
+		every := 0.1
+		if l.header != nil && l.header.SampleEvery > 0 {
+			every = l.header.SampleEvery
+		}
+		if gap := longestGap(n); gap > max(5*every, 0.5) {
+			out = append(out, fmt.Sprintf("%s was not sampled for %.1f s at a stretch", n.name, gap))
+		}
+	}
+	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < 0.05 {
+		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
+	}
+	if g := f.Generator; g.Interrupted > 0 {
+		out = append(out, fmt.Sprintf("%s were still going when the run ended and count neither way", plural(g.Interrupted, "attempt")))
+	}
+	if g := f.Generator; g.InFlight > 0 {
+		out = append(out, fmt.Sprintf("the log does not say how %s ended", plural(g.InFlight, "attempt")))
+	}
+	for _, t := range f.Traffic {
+		if t.HeldLost != nil && *t.HeldLost > 0 {
+			out = append(out, fmt.Sprintf("%s lost %s; their cause was not looked for", t.Name, plural(*t.HeldLost, "held connection")))
+		}
+	}
+	return out
+}
+
+func longestGap(n *node) float64 {
+	var gap float64
+	for _, iv := range n.intervals {
+		gap = max(gap, iv.b.t-max(iv.a.t, 0))
+	}
+	return gap
+}
+
+// notMeasured lists what nobody looked at.
+func (l *log) notMeasured(f *Findings) []string {
+	var out []string
+	for _, k := range l.lossOrder {
+		if (k.What == "failures" || k.What == "autopsies") && l.losses[k] > 0 {
+			out = append(out, fmt.Sprintf("%d %s were counted and not recorded one by one: %s", l.losses[k], k.What, k.Why))
+		}
+	}
+	for _, n := range f.Nodes {
+		if n.Samples == 0 {
+			out = append(out, n.Name+"'s table was not sampled, so its onsets and the table's part in failures are unknown")
+		}
+		if n.Census == nil {
+			why := ""
+			if x := l.nodes[n.Name]; x != nil && x.censusBad != "" {
+				why = ": " + x.censusBad
+			}
+			out = append(out, "no census of "+n.Name+"'s table"+why)
+		}
+	}
+	for _, t := range f.Traffic {
+		if t.OneWay {
+			out = append(out, fmt.Sprintf("whether %s's packets arrived: nobody answers them", t.Name))
+		}
+	}
+	if len(f.Backends) == 0 {
+		out = append(out, "what the pods served")
+	}
+	return out
 }

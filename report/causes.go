@@ -167,7 +167,8 @@ func (a *attribution) arrivals(from, to float64) float64 {
 
 // leaveToOneWay takes away from the supplies what one-way traffic has lost,
 // by its share of the connections offered in each interval: nobody counts its
-// losses. Chance may have favoured it by three standard deviations. It returns
+// losses. Chance may have favoured it: by three standard deviations in an
+// interval, and by two in all. It returns
 // what may be explained in all, and whether anything was taken away.
 func (a *attribution) leaveToOneWay(supplies []supply) (limit float64, shared bool) {
 	var variance float64
@@ -193,7 +194,7 @@ func (a *attribution) leaveToOneWay(supplies []supply) (limit float64, shared bo
 		limit += mean
 		variance += v
 	}
-	return limit + 3*math.Sqrt(variance), shared
+	return limit + 2*math.Sqrt(variance), shared
 }
 
 // divide splits the item's attempts as autopsies of others like them found.

@@ -10,6 +10,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 const (
@@ -82,8 +83,8 @@ type traffic struct {
 	peak    uint64 // connections held at most
 	// autopsies by class of outcome and second of the due time.
 	autopsies [classes]map[int64]*autopsies
-	dueCounts *counts // see due
-	firstFull float64 // start of the first attempt known to have met a full table; NaN for none
+	dueCounts *counts           // see due
+	firstFull float64           // start of the first attempt known to have met a full table; NaN for none
 	errnos    map[string]uint64 // of Failure records, by outcome and errno
 }
 
@@ -105,7 +106,7 @@ type badBin struct {
 // window collects what one threshold with a time window needs and the totals
 // do not give.
 type window struct {
-	threshold threshold
+	threshold scenarios.Threshold
 	latency   map[string]*hdrhistogram.Histogram
 }
 
@@ -221,8 +222,8 @@ func (l *log) addHeader(h *runlog.Header) {
 		l.node(name)
 	}
 	for _, spec := range h.Thresholds {
-		th, err := parseThreshold(spec)
-		if err == nil && th.windowed() {
+		th, err := scenarios.ParseThreshold(spec)
+		if err == nil && windowed(th) {
 			l.windows = append(l.windows, &window{threshold: th, latency: map[string]*hdrhistogram.Histogram{}})
 		}
 	}
@@ -328,7 +329,7 @@ func (l *log) addLatency(b *runlog.Latency) {
 		}
 	}
 	for _, w := range l.windows {
-		if w.threshold.covers(b.Traffic, b.Start+b.Width/2) {
+		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) {
 			// It has just been decoded, so this cannot fail in another way.
 			w.latency[b.Traffic], _ = runlog.MergeHistogram(w.latency[b.Traffic], b.FromDue)
 		}

@@ -164,11 +164,13 @@ func (l *log) arrivalText() string {
 // measure fills in what happened.
 func (p *Prediction) measure(n *node, k Knee, room float64) {
 	end := n.last.t
-	for name, o := range map[string]*Onset{"early_drop": k.EarlyDrop, "drop": k.Drop} {
-		if o != nil && (p.MeasuredAtS == nil || o.AtS < *p.MeasuredAtS) {
-			at := o.AtS
-			p.MeasuredAtS, p.MeasuredOnset = &at, name
-		}
+	if o := k.Drop; o != nil {
+		at := o.AtS
+		p.MeasuredAtS, p.MeasuredOnset = &at, "drop"
+	}
+	if o := k.EarlyDrop; o != nil && (k.Drop == nil || o.AtS < k.Drop.AtS) {
+		at := o.AtS
+		p.MeasuredAtS, p.MeasuredOnset = &at, "early_drop"
 	}
 	if p.MeasuredAtS != nil {
 		end = *p.MeasuredAtS

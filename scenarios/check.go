@@ -242,8 +242,11 @@ func (c *checker) number(n *yaml.Node, t reflect.Type, path string) *yaml.Node {
 	v := reflect.New(t)
 	if tag == "!!float" {
 		var f float64
-		if n.Decode(&f) != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		if n.Decode(&f) != nil || f != math.Trunc(f) {
 			return c.fail(n, path, quote(n.Value)+" is not a whole number", wholeHint(n.Value))
+		}
+		if math.Abs(f) > 1<<53 {
+			return c.fail(n, path, quote(n.Value)+" is out of range", "")
 		}
 	}
 	if n.Decode(v.Interface()) != nil {
@@ -255,23 +258,29 @@ func (c *checker) number(n *yaml.Node, t reflect.Type, path string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: fmt.Sprint(v.Elem().Interface())}
 }
 
-// wholeHint suggests a number without the unit or fraction that it was given.
+// wholeHint says how to write a number that has a unit or a fraction.
 func wholeHint(s string) string {
-	digits := strings.TrimRight(s, "/abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ% ")
-	f, err := strconv.ParseFloat(strings.ReplaceAll(digits, ",", ""), 64)
-	if err != nil || math.Abs(f) > 1<<53 {
-		return "write for example 64"
+	f, err := strconv.ParseFloat(s, 64)
+	switch {
+	case err == nil && math.Abs(f) <= 1<<53:
+		return "write for example " + strconv.FormatFloat(math.Round(f), 'f', 0, 64)
+	case s != "" && s[0] >= '0' && s[0] <= '9':
+		return "write the digits in full, without a unit"
 	}
-	return "write for example " + strconv.FormatFloat(math.Round(f), 'f', 0, 64)
+	return "write for example 64"
 }
 
 // unknownHint says where an unknown field belongs, or what it is called.
 func unknownHint(name string, fields []field, around []place) string {
 	var inside []string
 	for _, f := range fields {
-		if t := deref(f.typ); t.Kind() == reflect.Struct {
+		t, below := deref(f.typ), "."
+		if t.Kind() == reflect.Slice {
+			t, below = t.Elem(), "[0]."
+		}
+		if t.Kind() == reflect.Struct {
 			if _, ok := lookupField(t, name); ok {
-				inside = append(inside, f.name+"."+name)
+				inside = append(inside, f.name+below+name)
 			}
 		}
 	}

@@ -121,13 +121,36 @@ func nearest(word string, candidates []string) string {
 	if len(word) > maxWord {
 		return ""
 	}
+	word = strings.ToLower(word)
+	if len(word) >= 3 {
+		for _, c := range candidates {
+			if strings.HasPrefix(c, word) && c != word {
+				return c
+			}
+		}
+	}
 	best, bestDistance := "", max(1, utf8.RuneCountInString(word)/3)+1
 	for _, c := range candidates {
-		if d := levenshtein.ComputeDistance(strings.ToLower(word), strings.ToLower(c)); d < bestDistance {
+		if d := distance(word, strings.ToLower(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}
 	return best
+}
+
+// distance is the Levenshtein distance, but two neighbouring letters that
+// changed places are one mistake, not two.
+func distance(a, b string) int {
+	if len(a) == len(b) {
+		i := 0
+		for i < len(a) && a[i] == b[i] {
+			i++
+		}
+		if i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:] {
+			return 1
+		}
+	}
+	return levenshtein.ComputeDistance(a, b)
 }
 
 // didYouMean suggests the nearest candidate, or lists them all.
@@ -138,7 +161,7 @@ func didYouMean(word, what string, candidates []string) string {
 	if len(candidates) == 0 {
 		return "there is no " + what
 	}
-	const most = 24
+	const most = 32
 	list := candidates
 	if len(list) > most {
 		list = append(slices.Clone(list[:most]), "...")

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -119,7 +120,10 @@ func (p *parser) parse() *Scenario {
 	// default, the file says one thing and the run does another.
 	for _, z := range c.zeros {
 		if v, ok := valueAt(reflect.ValueOf(s), z.path); ok && !v.IsZero() {
-			e := &Error{Path: z.path, Problem: fmt.Sprintf("%s would be the default, %v", describe(z.node), v), Hint: "leave it out, or write more than that"}
+			e := &Error{Path: z.path, Problem: fmt.Sprintf("%s would mean the default, %v", cmp.Or(z.node.Value, "empty text"), v), Hint: "leave it out, or write another value"}
+			if strings.HasSuffix(z.path, ".pods") {
+				e.Hint = "for a service without pods write no_pods: true"
+			}
 			p.place(e, z.node)
 			p.errs = append(p.errs, e)
 		}
@@ -137,6 +141,9 @@ func (p *parser) parse() *Scenario {
 // it is about the same field or one around it, or relied on one.
 func follows(e *Error, found Errors) bool {
 	for _, f := range found {
+		if f.Path == "" {
+			continue
+		}
 		if related(e.Path, f.Path) {
 			return true
 		}

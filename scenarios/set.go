@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,20 +33,54 @@ func (o *override) apply(set string) *Error {
 	if err != nil {
 		return &Error{File: o.source, Problem: err.Error(), Hint: "write for example traffic[0].short_lived.rate=900/s"}
 	}
-	if last := steps[len(steps)-1]; value == "null" {
-		return o.remove(path, steps, last)
-	}
-	n, t, e := o.walk(path, steps, true)
+	types, e := o.types(path, steps)
 	if e != nil {
 		return e
 	}
-	v, e := o.read(path, value, t)
+	if value == "null" {
+		return o.remove(path, steps)
+	}
+	n, e := o.walk(path, steps, true)
+	if e != nil {
+		return e
+	}
+	v, e := o.read(path, value, types)
 	if e != nil {
 		return e
 	}
 	*n = *v
 	o.mark(n)
 	return nil
+}
+
+func (o *override) fail(path, problem, hint string) *Error {
+	return &Error{File: o.source, Path: path, Problem: problem, Hint: hint}
+}
+
+// types checks the whole path against the Go types before anything is made,
+// and returns the type at its end.
+func (o *override) types(path string, steps []step) (reflect.Type, *Error) {
+	t := reflect.TypeFor[Scenario]()
+	for _, s := range steps {
+		switch {
+		case s.bracket && t.Kind() == reflect.Slice, !s.bracket && t.Kind() == reflect.Map:
+			t = t.Elem()
+		case s.bracket:
+			return nil, o.fail(path, "["+s.text+"] stands behind what is not a list", "")
+		case t.Kind() == reflect.Slice:
+			return nil, o.fail(path, s.text+" needs an element of the list", "write for example [0]."+s.text)
+		case t.Kind() == reflect.Struct && !isText(t):
+			f, ok := lookupField(t, s.text)
+			if !ok {
+				return nil, o.fail(path, "unknown field "+quote(s.text), unknownHint(s.text, fieldsOf(t), nil))
+			}
+			t = f.typ
+		default:
+			return nil, o.fail(path, s.text+" stands below what has no fields", "")
+		}
+		t = deref(t)
+	}
+	return t, nil
 }
 
 // mark notes that n and all below it come from this override.
@@ -59,22 +94,21 @@ func (o *override) mark(n *yaml.Node) {
 
 // read makes a node of the value, for a place of type t.
 func (o *override) read(path, value string, t reflect.Type) (*yaml.Node, *Error) {
-	t = deref(t)
 	switch {
 	case isText(t) || t.Kind() == reflect.String:
 		return text(value), nil
 	case t.Kind() == reflect.Struct || t.Kind() == reflect.Slice || t.Kind() == reflect.Map:
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
-			return nil, &Error{File: o.source, Path: path, Problem: syntaxError(err).Problem}
+			return nil, o.fail(path, syntaxError(err).Problem, "")
 		}
 		if len(doc.Content) == 0 {
-			return nil, &Error{File: o.source, Path: path, Problem: "has no value", Hint: "write {} for all defaults, or null to take it out"}
+			return nil, o.fail(path, "has no value", "write {} for all defaults, or null to take it out")
 		}
 		x := expander{inside: map[*yaml.Node]bool{}}
 		n := x.expand(doc.Content[0])
 		if len(x.errs) > 0 {
-			return nil, &Error{File: o.source, Path: path, Problem: x.errs[0].Problem, Hint: x.errs[0].Hint}
+			return nil, o.fail(path, x.errs[0].Problem, x.errs[0].Hint)
 		}
 		return n, nil
 	default:
@@ -85,89 +119,55 @@ func (o *override) read(path, value string, t reflect.Type) (*yaml.Node, *Error)
 	}
 }
 
-// remove takes the field or element at the path out of the tree.
-func (o *override) remove(path string, steps []step, last step) *Error {
-	parent, t := o.root, reflect.TypeFor[Scenario]()
-	if len(steps) > 1 {
-		var e *Error
-		if parent, t, e = o.walk(path, steps[:len(steps)-1], false); e != nil || parent == nil {
-			return e
-		}
+// remove takes the field or element at the path out of the tree. What is not
+// there need not be taken out.
+func (o *override) remove(path string, steps []step) *Error {
+	parent, e := o.walk(path, steps[:len(steps)-1], false)
+	if e != nil || parent == nil {
+		return e
 	}
-	n, _, e := o.step(path, parent, t, last, false)
+	n, e := o.step(path, parent, steps[len(steps)-1], false)
 	if e != nil || n == nil {
 		return e
 	}
-	for i, c := range parent.Content {
-		if c != n {
-			continue
-		}
-		first := i
-		if parent.Kind == yaml.MappingNode {
-			first--
-		}
-		parent.Content = append(parent.Content[:first:first], parent.Content[i+1:]...)
-		return nil
+	first := slices.Index(parent.Content, n)
+	last := first + 1
+	if parent.Kind == yaml.MappingNode {
+		first-- // the key
 	}
+	parent.Content = slices.Delete(parent.Content, first, last)
 	return nil
 }
 
-// walk follows the steps from the root. Without make it returns nil where the
-// place does not exist.
-func (o *override) walk(path string, steps []step, create bool) (*yaml.Node, reflect.Type, *Error) {
-	n, t := o.root, reflect.TypeFor[Scenario]()
+// walk follows the steps from the root. Where a place does not exist it is
+// made, or without create, nil is returned.
+func (o *override) walk(path string, steps []step, create bool) (*yaml.Node, *Error) {
+	n := o.root
 	for _, s := range steps {
 		var e *Error
-		if n, t, e = o.step(path, n, t, s, create); e != nil || n == nil {
-			return nil, nil, e
+		if n, e = o.step(path, n, s, create); e != nil || n == nil {
+			return nil, e
 		}
 	}
-	return n, t, nil
+	return n, nil
 }
 
-func (o *override) step(path string, n *yaml.Node, t reflect.Type, s step, create bool) (*yaml.Node, reflect.Type, *Error) {
-	fail := func(problem, hint string) (*yaml.Node, reflect.Type, *Error) {
-		return nil, nil, &Error{File: o.source, Path: path, Problem: problem, Hint: hint}
-	}
-	t = deref(t)
+func (o *override) step(path string, n *yaml.Node, s step, create bool) (*yaml.Node, *Error) {
 	if s.bracket {
-		if t.Kind() != reflect.Slice {
-			return fail("["+s.text+"] stands behind what is not a list", "")
-		}
 		if !o.become(n, yaml.SequenceNode, create) {
-			return fail(describe(n)+" stands where the list should be", "")
+			return nil, o.fail(path, describe(n)+" stands where the list should be", "")
 		}
-		return o.element(path, n, t, s, create)
-	}
-	var next reflect.Type
-	switch {
-	case isText(t):
-		return fail(s.text+" stands below what has no fields", "")
-	case t.Kind() == reflect.Struct:
-		f, ok := lookupField(t, s.text)
-		if !ok {
-			return fail("unknown field "+quote(s.text), unknownHint(s.text, fieldsOf(t), nil))
-		}
-		next = f.typ
-	case t.Kind() == reflect.Map:
-		next = t.Elem()
-	case t.Kind() == reflect.Slice:
-		return fail(s.text+" needs an element of the list", "write for example [0]."+s.text)
-	default:
-		return fail(s.text+" stands below what has no fields", "")
+		return o.element(path, n, s, create)
 	}
 	if !o.become(n, yaml.MappingNode, create) {
-		return fail(describe(n)+" stands where a mapping should be", "")
+		return nil, o.fail(path, describe(n)+" stands where a mapping should be", "")
 	}
-	if c := child(n, s.text); c != nil {
-		return c, next, nil
+	c := child(n, s.text)
+	if c == nil && create {
+		c = o.empty()
+		n.Content = append(n.Content, text(s.text), c)
 	}
-	if !create {
-		return nil, nil, nil
-	}
-	c := o.empty()
-	n.Content = append(n.Content, text(s.text), c)
-	return c, next, nil
+	return c, nil
 }
 
 // become makes an empty node a mapping or a list; anything else must be one.
@@ -186,38 +186,32 @@ func (o *override) empty() *yaml.Node {
 }
 
 // element finds an element by its number or name, or makes a new one for +.
-func (o *override) element(path string, n *yaml.Node, t reflect.Type, s step, create bool) (*yaml.Node, reflect.Type, *Error) {
+func (o *override) element(path string, n *yaml.Node, s step, create bool) (*yaml.Node, *Error) {
 	if s.text == "+" {
 		if !create {
-			return nil, nil, nil
+			return nil, nil
 		}
 		c := o.empty()
 		n.Content = append(n.Content, c)
-		return c, t.Elem(), nil
+		return c, nil
 	}
 	if i, err := strconv.Atoi(s.text); err == nil {
 		if i < 0 || i >= len(n.Content) {
-			return nil, nil, &Error{
-				File: o.source, Path: path, Problem: fmt.Sprintf("there is no element [%d]; the list has %d", i, len(n.Content)),
-				Hint: "elements count from 0, and [+] appends",
-			}
+			return nil, o.fail(path, fmt.Sprintf("there is no element [%d]; the list has %d", i, len(n.Content)), "elements count from 0, and [+] appends")
 		}
-		return n.Content[i], t.Elem(), nil
+		return n.Content[i], nil
 	}
 	var names []string
 	for _, c := range n.Content {
 		name := elementName(c)
 		if name == s.text {
-			return c, t.Elem(), nil
+			return c, nil
 		}
 		if name != "" {
 			names = append(names, name)
 		}
 	}
-	return nil, nil, &Error{
-		File: o.source, Path: path, Problem: "there is no element named " + quote(s.text),
-		Hint: didYouMean(s.text, "names", names),
-	}
+	return nil, o.fail(path, "there is no element named "+quote(s.text), didYouMean(s.text, "names", names))
 }
 
 // elementName is what a service or a traffic is called: its name, or for a

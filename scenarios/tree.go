@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -31,14 +32,14 @@ func readTree(src []byte) (*yaml.Node, Errors) {
 	case errors.Is(err, io.EOF):
 		return nil, Errors{{Line: 1, Col: 1, Problem: "the file is empty", Hint: "a scenario has at least name, services and traffic"}}
 	case err != nil:
-		return nil, Errors{syntaxError(err)}
+		return nil, Errors{anchorLine(src, syntaxError(err))}
 	}
 	var next yaml.Node
 	switch err := dec.Decode(&next); {
 	case err == nil:
 		return nil, Errors{{Line: next.Line, Col: next.Column, Problem: "the file has more than one document", Hint: "write one scenario in one file, without ---"}}
 	case !errors.Is(err, io.EOF):
-		return nil, Errors{syntaxError(err)}
+		return nil, Errors{anchorLine(src, syntaxError(err))}
 	}
 	x := expander{inside: map[*yaml.Node]bool{}}
 	root := x.expand(doc.Content[0])
@@ -60,6 +61,32 @@ func syntaxError(err error) *Error {
 	e := &Error{Problem: "not YAML: " + m[2]}
 	if line, aerr := strconv.Atoi(m[1]); aerr == nil {
 		e.Line, e.Col = line, 1
+	}
+	// The parser counts lines from 0 where its scanner counts from 1, and
+	// these are the parser's messages.
+	if strings.HasPrefix(m[2], "did not find expected") {
+		e.Line, e.Col = e.Line+1, 1
+	}
+	return e
+}
+
+var unknownAnchor = regexp.MustCompile(`unknown anchor '(.+)' referenced`)
+
+// anchorLine finds the line of an alias whose anchor is missing, which the
+// parser does not tell.
+func anchorLine(src []byte, e *Error) *Error {
+	m := unknownAnchor.FindStringSubmatch(e.Problem)
+	if m == nil {
+		return e
+	}
+	line := 0
+	for text := range bytes.Lines(src) {
+		line++
+		if col := bytes.Index(text, []byte("*"+m[1])); col >= 0 {
+			e.Line, e.Col = line, col+1
+			e.Hint = "define it further up with &" + m[1]
+			break
+		}
 	}
 	return e
 }

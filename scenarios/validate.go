@@ -13,6 +13,7 @@ import (
 const (
 	maxDuration = Duration(30 * 24 * time.Hour)
 	maxTimeout  = Duration(10 * time.Minute)
+	millisecond = Duration(time.Millisecond)
 	maxRate     = Rate(10_000_000)
 	// maxSeed is where float64, which other readers of the run log may use,
 	// stops being exact.
@@ -95,23 +96,8 @@ func (v *validator) between(path string, n, low, high int64) {
 
 func (v *validator) lasts(path string, d, low, high Duration) {
 	if d < low || d > high {
-		v.fail(path, d.String()+" is out of range", fmt.Sprintf("write %s to %s", short(low), short(high)))
+		v.fail(path, d.String()+" is out of range", fmt.Sprintf("write %s to %s", low, high))
 	}
-}
-
-// short is a duration without its zero parts: 30m, not 30m0s.
-func short(d Duration) string {
-	if d >= Duration(48*time.Hour) && d%Duration(24*time.Hour) == 0 {
-		return fmt.Sprintf("%d days (%dh)", d/Duration(24*time.Hour), d/Duration(time.Hour))
-	}
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func (v *validator) oneOf(path, value string, allowed ...string) {
@@ -131,6 +117,9 @@ func (v *validator) names(list string, valid *regexp.Regexp, n int, name func(in
 	first := map[string]int{}
 	for i := range n {
 		path := fmt.Sprintf("%s[%d].name", list, i)
+		if list == "traffic" && name(i) == "" && v.s.Traffic[i].Shape() == "" {
+			continue // it would be named after its shape, and that is said to be missing
+		}
 		v.name(path, valid, name(i))
 		if j, dup := first[name(i)]; dup {
 			other := fmt.Sprintf("%s[%d]", list, j)

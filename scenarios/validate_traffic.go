@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ func (v *validator) traffic(path string, t *Traffic) {
 	case len(set) > 1:
 		v.fail(path, "has "+fmt.Sprint(len(set))+" shapes: "+strings.Join(set, ", "), "write one, and another traffic for each other")
 	}
-	v.lasts(path+".timeout", t.Timeout, 1, maxTimeout)
+	v.lasts(path+".timeout", t.Timeout, millisecond, maxTimeout)
 	v.window(path, t)
 	to := v.to(path+".to", t.To)
 	for _, shape := range set {
@@ -51,13 +52,13 @@ func (v *validator) window(path string, t *Traffic) {
 	case t.Start < 0:
 		v.fail(path+".start", t.Start.String()+" is before the run", "write 0s or more")
 	case t.Start >= run:
-		v.fail(path+".start", fmt.Sprintf("%s is after the run, which lasts %s", t.Start, run), "write less than "+short(run)).needs = []string{"duration"}
+		v.fail(path+".start", fmt.Sprintf("%s is after the run, which lasts %s", t.Start, run), "write less than "+run.String()).needs = []string{"duration"}
 	case t.Duration <= 0:
 		v.fail(path+".duration", t.Duration.String()+" is out of range", "write more than 0s")
 	case t.Duration > run-t.Start:
-		hint := "write at most " + short(run-t.Start)
+		hint := "write at most " + (run - t.Start).String()
 		if t.Duration <= maxDuration {
-			hint += ", or duration: " + short(t.Start+t.Duration) + " at the top level"
+			hint += ", or duration: " + (t.Start + t.Duration).String() + " at the top level"
 		}
 		v.fail(path+".duration", fmt.Sprintf("from %s for %s is longer than the run, which lasts %s", t.Start, t.Duration, run), hint).needs = []string{"duration", path}
 	}
@@ -81,8 +82,8 @@ func (v *validator) fits(path string, t *Traffic, shape string, to *Service) {
 		}
 	}
 	if !slices.Contains(speaks, to.Protocol) {
-		v.fail(path+".to", fmt.Sprintf("%s speaks %s, and %s needs %s", to.Name, to.Protocol, shape, strings.Join(speaks, " or ")),
-			"choose another service or shape").needs = []string{v.pathOf(to) + ".protocol", path + ".flood.kind"}
+		v.fail(path+".to", fmt.Sprintf("%s speaks %s, and the shape %s needs a service that speaks %s", to.Name, to.Protocol, shape, strings.Join(speaks, " or ")),
+			"choose another").needs = []string{v.pathOf(to) + ".protocol", path + ".flood.kind"}
 	}
 }
 
@@ -130,7 +131,7 @@ func (v *validator) pacing(path string, t *Traffic, p *Pacing) {
 		case s.Mean <= maxRate && s.Mean+s.Amplitude > maxRate:
 			v.fail(path+".sine", fmt.Sprintf("rises to %s", s.Mean+s.Amplitude), "at most "+maxRate.String()).needs = []string{path + ".sine.mean"}
 		}
-		v.lasts(path+".sine.period", s.Period, 1_000_000, maxDuration)
+		v.lasts(path+".sine.period", s.Period, millisecond, maxDuration)
 	}
 	if len(p.Stages) > 0 {
 		v.stages(path+".stages", t, p.Stages)
@@ -150,7 +151,7 @@ func (v *validator) stages(path string, t *Traffic, stages []Stage) {
 		}
 		v.rate(at+".to", st.To, 0)
 		highest = max(highest, st.To)
-		v.lasts(at+".for", st.For, 1_000_000, maxDuration)
+		v.lasts(at+".for", st.For, millisecond, maxDuration)
 	}
 	if highest == 0 {
 		v.fail(path, "are 0/s all the time", "write a rate above 0/s")
@@ -173,7 +174,7 @@ func (v *validator) shortLived(path string, t *Traffic, s *ShortLived) {
 func (v *validator) idle(path string, t *Traffic, s *Idle) {
 	v.between(path+".count", int64(s.Count), 1, 10_000_000)
 	v.rate(path+".open_rate", s.OpenRate, leastRate)
-	v.lasts(path+".validate_every", s.ValidateEvery, 1_000_000, maxDuration)
+	v.lasts(path+".validate_every", s.ValidateEvery, millisecond, maxDuration)
 	v.lasts(path+".keepalive", s.KeepAlive, 0, maxDuration)
 	if s.OpenRate < leastRate || s.Count < 1 || t.Duration <= 0 {
 		return
@@ -182,7 +183,7 @@ func (v *validator) idle(path string, t *Traffic, s *Idle) {
 	if takes := float64(s.Count) / float64(s.OpenRate); takes > t.Duration.Seconds()*(1+1e-9) {
 		least := float64(s.Count) / t.Duration.Seconds()
 		v.fail(path+".open_rate", fmt.Sprintf("opening %d at %s takes %.1fs, and the traffic lasts %s", s.Count, s.OpenRate, takes, t.Duration),
-			fmt.Sprintf("write at least %.0f/s, or fewer", least+0.5)).needs = []string{"duration", path + ".count", strings.TrimSuffix(path, ".idle")}
+			fmt.Sprintf("write at least %.0f/s, or a count of at most %.0f", math.Ceil(least), math.Floor(float64(s.OpenRate)*t.Duration.Seconds()))).needs = []string{"duration", path + ".count", strings.TrimSuffix(path, ".idle")}
 	}
 }
 
@@ -211,6 +212,8 @@ func (v *validator) sourcePorts(path string, p *SourcePorts) {
 		v.between(path+".fixed", int64(p.Fixed), 1, 65535)
 	case p.From == 0 && p.To == 0:
 		v.fail(path, "names no port", "write fixed, or from and to, or leave source_ports out")
+	case p.From == 0 || p.To == 0:
+		v.fail(path, "has one end of a range", "write from and to, or fixed")
 	default:
 		v.between(path+".from", int64(p.From), 1, 65535)
 		v.between(path+".to", int64(p.To), 1, 65535)

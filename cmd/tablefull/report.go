@@ -26,13 +26,13 @@ summary and writes summary.json, report.html, report.md and junit.xml again.
 			return renderAgain(args[0], format, s)
 		},
 	}
-	c.Flags().StringVar(&format, "format", "", "print one rendering to standard output: "+strings.Join(report.Formats, ", "))
+	c.Flags().StringVar(&format, "format", "", "print one rendering to standard output: "+strings.Join(report.Formats(), ", "))
 	return c
 }
 
 func renderAgain(dir, format string, s Streams) error {
-	if format != "" && !slices.Contains(report.Formats, format) {
-		return usagef("--format %s: must be one of %s", format, strings.Join(report.Formats, ", "))
+	if format != "" && !slices.Contains(report.Formats(), format) {
+		return usagef("--format %s: must be one of %s", format, strings.Join(report.Formats(), ", "))
 	}
 	var findings *report.Findings
 	var err error

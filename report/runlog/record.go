@@ -173,6 +173,9 @@ type Census struct {
 	Other   uint64        `json:"other,omitempty"` // entries in groups beyond the bound
 	Sources []TopSource   `json:"sources,omitempty"`
 	Failed  string        `json:"failed,omitempty"` // why the walk stopped early; counts are then a part only
+	// WithoutBallast is a cheaper walk: the kernel left ballast out, so
+	// Ballast is 0 and Entries does not include it. The rest is whole.
+	WithoutBallast bool `json:"without_ballast,omitempty"`
 }
 
 // CensusGroup counts entries that are alike.

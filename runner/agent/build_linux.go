@@ -5,10 +5,27 @@ package agent
 import (
 	"errors"
 
+	"github.com/tablefull/tablefull/runner/conntrack"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/server"
+	"github.com/tablefull/tablefull/runner/traffic"
 )
 
 // New makes the worker for a job.
-func New(env.Job) (env.Worker, error) {
+func New(j env.Job) (env.Worker, error) {
+	switch {
+	case j.Load != nil:
+		return traffic.New(j)
+	case j.Serve != nil:
+		return server.New(j)
+	case j.Sample != nil:
+		return conntrack.NewSampler(j)
+	case j.Census != nil:
+		return conntrack.NewCensus(j)
+	case j.Ballast != nil:
+		return conntrack.NewBallast(j)
+	case j.Autopsy != nil:
+		return conntrack.NewAutopsy(j)
+	}
 	return nil, errors.New("the job says nothing to do: this agent may be older than its controller")
 }

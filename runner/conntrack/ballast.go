@@ -9,6 +9,11 @@ import (
 // it apart, and removal deletes exactly these.
 const ballastMark = 0x7ab1ef11
 
+// ballastBit is a bit of ballastMark that connmarks of others hardly ever
+// have: kube-proxy uses 0x4000 and 0x8000, network plugins bits below 2^28. The
+// kernel can leave out entries by one bit, but not by "any mark but this".
+const ballastBit = 0x40000000
+
 // Ballast entries are TCP connections within 100.64.0.0/10, the shared address
 // space of RFC 6598, or 100::/64, the discard prefix of RFC 6666, to port 9
 // (discard): no packet of a lab belongs to one of them. Each source address

@@ -399,11 +399,13 @@ func FlushBallast(ctx context.Context) (removed uint64, err error) {
 	return flushBallast(ctx, c)
 }
 
+var onlyBallast = markFilter{mark: ballastMark, mask: 0xffffffff}
+
 func flushBallast(ctx context.Context, c *client) (removed uint64, err error) {
 	if removed, err = countBallast(ctx, c); err != nil || removed == 0 {
 		return 0, err
 	}
-	err = c.command(ctx, ctDelete, 0, afUnspec, func(buf []byte) []byte { return appendMarkFilter(buf, ballastMark) })
+	err = c.command(ctx, ctDelete, 0, afUnspec, onlyBallast.append)
 	if err != nil {
 		return 0, fmt.Errorf("delete entries by mark: %w", err)
 	}
@@ -420,7 +422,7 @@ func flushBallast(ctx context.Context, c *client) (removed uint64, err error) {
 // countBallast walks the table for entries that carry our mark.
 func countBallast(ctx context.Context, c *client) (n uint64, err error) {
 	var e entry
-	err = c.dump(ctx, ballastMark, func(body []byte) error {
+	err = c.dump(ctx, onlyBallast, func(body []byte) error {
 		if !e.parse(body) {
 			return errMalformed
 		}

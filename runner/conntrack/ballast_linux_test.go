@@ -72,7 +72,7 @@ func facts(t testing.TB) Facts {
 // are not.
 func ours(t testing.TB) (ballast, others uint64) {
 	t.Helper()
-	c, err := walk(t.Context(), newTally(0), 0)
+	c, err := walk(t.Context(), newTally(0), 0, false)
 	require.NoError(t, err)
 	return c.Ballast, c.Entries - c.Ballast
 }

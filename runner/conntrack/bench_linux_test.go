@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"testing"
@@ -32,9 +33,11 @@ func fill(tb testing.TB, n int, mark uint32) {
 }
 
 // BenchmarkBallast compares filling, renewing and emptying a table with
-// ti-mo/conntrack's Create, in the same run.
+// ti-mo/conntrack's Create, in the same run: from a goroutine as it comes, and
+// from one locked to its thread, as programs do that change the network
+// namespace of a thread, where each answer costs a thread switch.
 func BenchmarkBallast(b *testing.B) {
-	var insert, renew, remove, create time.Duration
+	var insert, renew, remove, create, locked time.Duration
 	const created = 10_000
 	for b.Loop() {
 		require.NoError(b, Flush(b.Context()))
@@ -54,23 +57,27 @@ func BenchmarkBallast(b *testing.B) {
 		})
 		f.close()
 		create += timed(func() { insertFlows(b, 0, created, 600) })
+		locked += timedLocked(func() { insertFlows(b, created, 2*created, 600) })
 	}
 	rate := func(n int, d time.Duration) float64 { return float64(n) * float64(b.N) / d.Seconds() }
 	b.ReportMetric(rate(benchEntries, insert), "inserted/s")
 	b.ReportMetric(rate(benchEntries, renew), "renewed/s")
 	b.ReportMetric(rate(benchEntries, remove), "removed/s")
-	b.ReportMetric(rate(created, create), "Create/s")
 	b.ReportMetric(rate(benchEntries, insert)/rate(created, create), "x-Create")
+	b.ReportMetric(rate(benchEntries, insert)/rate(created, locked), "x-Create-locked")
 }
 
-// BenchmarkCensus compares a walk with ti-mo/conntrack's Dump, and with
-// conntrack -L where that is installed, in the same run. peak-MiB is how much
-// the resident set of the process grew for it.
+// BenchmarkCensus compares a walk with ti-mo/conntrack's Dump (locked as in
+// BenchmarkBallast, and not), and with conntrack -L where that is installed, in
+// the same run. peak-MiB is how much the resident set grew for the walk.
 func BenchmarkCensus(b *testing.B) {
-	for name, mark := range map[string]uint32{"traffic": 0, "ballast": ballastMark} {
-		b.Run(name, func(b *testing.B) {
+	for _, kind := range []struct {
+		name string
+		mark uint32
+	}{{"traffic", 0}, {"ballast", ballastMark}} {
+		b.Run(kind.name, func(b *testing.B) {
 			require.NoError(b, Flush(b.Context()))
-			fill(b, benchEntries, mark)
+			fill(b, benchEntries, kind.mark)
 			benchCensus(b)
 		})
 	}
@@ -82,7 +89,7 @@ func benchCensus(b *testing.B) {
 	if err != nil {
 		b.Log("conntrack(8) is not installed: not compared with it")
 	}
-	var census, dump, list time.Duration
+	var census, part, dump, locked, list time.Duration
 	var cpu float64
 	var peak uint64
 	for b.Loop() {
@@ -90,20 +97,18 @@ func benchCensus(b *testing.B) {
 		idle := resident(b, "VmRSS:")
 		require.NoError(b, os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)) // resets VmHWM
 		census += timed(func() {
-			c, err := walk(b.Context(), newTally(16), 16)
+			c, err := walk(b.Context(), newTally(16), 16, false)
 			require.NoError(b, err)
 			require.EqualValues(b, benchEntries, c.Entries)
 			cpu += c.CPU
 		})
 		peak = max(peak, resident(b, "VmHWM:")-idle)
-		dump += timed(func() {
-			conn, err := ctlib.Dial(nil)
+		part += timed(func() {
+			_, err := walk(b.Context(), newTally(16), 16, true)
 			require.NoError(b, err)
-			flows, err := conn.Dump(nil)
-			require.NoError(b, err)
-			require.Len(b, flows, benchEntries)
-			require.NoError(b, conn.Close())
 		})
+		dump += timed(func() { dumpAll(b) })
+		locked += timedLocked(func() { dumpAll(b) })
 		if tool != "" {
 			list += timed(func() {
 				cmd := exec.CommandContext(b.Context(), tool, "-L") // writes to /dev/null
@@ -111,14 +116,31 @@ func benchCensus(b *testing.B) {
 			})
 		}
 	}
-	rate := func(d time.Duration) float64 { return benchEntries * float64(b.N) / d.Seconds() }
-	b.ReportMetric(rate(census), "entries/s")
-	b.ReportMetric(cpu/float64(b.N)/benchEntries*1e9, "cpu-ns/entry")
+	n := float64(b.N)
+	b.ReportMetric(benchEntries*n/census.Seconds(), "entries/s")
+	b.ReportMetric(cpu/n/benchEntries*1e9, "cpu-ns/entry")
 	b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
+	b.ReportMetric(part.Seconds()/n*1e3, "without-ballast-ms")
 	b.ReportMetric(dump.Seconds()/census.Seconds(), "x-Dump")
+	b.ReportMetric(locked.Seconds()/census.Seconds(), "x-Dump-locked")
 	if tool != "" {
 		b.ReportMetric(list.Seconds()/census.Seconds(), "x-conntrack-L")
 	}
+}
+
+func dumpAll(b *testing.B) {
+	conn, err := ctlib.Dial(nil)
+	require.NoError(b, err)
+	flows, err := conn.Dump(nil)
+	require.NoError(b, err)
+	require.Len(b, flows, benchEntries)
+	require.NoError(b, conn.Close())
+}
+
+func timedLocked(f func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return timed(f)
 }
 
 func timed(f func()) time.Duration {

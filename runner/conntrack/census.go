@@ -33,6 +33,7 @@ const (
 // tally counts entries in constant memory.
 type tally struct {
 	entries, ballast, other uint64
+	lookalikes              uint64 // have ballastBit, but are not ballast
 	groups                  map[groupKey]*uint64
 	counts                  []uint64 // backs groups
 	sources                 *spaceSaving
@@ -53,7 +54,7 @@ func newTally(sources int) *tally {
 }
 
 func (t *tally) reset() {
-	t.entries, t.ballast, t.other = 0, 0, 0
+	t.entries, t.ballast, t.other, t.lookalikes = 0, 0, 0, 0
 	clear(t.groups)
 	t.counts = t.counts[:0]
 	if t.sources != nil {
@@ -66,6 +67,9 @@ func (t *tally) add(e *entry) {
 	if e.mark == ballastMark {
 		t.ballast++
 		return
+	}
+	if e.mark&ballastBit != 0 {
+		t.lookalikes++
 	}
 	if t.sources != nil {
 		t.sources.add(sourceKey{e.src, e.v6})

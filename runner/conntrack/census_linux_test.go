@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,7 +160,7 @@ func TestCensusSeesServiceAndBackend(t *testing.T) {
 	vip, backend := service(t)
 	_ = connect(t, vip)
 	_ = connect(t, vip)
-	got, err := walk(t.Context(), newTally(5), 5)
+	got, err := walk(t.Context(), newTally(5), 5, false)
 	require.NoError(t, err)
 	assert.Equal(t, []runlog.CensusGroup{
 		{Proto: "tcp", State: "ESTABLISHED", Assured: true, Replied: true, Service: vip, Backend: backend, Count: 2},
@@ -173,7 +174,7 @@ func TestCensusThatCannotReadSaysSo(t *testing.T) {
 	require.ErrorContains(t, err, "operation not permitted")
 
 	rec := &recorder{}
-	withoutPrivilege(func() { w.(*census).walkAndRecord(t.Context(), newTally(0), rec) })
+	withoutPrivilege(func() { err = w.(*census).walk(t.Context(), false, rec) })
 	require.Len(t, rec.all(), 1)
 	assert.Contains(t, rec.all()[0].Census.Failed, "operation not permitted")
 }
@@ -188,7 +189,7 @@ func TestWalkEndsWithItsContext(t *testing.T) {
 	require.NoError(t, err)
 	defer c.close()
 	seen := 0
-	err = c.dump(ctx, 0, func([]byte) error {
+	err = c.dump(ctx, markFilter{}, func([]byte) error {
 		if seen++; seen == 1000 {
 			cancel()
 		}
@@ -229,20 +230,111 @@ func TestWalkReportsLostMessages(t *testing.T) {
 	require.ErrorContains(t, err, "no buffer space available")
 }
 
-func TestUntilWalk(t *testing.T) {
-	for _, tt := range []struct {
-		every  time.Duration
-		maxCPU float64
-		cpu    float64
-		want   time.Duration
-	}{
-		{time.Second, 0.02, 0, time.Second},
-		{time.Second, 0.02, 0.019, time.Second},
-		{time.Second, 0.02, 0.5, 25 * time.Second},
-		{time.Second, 1, 0.5, time.Second},
-	} {
-		assert.Equal(t, tt.want, untilWalk(tt.every, tt.maxCPU, &runlog.Census{CPU: tt.cpu}), "%+v", tt)
+func TestPace(t *testing.T) {
+	type walk struct {
+		r          runlog.Census
+		lookalikes uint64
+		wantIn     time.Duration // from the beginning of this walk
+		wantPart   bool
 	}
+	mostlyBallast := runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 900}
+	part := runlog.Census{CPU: 0.06, Entries: 100, WithoutBallast: true}
+	for name, walks := range map[string][]walk{
+		"cheap":              {{runlog.Census{CPU: 0.019}, 0, time.Second, false}},
+		"expensive":          {{runlog.Census{CPU: 0.5}, 0, 25 * time.Second, false}},
+		"mostly ballast":     {{mostlyBallast, 0, time.Second, true}, {part, 0, 4 * time.Second, true}},
+		"others look alike":  {{mostlyBallast, 1, 25 * time.Second, false}},
+		"half of it ballast": {{runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 500}, 0, 25 * time.Second, false}},
+		"ballast has gone": {
+			{mostlyBallast, 0, time.Second, true}, {part, 0, 4 * time.Second, true},
+			{runlog.Census{CPU: 0.1, Entries: 100}, 0, 5 * time.Second, false},
+		},
+		"failed": {{runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 900, Failed: "x"}, 0, 25 * time.Second, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pace{every: time.Second, maxCPU: 0.02}
+			for i, w := range walks {
+				began := int64(i) * int64(10*time.Second)
+				p.done(began, &w.r, w.lookalikes)
+				at, partial := p.next()
+				assert.Equal(t, w.wantIn, time.Duration(at-began), "walk %d", i)
+				assert.Equal(t, w.wantPart, partial, "walk %d", i)
+			}
+		})
+	}
+}
+
+// However long it runs and whatever walks cost, they stay within the budget,
+// and whole walks go on among the cheap ones.
+func TestPaceKeepsItsBudget(t *testing.T) {
+	p := pace{every: time.Second, maxCPU: 0.02}
+	var now int64
+	var cpu float64
+	whole := 0
+	for now < int64(time.Hour) {
+		r := runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 900}
+		if _, partial := p.next(); partial {
+			r = runlog.Census{CPU: 0.06, Entries: 100, WithoutBallast: true}
+		} else {
+			whole++
+		}
+		cpu += r.CPU
+		p.done(now, &r, 0)
+		now, _ = p.next()
+	}
+	assert.LessOrEqual(t, cpu/seconds(now), 0.0201)
+	assert.GreaterOrEqual(t, cpu/seconds(now), 0.018, "and use it")
+	assert.Greater(t, whole, 30)
+}
+
+func TestCensusLeavesBallastOut(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	mixture(t)
+	tl := newTally(20)
+	whole, err := walk(t.Context(), tl, 20, false)
+	require.NoError(t, err)
+	assert.Zero(t, tl.lookalikes)
+	part, err := walk(t.Context(), tl, 20, true)
+	require.NoError(t, err)
+	assert.True(t, part.WithoutBallast)
+	assert.Zero(t, part.Ballast)
+	assert.Equal(t, whole.Entries-whole.Ballast, part.Entries)
+	assert.Equal(t, whole.Groups, part.Groups)
+	assert.Equal(t, whole.Sources, part.Sources)
+
+	conn, err := ctlib.Dial(nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	require.NoError(t, conn.Create(ctlib.NewFlow(protoUDP, 0, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), 1, 2, 60, ballastBit|5)))
+	_, err = walk(t.Context(), tl, 20, false)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, tl.lookalikes)
+}
+
+// What a walk allocates must not depend on the size of the table.
+func TestWalkRunsInConstantMemory(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	tl := newTally(16)
+	allocated := func() uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := walk(t.Context(), tl, 16, false)
+		require.NoError(t, err)
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	fill(t, 1000, 0)
+	small := allocated()
+	require.NoError(t, Flush(t.Context()))
+	fill(t, 30000, 0)
+	large := allocated()
+	// A buffer of 32 KiB holds some 160 entries, and brings its sender's
+	// address with it.
+	assert.Less(t, large-small, uint64(100<<10), "%d bytes for 1000 entries, %d for 30000", small, large)
 }
 
 func TestNewCensusRefuses(t *testing.T) {

@@ -162,16 +162,17 @@ func (c *client) exchange(ctx context.Context, batch []byte, last uint32, failed
 	}
 }
 
-// dump asks for all entries, those with mark only where it is not 0, and
-// calls fn with the body of each one's message while they stream in. fn must
-// not keep the body. An error means that fn has not seen them all.
-func (c *client) dump(ctx context.Context, mark uint32, fn func(body []byte) error) error {
+// dump asks for the entries that pass a filter and calls fn with the body of
+// each one's message while they stream in. fn must not keep the body. An error
+// means that fn has not seen them all. After one, a client is of no use for
+// another dump.
+func (c *client) dump(ctx context.Context, only markFilter, fn func(body []byte) error) error {
 	defer c.interruptible(ctx)()
 	c.seq++
 	seq := c.seq
 	req := appendHeader(nil, ctGet, nlmRequest|nlmDump, seq, afUnspec)
-	if mark != 0 {
-		req = appendMarkFilter(req, mark)
+	if only.mask != 0 {
+		req = only.append(req)
 	}
 	if err := c.send(ctx, endMessage(req, 0)); err != nil {
 		return err
@@ -227,9 +228,13 @@ func dumpPart(in []byte, seq uint32, fn func(body []byte) error) (done bool, err
 	return false, nil
 }
 
-func appendMarkFilter(buf []byte, mark uint32) []byte {
-	buf = appendAttr(buf, ctaMark, be32(mark)...)
-	return appendAttr(buf, ctaMarkMask, be32(0xffffffff)...)
+// markFilter makes the kernel work on entries with connmark & mask == mark
+// only. The zero value lets all pass.
+type markFilter struct{ mark, mask uint32 }
+
+func (f markFilter) append(buf []byte) []byte {
+	buf = appendAttr(buf, ctaMark, be32(f.mark)...)
+	return appendAttr(buf, ctaMarkMask, be32(f.mask)...)
 }
 
 // command sends one message that has no answer but success or failure.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	tc "github.com/ti-mo/conntrack"
@@ -31,6 +32,8 @@ func testWorker(j env.Job) (env.Worker, error) {
 		return dialer{*j.Load}, nil
 	case j.Census != nil:
 		return tableLister{}, nil
+	case j.Autopsy != nil:
+		return marker{j.Autopsy.Failure.Traffic}, nil
 	case j.Sample != nil:
 		return counterReader{}, nil
 	}
@@ -109,7 +112,10 @@ func endOf(ctx context.Context, err error) error {
 
 // dialer makes SourceCount connections to Target, each from the next source
 // address (or from any, where Sources is not set), and records what
-// came back. Traffic.To names the protocol; Seed is how often.
+// came back. Traffic.To names the protocol; with Seed pretend the source
+// addresses need not be the host's.
+const pretend = 1
+
 type dialer struct{ job env.LoadJob }
 
 func (d dialer) Run(ctx context.Context, ready func(), out env.Recorder) error {
@@ -117,6 +123,9 @@ func (d dialer) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	src := d.job.Sources.Addr()
 	for i := range d.job.SourceCount {
 		nd := net.Dialer{Timeout: 700 * time.Millisecond}
+		if d.job.Seed == pretend {
+			nd.Control = transparent
+		}
 		if d.job.Sources.IsValid() {
 			src = src.Next()
 			nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
@@ -137,6 +146,19 @@ func (d dialer) Run(ctx context.Context, ready func(), out env.Recorder) error {
 		out.Record(runlog.Record{Event: e})
 	}
 	return nil
+}
+
+// transparent lets a socket have any source address.
+func transparent(network, _ string, c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) {
+		if strings.HasSuffix(network, "6") {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
+			return
+		}
+		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1)
+	})
+	return errors.Join(cerr, err)
 }
 
 func ask(ctx context.Context, nd net.Dialer, network string, target netip.AddrPort) (string, error) {
@@ -181,8 +203,25 @@ func (tableLister) Run(_ context.Context, ready func(), out env.Recorder) error 
 			"dport":     strconv.Itoa(int(f.TupleOrig.Proto.DestinationPort)),
 			"reply_src": f.TupleReply.IP.SourceAddress.String(),
 			"reply_dst": f.TupleReply.IP.DestinationAddress.String(),
+			"state":     tcpState(f),
 		}}})
 	}
+	return nil
+}
+
+func tcpState(f tc.Flow) string {
+	if f.ProtoInfo.TCP == nil {
+		return ""
+	}
+	return strconv.Itoa(int(f.ProtoInfo.TCP.State))
+}
+
+// marker records one event, to tell where a job's records end.
+type marker struct{ name string }
+
+func (m marker) Run(_ context.Context, ready func(), out env.Recorder) error {
+	out.Record(runlog.Record{Event: &runlog.Event{Kind: "marker", Name: m.name}})
+	ready()
 	return nil
 }
 

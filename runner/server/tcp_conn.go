@@ -219,7 +219,11 @@ func (l *tcpLoop) keep(fd int) {
 func (l *tcpLoop) ended(fd int) {
 	if l.conns[fd].state != keeping {
 		l.drop(fd)
+		return
 	}
+	// Nothing will be sent that could carry the ACK, so the kernel would delay
+	// it, and the entry in the table would stay a state behind.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 }
 
 // reset closes a connection by RST.

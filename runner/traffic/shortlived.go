@@ -93,6 +93,8 @@ func (w *ShortLived) Run(ctx context.Context, ready func(), out env.Recorder) er
 	return nil
 }
 
+var done = []byte{wire.Done}
+
 type shortLived struct {
 	e      *tcpEngine
 	mode   string
@@ -113,6 +115,7 @@ func (s *shortLived) flags() wire.Flags {
 	return 0
 }
 
+// answered begins the connection's end.
 func (s *shortLived) answered(fd int32, events uint32) {
 	e := s.e
 	switch {
@@ -122,15 +125,12 @@ func (s *shortLived) answered(fd int32, events uint32) {
 			return
 		}
 		e.close(fd)
-	case s.mode == "half" && s.server:
-		e.move(fd, held, 0)
-	case s.mode == "rst" && s.server:
-		e.move(fd, closing, e.now()+e.timeout)
-		_, _ = unix.Write(int(fd), []byte{wire.Done}) // if this fails there is an event as well
-		e.drain(fd, events)
 	case s.server:
 		e.move(fd, closing, e.now()+e.timeout)
-		e.drain(fd, events) // the server's FIN may have come with the answer
+		if s.mode == "rst" {
+			_, _ = unix.Write(int(fd), done) // if this fails there is an event as well
+		}
+		s.event(fd, events) // the server's FIN may have come with the answer
 	case s.mode == "rst":
 		resetOnClose(fd)
 		e.close(fd)
@@ -139,10 +139,21 @@ func (s *shortLived) answered(fd int32, events uint32) {
 	}
 }
 
-// event follows up what happens to a connection that is kept for its entry:
-// the server's FIN was expected, after a reset there is nothing to keep.
+// event follows up what happens to a connection after its attempt: the
+// server's end of it, which was expected, or a reset of what was kept for its
+// entry, after which there is nothing to keep.
 func (s *shortLived) event(fd int32, events uint32) {
-	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+	switch {
+	case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
+		s.e.close(fd)
+	case events&unix.EPOLLRDHUP == 0 || s.e.conns[fd].state == held:
+	case s.mode == "half":
+		// The kernel delays the FIN's ACK, and sends it on demand only when
+		// the FIN has been read.
+		_, _ = unix.Read(int(fd), s.e.buf)
+		acknowledge(fd)
+		s.e.move(fd, held, 0)
+	default:
 		s.e.close(fd)
 	}
 }

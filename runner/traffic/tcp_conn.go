@@ -114,9 +114,7 @@ func (e *tcpEngine) event(ev epoll.Event) {
 		if ev.Events&(unix.EPOLLIN|epoll.Gone) != 0 {
 			e.read(fd, ev.Events)
 		}
-	case closing:
-		e.drain(fd, ev.Events)
-	case held:
+	case closing, held:
 		e.shape.event(fd, ev.Events)
 	}
 }
@@ -207,13 +205,6 @@ func (e *tcpEngine) take(c *tcpConn, b []byte) (whole, good bool) {
 	c.got += uint32(len(b))
 	want := wire.ResponseHeader + e.answer
 	return c.got == want, c.got <= want
-}
-
-// drain waits for the peer's end of an answered connection, and closes ours.
-func (e *tcpEngine) drain(fd int32, events uint32) {
-	if events&epoll.Gone != 0 {
-		e.close(fd)
-	}
 }
 
 // move puts a connection into a state, and into the list that goes with it:

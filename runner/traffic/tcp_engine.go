@@ -37,7 +37,8 @@ type tcpShape interface {
 	// answered is called when the whole answer to a request is there. It
 	// closes the connection, or gives it another state.
 	answered(fd int32, events uint32)
-	// event is called for an event on a connection in the state held.
+	// event is called for an event on a connection in the state closing or
+	// held.
 	event(fd int32, events uint32)
 	// failed is called for a connection with a running request that failed,
 	// and that was answered before; the engine closes it.
@@ -254,11 +255,11 @@ func (e *tcpEngine) attempt(now float64) {
 	src, dst := e.tuples.at(e.seq)
 	fd, err := e.socket(src)
 	if err == nil {
-		if err = e.connect(fd, dst); err == unix.EINPROGRESS {
-			err = nil
-		}
-		if err == nil {
-			err = e.poll.Add(fd, e.generation(fd), epoll.In|epoll.Out)
+		gen := e.generation(fd)
+		if err = e.connect(fd, dst); err == nil || err == unix.EINPROGRESS {
+			// Not before: a socket that is neither connected nor connecting
+			// has an event already.
+			err = e.poll.Add(fd, gen, epoll.In|epoll.Out)
 		}
 	}
 	if reason, ours := notStartedFor(err); ours {

@@ -124,14 +124,18 @@ func resetOnClose(fd int32) {
 	_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
 }
 
+// acknowledge sends the ACK of what has been received and read, if the kernel
+// is delaying it.
+func acknowledge(fd int32) {
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
+}
+
 // vanish prepares the socket to be closed without a packet. What has been
-// received is acknowledged before: an answer the peer sends once more would
-// find nobody, and be answered by a reset. It returns an error wrapping EPERM
-// where the process is not privileged in its network namespace.
+// read is acknowledged before: if the peer sent it once more it would find
+// nobody, and be answered by a reset. It fails where the process has no
+// CAP_NET_ADMIN in its network namespace.
 func vanish(fd int32) error {
-	if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1); err != nil {
-		return err
-	}
+	acknowledge(fd)
 	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON)
 }
 

@@ -1,0 +1,128 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+)
+
+// headline is the answer in one sentence. A run that allows no answer says so
+// first, whatever else was seen.
+func headline(f *Findings) string {
+	if f.Verdict == Inconclusive && len(f.Reasons) > 0 {
+		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "."
+	}
+	n := headNode(f)
+	if n == nil {
+		return "No node's table was sampled."
+	}
+	early, drop := n.Knee.EarlyDrop, n.Knee.Drop
+	switch {
+	case drop != nil && early != nil && early.AtS < drop.AtS:
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full.", n.Name, place(early, n), seconds(drop.AtS))
+	case drop != nil:
+		return fmt.Sprintf("%s drops new connections at %s: its table is full.", n.Name, place(drop, n))
+	case early != nil:
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted.", n.Name, place(early, n))
+	}
+	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
+	var failed uint64
+	top := ""
+	for _, c := range f.Causes {
+		if !strings.HasPrefix(c.Cause, generatorPrefix) {
+			failed += c.Failures
+			if top == "" {
+				top = c.Cause
+			}
+		}
+	}
+	switch {
+	case failed == 0:
+		s += ", and no attempt failed"
+	case byTable(top):
+		s += fmt.Sprintf(", but %s failed, mostly because of %s", plural(failed, "attempt"), top)
+	case top == unknownCause:
+		s += fmt.Sprintf("; %s failed, mostly for a cause that is unknown", plural(failed, "attempt"))
+	default:
+		s += fmt.Sprintf("; %s failed, mostly because of %s", plural(failed, "attempt"), top)
+	}
+	if f.Verdict == Fail && len(f.Reasons) > 0 && !byTable(top) {
+		s += "; " + f.Reasons[0]
+	}
+	return s + "."
+}
+
+// headNode is the node that the headline is about: the first to get into
+// trouble, or the fullest.
+func headNode(f *Findings) *Node {
+	var best *Node
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.PeakEntries == nil {
+			continue
+		}
+		if best == nil || before(n, best) {
+			best = n
+		}
+	}
+	return best
+}
+
+func before(x, y *Node) bool {
+	a, b := firstOnset(x.Knee), firstOnset(y.Knee)
+	switch {
+	case a != nil && b != nil:
+		return a.AtS < b.AtS
+	case a != nil || b != nil:
+		return a != nil
+	}
+	return x.PeakOccupancy != nil && y.PeakOccupancy != nil && *x.PeakOccupancy > *y.PeakOccupancy
+}
+
+func firstOnset(k Knee) *Onset {
+	if k.EarlyDrop == nil || k.Drop != nil && k.Drop.AtS < k.EarlyDrop.AtS {
+		return k.Drop
+	}
+	return k.EarlyDrop
+}
+
+// place is like: 262144 of 262144 entries (100 %), 4.3 s into the run at 700/s.
+func place(o *Onset, n *Node) string {
+	s := "an unknown filling"
+	if o.Entries != nil && n.Limit != nil {
+		s = fmt.Sprintf("%d of %d entries", *o.Entries, *n.Limit)
+		if o.Occupancy != nil {
+			s += fmt.Sprintf(" (%s)", percent(*o.Occupancy))
+		}
+	}
+	s += fmt.Sprintf(", %s into the run", seconds(o.AtS))
+	if o.OfferedPerS != nil {
+		s += fmt.Sprintf(" at %s", perSecond(*o.OfferedPerS))
+	}
+	return s
+}
+
+func filling(n *Node) string {
+	s := fmt.Sprintf("%d entries", *n.PeakEntries)
+	if n.Limit != nil && *n.Limit > 0 {
+		s = fmt.Sprintf("%d of %d entries", *n.PeakEntries, *n.Limit)
+	}
+	if n.PeakOccupancy != nil && *n.PeakOccupancy > 0 {
+		s += fmt.Sprintf(" (%s)", percent(*n.PeakOccupancy))
+	}
+	return s
+}
+
+// seconds is a time for people: as exact as it needs to be.
+func seconds(v float64) string {
+	if v >= 100 || v <= -100 {
+		return fmt.Sprintf("%.0f s", v)
+	}
+	return fmt.Sprintf("%.1f s", v)
+}
+
+func perSecond(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f/s", v)
+	}
+	return fmt.Sprintf("%.3g/s", v)
+}

@@ -1,0 +1,152 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// renderMarkdown writes a CI job summary.
+func renderMarkdown(f *Findings, w io.Writer) error {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	incomplete := ""
+	if f.Incomplete {
+		incomplete = " (incomplete)"
+	}
+	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
+	p("**%s**\n", md(f.Headline))
+	mdList(p, "", f.Reasons)
+	if len(f.Thresholds) > 0 {
+		p("### Thresholds\n")
+		p("| | threshold | measured |\n|---|---|---|")
+		for _, r := range f.Thresholds {
+			p("| **%s** | %s | %s |", r.Result, md(r.Threshold), md(r.Detail))
+		}
+		p("")
+	}
+	p("### Table\n")
+	p("| node | onset | at | +- | entries | full | offered |\n|---|---|---:|---:|---:|---:|---:|")
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		mdOnset(p, n.Name, "early_drop", n.Knee.EarlyDrop)
+		mdOnset(p, n.Name, "drop", n.Knee.Drop)
+		mdOnset(p, n.Name, "client loss", n.Knee.ClientLoss)
+	}
+	p("")
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.PeakEntries != nil {
+			p("%s: at most %s.\n", md(n.Name), filling(n))
+		}
+	}
+	if f.Predicted != nil {
+		p("Predicted: %s.\n", md(predictionText(f.Predicted)))
+	}
+	mdTraffic(p, f)
+	if len(f.Causes) > 0 {
+		p("### Why attempts failed\n")
+		p("| cause | attempts | share | evidence |\n|---|---:|---:|---|")
+		for _, c := range f.Causes {
+			p("| %s | %d | %s of %s | %s |", md(c.Cause), c.Failures, percent(c.Share), c.ShareOf, md(c.Evidence))
+		}
+		p("")
+	}
+	mdSizing(p, f.Sizing)
+	mdList(p, "### Doubts", f.Doubts)
+	mdList(p, "### Not measured", f.NotMeasured)
+	mdList(p, "### Not put back", f.UndoErrors)
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("write markdown: %w", err)
+	}
+	return nil
+}
+
+// md escapes what came from a log, so that it is text in a table cell too.
+func md(s string) string {
+	s = strings.Join(strings.Fields(plain(s)), " ")
+	return strings.NewReplacer(
+		"\\", "\\\\", "`", "\\`", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "|", "\\|", "#", "\\#",
+		"&", "&amp;", "<", "&lt;", ">", "&gt;", "!", "\\!", "~", "\\~",
+	).Replace(s)
+}
+
+func mdList(p func(string, ...any), title string, of []string) {
+	if len(of) == 0 {
+		return
+	}
+	if title != "" {
+		p("%s\n", title)
+	}
+	for _, s := range of {
+		p("- %s", md(s))
+	}
+	p("")
+}
+
+func mdOnset(p func(string, ...any), node, name string, o *Onset) {
+	if o == nil {
+		p("| %s | %s | none | | | | |", md(node), md(name))
+		return
+	}
+	entries, full, offered := "?", "?", "?"
+	if o.Entries != nil {
+		entries = fmt.Sprint(*o.Entries)
+	}
+	if o.Occupancy != nil {
+		full = percent(*o.Occupancy)
+	}
+	if o.OfferedPerS != nil {
+		offered = perSecond(*o.OfferedPerS)
+	}
+	p("| %s | %s | %.3f s | %.3f s | %s | %s | %s |", md(node), md(name), o.AtS, o.UncertaintyS, entries, full, offered)
+}
+
+func mdTraffic(p func(string, ...any), f *Findings) {
+	if len(f.Traffic) == 0 {
+		return
+	}
+	p("### Traffic\n")
+	p("| traffic | shape | attempted | succeeded | failed | not started | late | p50 ms | p99 ms | max ms |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+	for _, t := range f.Traffic {
+		ok, late := "?", "?"
+		if t.Succeeded != nil {
+			ok = fmt.Sprint(*t.Succeeded)
+		}
+		if t.LateShare != nil {
+			late = percent(*t.LateShare)
+		}
+		p("| %s | %s | %d | %s | %d | %d | %s | %s | %s | %s |", md(t.Name), md(t.Shape), t.Attempted, ok, t.Failed, t.NotStarted, late, ms(t.P50Ms), ms(t.P99Ms), ms(t.MaxMs))
+	}
+	p("")
+}
+
+func mdSizing(p func(string, ...any), s *Sizing) {
+	if s == nil {
+		return
+	}
+	p("### Sizing\n")
+	if s.RunNeeded != nil {
+		p("A limit of **%d** would have held this run: %s.\n", *s.RunNeeded, md(s.RunNeededHow))
+	}
+	if s.NeededEntries != nil {
+		p("In the steady state it is **%d** entries; recommended limit **%d** with as many buckets, %s.\n", *s.NeededEntries, *s.RecommendedLimit, memoryText(s))
+	}
+	for _, x := range s.Parts {
+		p("- %s", md(partText(x)))
+	}
+	p("")
+	if len(s.Timeouts) > 0 {
+		p("| timeout | from | to | entries | limit | risk |\n|---|---:|---:|---:|---:|---|")
+		for _, e := range s.Timeouts {
+			p("| %s | %g s | %g s | %d | %d | %s |", md(e.Sysctl), e.FromS, e.ToS, e.NeededEntries, e.Limit, md(e.Risk))
+		}
+		p("")
+	}
+	mdList(p, "", s.Notes)
+	if s.KubeProxy != "" {
+		p("```yaml\n%s```\n", s.KubeProxy)
+	}
+	if s.Sysctl != "" {
+		p("```\n%s```\n", s.Sysctl)
+	}
+}

@@ -1,0 +1,234 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// Sizing constants.
+const (
+	// target is how full the table may be in the steady state: above it,
+	// common alerts fire, and a burst has no room.
+	target = 0.75
+	// Where the slab could not be read: an entry is 248 bytes on current
+	// kernels, in a slab of 256, and up to 128 more with extensions (helpers,
+	// accounting, labels, events).
+	entryBytesMin, entryBytesMax = 256, 384
+	bucketBytes                  = 8
+	// kubeProxyCap is what kube-proxy 1.36 and later cut maxPerCore x cores to.
+	kubeProxyCap = 1048576
+)
+
+// sizing computes what limit the traffic needs, by Little's law: entries in
+// the steady state are arrivals per second times the seconds each stays.
+func (l *log) sizing(n *node, nodes []Node) *Sizing {
+	if l.header == nil {
+		return nil
+	}
+	s := &Sizing{Parts: []SizingPart{}, Timeouts: []TimeoutEffect{}, Notes: []string{}}
+	total, whole := 0.0, true
+	for _, t := range l.order {
+		if t.due().total == 0 {
+			continue
+		}
+		p := l.sizingPart(t)
+		s.Parts = append(s.Parts, p)
+		switch {
+		case t.info.Shape == "flood":
+			s.Meaningless = true
+		case p.Entries == nil:
+			whole = false
+		default:
+			total += float64(*p.Entries)
+		}
+	}
+	if len(s.Parts) == 0 {
+		return nil
+	}
+	s.flood(l)
+	if !whole {
+		s.Notes = append(s.Notes, "the need of some traffic cannot be computed, so needed_entries is too small by that")
+	}
+	l.runNeed(s, n)
+	if total <= 0 {
+		return s
+	}
+	needed := uint64(math.Ceil(total - slop))
+	limit := recommended(needed)
+	s.NeededEntries, s.RecommendedLimit = &needed, &limit
+	s.memory(limit, l.header.EntryBytes)
+	s.timeouts(l)
+	s.settings(limit, l.header.CPUs)
+	s.compare(limit, nodes)
+	return s
+}
+
+func (l *log) sizingPart(t *traffic) SizingPart {
+	p := SizingPart{
+		Traffic: t.info.Name, ArrivalsPerS: t.peakRate(), EntriesPerAttempt: t.info.EntriesPerAttempt,
+		ResidenceS: t.info.Residence, State: t.info.ResidueState, Counted: t.info.Shape != "flood",
+	}
+	switch {
+	case t.idle():
+		// What was asked for, not what a full table let through.
+		p.Held = max(t.peak, uint64(t.due().total))
+		p.ResidenceS = 0
+		e := p.Held
+		p.Entries, p.Note = &e, "held connections, of all that were due"
+	case p.EntriesPerAttempt <= 0:
+		p.Note = "entries per attempt cannot be computed, because connections or ports are used again"
+		p.Counted = false
+	case p.ResidenceS <= 0:
+		p.Note = "how long an entry stays is unknown"
+		p.Counted = false
+	default:
+		residence := p.ResidenceS
+		if t.fromDue != nil && t.fromDue.TotalCount() > 0 {
+			residence += t.fromDue.Mean() / 1e6 // and the attempt itself
+		}
+		e := uint64(math.Ceil(p.ArrivalsPerS*p.EntriesPerAttempt*residence - slop))
+		p.Entries = &e
+	}
+	return p
+}
+
+// flood says what a flood means for sizing: nothing that a limit could cure.
+func (s *Sizing) flood(l *log) {
+	for _, p := range s.Parts {
+		if p.Counted || p.Entries == nil {
+			continue
+		}
+		s.Notes = append(s.Notes, fmt.Sprintf("traffic %s is a flood: at %.4g packets/s it alone would need %d entries, and whoever sends twice as much needs twice that. No limit is a remedy; the sizes here are for the other traffic. Against a flood help dropping it before conntrack (raw table, NOTRACK), SYNPROXY, or shorter timeouts of unassured entries", p.Traffic, p.ArrivalsPerS, *p.Entries))
+	}
+}
+
+// recommended is the limit at which needed entries fill the table to target,
+// rounded up to a number with three significant bits.
+func recommended(needed uint64) uint64 {
+	x := max(4096, math.Ceil(float64(needed)/target-slop))
+	step := math.Exp2(math.Floor(math.Log2(x)) - 3)
+	return uint64(math.Ceil(x/step) * step)
+}
+
+func (s *Sizing) memory(limit, entryBytes uint64) {
+	buckets := limit
+	lo, hi := uint64(entryBytesMin), uint64(entryBytesMax)
+	if entryBytes > 0 {
+		lo, hi = entryBytes, entryBytes
+		s.Notes = append(s.Notes, fmt.Sprintf("an entry is %d bytes here (slab of nf_conntrack)", entryBytes))
+	} else {
+		s.Notes = append(s.Notes, fmt.Sprintf("the size of an entry could not be read here: %d to %d bytes are assumed, by kernel and extensions in use", lo, hi))
+	}
+	least, most := limit*lo+buckets*bucketBytes, limit*hi+buckets*bucketBytes
+	s.Buckets, s.MemoryBytesMin, s.MemoryBytesMax = &buckets, &least, &most
+	s.Notes = append(s.Notes, fmt.Sprintf("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of the limit (%d), which makes 8", limit/4))
+}
+
+// timeouts computes what halving and quartering each timeout would do.
+func (s *Sizing) timeouts(l *log) {
+	sysctls := map[string]string{
+		"TIME_WAIT": "tcp_timeout_time_wait", "CLOSE": "tcp_timeout_close", "CLOSE_WAIT": "tcp_timeout_close_wait",
+		"ESTABLISHED": "tcp_timeout_established", "FIN_WAIT": "tcp_timeout_fin_wait", "LAST_ACK": "tcp_timeout_last_ack",
+		"SYN_SENT": "tcp_timeout_syn_sent", "SYN_RECV": "tcp_timeout_syn_recv", "UDP": "udp_timeout", "UDP_STREAM": "udp_timeout_stream",
+	}
+	risks := map[string]string{
+		"TIME_WAIT":   "a port that is used again within the old connection's lifetime meets late packets of it more often",
+		"CLOSE":       "small: the connection was reset",
+		"CLOSE_WAIT":  "an entry that expires before the application closes lets the late FIN out without NAT, and a reused port can be reset",
+		"ESTABLISHED": "connections that are idle for longer lose their NAT and are cut",
+		"SYN_SENT":    "handshakes over slow paths lose their entry before the answer",
+		"SYN_RECV":    "slow handshakes lose their entry",
+		"UDP":         "answers that take longer are not translated back and are lost",
+	}
+	var states []string
+	from := map[string]float64{}
+	for _, p := range s.Parts {
+		if p.Counted && p.ResidenceS > 0 && p.Entries != nil && sysctls[p.State] != "" && !slices.Contains(states, p.State) {
+			states = append(states, p.State)
+			from[p.State] = p.ResidenceS
+		}
+	}
+	for _, state := range states {
+		for _, by := range []float64{2, 4} {
+			to := math.Floor(from[state] / by)
+			if to < 1 {
+				continue
+			}
+			var sum float64
+			for _, p := range s.Parts {
+				if !p.Counted || p.Entries == nil {
+					continue
+				}
+				e := float64(*p.Entries)
+				if p.State == state && p.ResidenceS > 0 {
+					e -= p.ArrivalsPerS * p.EntriesPerAttempt * (p.ResidenceS - min(to, p.ResidenceS))
+				}
+				sum += e
+			}
+			n := uint64(math.Ceil(max(0, sum) - slop))
+			s.Timeouts = append(s.Timeouts, TimeoutEffect{
+				Sysctl: "net.netfilter.nf_conntrack_" + sysctls[state], FromS: from[state], ToS: to,
+				NeededEntries: n, Limit: recommended(n), Risk: risks[state],
+			})
+		}
+	}
+}
+
+// settings spells the limit out for kube-proxy and for sysctl.
+func (s *Sizing) settings(limit uint64, cpus int) {
+	var b strings.Builder
+	b.WriteString("# KubeProxyConfiguration; the limit is max(maxPerCore x cores, min)\n")
+	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", limit)
+	s.KubeProxy = b.String()
+	s.Notes = append(s.Notes,
+		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
+		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
+	if limit > kubeProxyCap {
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: another reason for maxPerCore: 1", kubeProxyCap))
+	}
+	if cpus > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", max(131072, 32768*cpus), plural(uint64(cpus), "core")))
+	}
+	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, *s.Buckets)
+}
+
+// compare says whether the present limit would do.
+func (s *Sizing) compare(limit uint64, nodes []Node) {
+	for _, n := range nodes {
+		if n.Limit == nil {
+			continue
+		}
+		verb := "is enough for"
+		switch {
+		case *n.Limit < *s.NeededEntries:
+			verb = "is too small for"
+		case *n.Limit < limit:
+			verb = "leaves less than a quarter free above"
+		}
+		s.Notes = append(s.Notes, fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state, an otherwise empty table provided", n.Name, *n.Limit, verb, *s.NeededEntries))
+	}
+}
+
+// runNeed is the limit at which this very run would have lost nothing.
+func (l *log) runNeed(s *Sizing, n *node) {
+	if n == nil || n.atStart == nil {
+		return
+	}
+	need := l.need()
+	if len(need.parts) > 0 && len(need.unknown) == 0 {
+		_, _, peak := need.reaches(math.Inf(1))
+		v := n.atStart.entries + uint64(math.Ceil(peak-slop))
+		s.RunNeeded = &v
+		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, math.Ceil(peak-slop))
+		return
+	}
+	var dropped uint64
+	for _, iv := range n.intervals {
+		dropped += iv.drop + iv.early
+	}
+	v := n.peak + dropped
+	s.RunNeeded = &v
+	s.RunNeededHow = fmt.Sprintf("the highest count of %d, and %d entries that were dropped or evicted: an upper bound, because some of those would have expired, or were asked for again", n.peak, dropped)
+}

@@ -1,0 +1,359 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"unicode"
+)
+
+const columns = 80
+
+// text writes a report for a terminal of 80 columns.
+type text struct {
+	b     strings.Builder
+	color bool
+}
+
+func renderText(f *Findings, w io.Writer, color bool) error {
+	t := &text{color: color}
+	t.para("", t.paint("1", plain(f.Headline)))
+	t.line("")
+	t.verdict(f)
+	for i := range f.Nodes {
+		t.node(&f.Nodes[i])
+	}
+	t.predicted(f.Predicted)
+	t.traffic(f)
+	t.causes(f)
+	t.thresholds(f)
+	t.sizing(f.Sizing)
+	t.list("doubts", f.Doubts)
+	t.list("not measured", f.NotMeasured)
+	if f.Restored != nil && !*f.Restored {
+		t.list("NOT PUT BACK", f.UndoErrors)
+	}
+	if _, err := io.WriteString(w, t.b.String()); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// plain takes control characters out of what came from a log: a terminal
+// obeys them.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+func (t *text) paint(code, s string) string {
+	if !t.color {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+func (t *text) line(format string, args ...any) {
+	fmt.Fprintf(&t.b, format+"\n", args...)
+}
+
+// para writes s in lines that fit, all but the first indented by the width of
+// the prefix. Words that are too long stay whole, so that they can be copied.
+func (t *text) para(prefix, s string) {
+	indent := strings.Repeat(" ", printed(prefix))
+	line, width := prefix, len(indent)
+	empty := true
+	for _, word := range strings.Fields(s) {
+		n := printed(word)
+		if !empty && width+1+n > columns {
+			t.line("%s", line)
+			line, width, empty = indent, len(indent), true
+		}
+		if !empty {
+			line += " "
+			width++
+		}
+		line += word
+		width += n
+		empty = false
+	}
+	t.line("%s", line)
+}
+
+// printed is how many columns a word takes; colours take none.
+func printed(s string) int {
+	n, escape := 0, false
+	for _, r := range s {
+		switch {
+		case r == '\x1b':
+			escape = true
+		case escape:
+			escape = r != 'm'
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func (t *text) verdict(f *Findings) {
+	code := map[Verdict]string{Pass: "1;32", Fail: "1;31", Inconclusive: "1;33"}[f.Verdict]
+	what := ""
+	if f.Scenario != "" {
+		what = " of " + plain(f.Scenario)
+	}
+	if f.Incomplete {
+		what += " (incomplete)"
+	}
+	t.line("verdict%s: %s", what, t.paint(code, string(f.Verdict)))
+	for _, r := range f.Reasons {
+		t.para("  - ", plain(r))
+	}
+}
+
+func (t *text) node(n *Node) {
+	t.line("")
+	if n.PeakEntries == nil {
+		t.line("%s: not sampled", plain(n.Name))
+		return
+	}
+	room := ""
+	if n.HeadroomAtStart != nil {
+		room = fmt.Sprintf(", %d free when traffic began", *n.HeadroomAtStart)
+	}
+	t.para("", fmt.Sprintf("%s: at most %s%s", plain(n.Name), filling(n), room))
+	t.line("  %-12s %10s %9s %9s %7s %10s", "onset", "at", "+-", "entries", "full", "offered")
+	t.onset("early_drop", n.Knee.EarlyDrop)
+	t.onset("drop", n.Knee.Drop)
+	t.onset("client loss", n.Knee.ClientLoss)
+	var parts []string
+	for _, c := range []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "search_restart"} {
+		if v, ok := n.Counters[c]; ok && (v > 0 || c == "drop" || c == "early_drop") {
+			parts = append(parts, fmt.Sprintf("%s +%d", c, v))
+		}
+	}
+	if len(parts) > 0 {
+		t.para("  counters: ", strings.Join(parts, ", "))
+	}
+	t.census(n.Census)
+}
+
+func (t *text) onset(name string, o *Onset) {
+	if o == nil {
+		t.line("  %-12s %10s", name, "none")
+		return
+	}
+	entries, full, offered := "?", "?", "?"
+	if o.Entries != nil {
+		entries = fmt.Sprint(*o.Entries)
+	}
+	if o.Occupancy != nil {
+		full = percent(*o.Occupancy)
+	}
+	if o.OfferedPerS != nil {
+		offered = perSecond(*o.OfferedPerS)
+	}
+	t.line("  %-12s %8.3f s %7.3f s %9s %7s %10s", name, o.AtS, o.UncertaintyS, entries, full, offered)
+}
+
+func (t *text) census(c *Census) {
+	if c == nil {
+		return
+	}
+	var parts []string
+	for i, g := range c.Groups {
+		if i == 4 {
+			break
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", g.Count, plain(strings.TrimSpace(g.Proto+" "+g.State))))
+	}
+	if c.Ballast > 0 {
+		parts = append(parts, fmt.Sprintf("%d filling of ours", c.Ballast))
+	}
+	t.para("  census: ", fmt.Sprintf("at %s: %s", seconds(c.AtS), strings.Join(parts, ", ")))
+}
+
+func (t *text) predicted(p *Prediction) {
+	if p == nil {
+		return
+	}
+	t.para("  predicted: ", plain(predictionText(p)))
+}
+
+// predictionText is like: full at 4.286 s, measured 4.290 s (+0.1 %); why.
+func predictionText(p *Prediction) string {
+	s := "never full in this run"
+	if p.FullAtS != nil {
+		s = fmt.Sprintf("full at %.3f s", *p.FullAtS)
+	} else if p.PeakEntries == nil {
+		s = "cannot be computed"
+	}
+	switch {
+	case p.MeasuredAtS != nil && p.RelativeError != nil:
+		s += fmt.Sprintf(", measured %.3f s (%+.1f %%)", *p.MeasuredAtS, *p.RelativeError*100)
+	case p.MeasuredAtS != nil:
+		s += fmt.Sprintf(", but it was at %.3f s", *p.MeasuredAtS)
+	case p.FullAtS != nil:
+		s += ", but it was not"
+	}
+	return s + "; " + p.Explanation
+}
+
+func (t *text) traffic(f *Findings) {
+	if len(f.Traffic) == 0 {
+		return
+	}
+	t.line("")
+	t.line("%-16s %9s %9s %8s %8s %6s %6s %6s", "traffic", "attempts", "ok", "failed", "unstart.", "late", "p50", "p99 ms")
+	for _, x := range f.Traffic {
+		ok, late := "?", "?"
+		if x.Succeeded != nil {
+			ok = fmt.Sprint(*x.Succeeded)
+		}
+		if x.LateShare != nil {
+			late = strings.ReplaceAll(strings.ReplaceAll(percent(*x.LateShare), " ", ""), "under", "<")
+		}
+		t.line("%-16s %9d %9s %8d %8d %6s %6s %6s", plain(shorten(x.Name, 16)), x.Attempted, ok, x.Failed, x.NotStarted, late, ms(x.P50Ms), ms(x.P99Ms))
+		if x.HeldPeak != nil {
+			t.line("  held: at most %d, %d at the end, %d lost", *x.HeldPeak, *x.HeldEnd, *x.HeldLost)
+		}
+	}
+}
+
+func ms(v *float64) string {
+	switch {
+	case v == nil:
+		return "-"
+	case *v >= 100:
+		return fmt.Sprintf("%.0f", math.Round(*v))
+	default:
+		return fmt.Sprintf("%.2g", *v)
+	}
+}
+
+func shorten(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n-1]) + "~"
+}
+
+func (t *text) causes(f *Findings) {
+	if len(f.Causes) == 0 {
+		return
+	}
+	t.line("")
+	t.line("why attempts failed")
+	for _, c := range f.Causes {
+		of := ""
+		if c.ShareOf == "due" {
+			of = " of due"
+		}
+		t.line("  %-18s %8d  %s%s", plain(c.Cause), c.Failures, percent(c.Share), of)
+		t.para("      ", plain(c.Evidence))
+	}
+}
+
+func (t *text) thresholds(f *Findings) {
+	if len(f.Thresholds) == 0 {
+		return
+	}
+	t.line("")
+	t.line("thresholds")
+	for _, r := range f.Thresholds {
+		code := map[Verdict]string{Pass: "32", Fail: "31", Inconclusive: "33"}[r.Result]
+		pad := strings.Repeat(" ", max(0, 13-len(r.Result)))
+		t.para("  "+t.paint(code, string(r.Result))+pad, plain(thresholdLine(r)))
+	}
+}
+
+func (t *text) sizing(s *Sizing) {
+	if s == nil {
+		return
+	}
+	t.line("")
+	t.line("sizing")
+	if s.RunNeeded != nil {
+		t.para("  this run: ", fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow))
+	}
+	if s.NeededEntries != nil {
+		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state; recommended limit %d with as many buckets, %s", *s.NeededEntries, *s.RecommendedLimit, memoryText(s)))
+	}
+	for _, p := range s.Parts {
+		t.para("    ", plain(partText(p)))
+	}
+	for _, e := range s.Timeouts {
+		t.para("    ", fmt.Sprintf("%s %g s -> %g s: %d entries, limit %d. Risk: %s", strings.TrimPrefix(e.Sysctl, "net.netfilter."), e.FromS, e.ToS, e.NeededEntries, e.Limit, e.Risk))
+	}
+	for _, n := range s.Notes {
+		t.para("  - ", plain(n))
+	}
+	if s.KubeProxy != "" {
+		t.line("  kube-proxy:")
+		for line := range strings.Lines(s.KubeProxy) {
+			t.line("    %s", strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if s.Sysctl != "" {
+		t.line("  sysctl:")
+		for line := range strings.Lines(s.Sysctl) {
+			t.line("    %s", strings.TrimSuffix(line, "\n"))
+		}
+	}
+}
+
+func partText(p SizingPart) string {
+	s := fmt.Sprintf("%s: %s", p.Traffic, perSecond(p.ArrivalsPerS))
+	switch {
+	case p.Held > 0:
+		s += fmt.Sprintf(", %d held", p.Held)
+	case p.EntriesPerAttempt > 0 && p.ResidenceS > 0:
+		s += fmt.Sprintf(" x %g x %g s in %s", p.EntriesPerAttempt, p.ResidenceS, cmpOr(p.State, "its last state"))
+	}
+	if p.Entries != nil {
+		s += fmt.Sprintf(" = %d entries", *p.Entries)
+	}
+	if p.Note != "" {
+		s += " (" + p.Note + ")"
+	}
+	if !p.Counted {
+		s += ", not counted"
+	}
+	return s
+}
+
+func memoryText(s *Sizing) string {
+	lo, hi := bytes(*s.MemoryBytesMin), bytes(*s.MemoryBytesMax)
+	if lo == hi {
+		return lo + " when full"
+	}
+	return lo + " to " + hi + " when full"
+}
+
+func bytes(n uint64) string {
+	switch {
+	case n >= 10<<30:
+		return fmt.Sprintf("%.0f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20))
+	default:
+		return fmt.Sprintf("%.0f KiB", float64(n)/(1<<10))
+	}
+}
+
+func (t *text) list(title string, of []string) {
+	if len(of) == 0 {
+		return
+	}
+	t.line("")
+	t.line("%s", title)
+	for _, s := range of {
+		t.para("  - ", plain(s))
+	}
+}

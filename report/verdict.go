@@ -1,0 +1,247 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// lateLimit is the share of late attempts above which nothing is concluded
+// about the system.
+const lateLimit = 0.05
+
+// audit says whether the generator did what it was asked.
+func (l *log) audit() (Generator, []string) {
+	var g Generator
+	var reasons []string
+	for _, t := range l.order {
+		g.Due += t.total.Due
+		g.Started += t.total.Started
+		g.Late += t.total.Late
+		g.Interrupted += t.total.Outcomes[runlog.Interrupted]
+		g.InFlight += t.inFlight()
+		for _, r := range []runlog.NotStartedReason{runlog.NoPorts, runlog.NoFiles, runlog.NoMemory, runlog.Behind, runlog.Stopped} {
+			g.NotStarted += t.total.NotStarted[r]
+		}
+		if n := t.total.Started; n > 0 && float64(t.total.Late) > lateLimit*float64(n) {
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s's attempts were started more than 10 ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), t.info.Name, percent(lateLimit)))
+		}
+		if text := refusedText(t); text != "" {
+			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s's attempts: %s", t.info.Name, text))
+		}
+	}
+	if g.Started > 0 {
+		v := float64(g.Late) / float64(g.Started)
+		g.LateShare = &v
+	}
+	g.MinIdle = l.minIdle(3)
+	g.Saturated = len(reasons) > 0
+	return g, reasons
+}
+
+// refusedText lists why attempts were not started, empty for none.
+func refusedText(t *traffic) string {
+	texts := map[runlog.NotStartedReason]string{
+		runlog.NoPorts:  "had no free source port",
+		runlog.NoFiles:  "had no free file descriptor",
+		runlog.NoMemory: "found no memory",
+		runlog.Behind:   "came up when it was too far behind",
+		runlog.Stopped:  "were still due when it was stopped",
+	}
+	var parts []string
+	for _, r := range []runlog.NotStartedReason{runlog.NoPorts, runlog.NoFiles, runlog.NoMemory, runlog.Behind, runlog.Stopped} {
+		if n := t.total.NotStarted[r]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d of %d %s", n, t.total.Due, texts[r]))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// inFlight is how many attempts were started and have no end in the log. One-way
+// traffic has no ends to speak of.
+func (t *traffic) inFlight() uint64 {
+	var ended uint64
+	for _, n := range t.total.Outcomes {
+		ended += n
+	}
+	if t.oneWay() || ended >= t.total.Started {
+		return 0
+	}
+	return t.total.Started - ended
+}
+
+// minIdle is the lowest share of idle CPU time over any stretch of the given
+// length in s while traffic flowed, nil where it was not measured.
+func (l *log) minIdle(length float64) *float64 {
+	best := math.NaN()
+	for _, n := range l.nodeList {
+		i := 0
+		for j := range n.cpu {
+			for n.cpu[j].t-n.cpu[i+0].t >= length && i < j {
+				a, b := n.cpu[i], n.cpu[j]
+				if a.t >= 0 && b.total > a.total {
+					best = least(best, max(0, (b.idle-a.idle)/(b.total-a.total)))
+				}
+				i++
+			}
+		}
+	}
+	return finite(best)
+}
+
+// judge sets the verdict and its reasons, heaviest first.
+func (l *log) judge(f *Findings, a *attribution, generator []string) {
+	var inconclusive, fails, notes []string
+	inconclusive = append(inconclusive, generator...)
+	inconclusive = append(inconclusive, l.unfinished()...)
+	var started, ended uint64
+	answering := false
+	for _, t := range f.Traffic {
+		started += t.Attempted
+		answering = answering || !t.OneWay
+		if t.Succeeded != nil {
+			ended += *t.Succeeded + t.Failed
+		}
+	}
+	switch {
+	case started == 0:
+		inconclusive = append(inconclusive, "no data: no attempt was started")
+	case answering && ended == 0:
+		inconclusive = append(inconclusive, "no data: no attempt ended")
+	}
+	sampled := slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Samples > 1 })
+	if !sampled {
+		inconclusive = append(inconclusive, "no data: no node's table was sampled")
+	}
+	for _, r := range f.Thresholds {
+		switch r.Result {
+		case Fail:
+			fails = append(fails, "threshold failed: "+thresholdLine(r))
+		case Inconclusive:
+			// Weighed after failed ones: those are definite.
+			notes = append(notes, "threshold without an answer: "+thresholdLine(r))
+		}
+	}
+	unanswered := len(notes) > 0
+	table, without, other := l.weigh(f, a)
+	if len(f.Thresholds) == 0 {
+		fails = append(fails, table...)
+		if len(table) == 0 {
+			inconclusive = append(inconclusive, without...)
+		} else {
+			notes = append(notes, without...)
+		}
+	} else {
+		notes = append(notes, table...)
+		notes = append(notes, without...)
+	}
+	notes = append(notes, other...)
+
+	switch {
+	case len(inconclusive) > 0:
+		f.Verdict = Inconclusive
+	case len(fails) > 0:
+		f.Verdict = Fail
+	case unanswered:
+		f.Verdict = Inconclusive
+	default:
+		f.Verdict = Pass
+	}
+	f.Reasons = slices.Concat(inconclusive, fails, notes)
+	if f.Verdict == Pass {
+		f.Reasons = append([]string{l.passText(f)}, f.Reasons...)
+	}
+}
+
+func (l *log) passText(f *Findings) string {
+	if n := len(f.Thresholds); n > 0 {
+		if n == 1 {
+			return "the threshold holds"
+		}
+		return fmt.Sprintf("all %d thresholds hold", n)
+	}
+	return "nothing failed because of the table"
+}
+
+// weigh sorts the causes into those by the table, those that leave open
+// whether it was the table, and the rest.
+func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
+	full := len(a.total) > 0 || slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Counters["early_drop"] > 0 })
+	failedAny := false
+	for _, c := range f.Causes {
+		switch {
+		case strings.HasPrefix(c.Cause, generatorPrefix):
+			continue // said by the audit
+		case byTable(c.Cause):
+			table = append(table, fmt.Sprintf("%s failed because of %s (%s of all failures): %s", plural(c.Failures, "attempt"), c.Cause, percent(c.Share), c.Evidence))
+		case c.Cause == unknownCause && full:
+			open = append(open, fmt.Sprintf("%s failed for no proven cause while the table was full at times: it may have been the table", plural(c.Failures, "attempt")))
+		default:
+			other = append(other, fmt.Sprintf("%s failed because of %s, not of the table: %s", plural(c.Failures, "attempt"), c.Cause, c.Evidence))
+			if c.Cause == unknownCause {
+				other[len(other)-1] = fmt.Sprintf("%s failed for an unknown cause; the table was never full: %s", plural(c.Failures, "attempt"), c.Evidence)
+			}
+		}
+		failedAny = true
+	}
+	if failedAny || len(a.total) == 0 {
+		return table, open, other
+	}
+	// Drops that no attempt that can be counted suffered from.
+	accountable := slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return !t.OneWay && t.Attempted > 0 })
+	for _, n := range f.Nodes {
+		if n.TableFullDrops == 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s dropped %s of new connections because its table was full", n.Name, plural(n.TableFullDrops, "packet"))
+		if accountable {
+			other = append(other, text+", and no counted attempt failed of it")
+		} else {
+			table = append(table, text+"; the traffic is one-way, so nobody else noticed")
+		}
+	}
+	return table, open, other
+}
+
+// unfinished says why the log is not that of a whole run.
+func (l *log) unfinished() []string {
+	var out []string
+	if l.header == nil {
+		out = append(out, "the run log has no header: what was planned is unknown")
+	}
+	switch {
+	case l.records == 0:
+		return []string{"no data: the run log is empty"}
+	case l.trailer == nil:
+		out = append(out, fmt.Sprintf("the run log ends in the middle, at %.1f s: it was cut off or the run was killed", max(0, l.lastT)))
+	case l.trailer.Outcome == "interrupted":
+		out = append(out, "the run was interrupted: "+cmpOr(l.trailer.Error, "by a signal"))
+	case l.trailer.Outcome != "completed":
+		out = append(out, "the run failed: "+cmpOr(l.trailer.Error, "for a reason the log does not say"))
+	}
+	if l.nProblems > 0 {
+		out = append(out, fmt.Sprintf("the run log is damaged in %s, the first: %s", plural(l.nProblems, "place"), l.problems[0].Text))
+	}
+	if len(l.missing) > 0 {
+		out = append(out, "records are missing: "+strings.Join(l.missing, ", "))
+	}
+	return out
+}
+
+// percent is a share with as many digits as it needs.
+func percent(v float64) string {
+	p := v * 100
+	switch {
+	case p == 0 || p >= 99.95 && p <= 100:
+		return fmt.Sprintf("%.0f %%", p)
+	case p < 0.01:
+		return "under 0.01 %"
+	case p < 1:
+		return fmt.Sprintf("%.2f %%", p)
+	default:
+		return fmt.Sprintf("%.1f %%", p)
+	}
+}
