@@ -23,6 +23,10 @@ type checker struct {
 	zeros []leaf
 }
 
+// maxHints is after how many mistakes unknown fields are no longer looked for
+// elsewhere: a file of something else has thousands of them.
+const maxHints = 200
+
 type leaf struct {
 	path string
 	node *yaml.Node
@@ -86,9 +90,13 @@ func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string, around []pl
 	}
 	around = append(around[:len(around):len(around)], place{path, t})
 	c.entries(n, path, func(key, value *yaml.Node) {
-		f, ok := lookupField(t, key.Value)
+		f, ok := findField(fields, key.Value)
 		if !ok {
-			c.fail(key, join(path, key.Value), "unknown field", unknownHint(key.Value, fields, around))
+			hint := ""
+			if len(c.errs) < maxHints {
+				hint = unknownHint(key.Value, fields, around)
+			}
+			c.fail(key, join(path, key.Value), "unknown field", hint)
 			return
 		}
 		if v := c.value(value, f, join(path, f.name), around); v != nil {

@@ -131,6 +131,9 @@ func nearest(word string, candidates []string) string {
 	}
 	best, bestDistance := "", max(1, utf8.RuneCountInString(word)/3)+1
 	for _, c := range candidates {
+		if len(c)-len(word) >= bestDistance || len(word)-len(c) >= bestDistance {
+			continue // as many letters are missing
+		}
 		if d := distance(word, strings.ToLower(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}

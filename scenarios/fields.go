@@ -55,8 +55,10 @@ func fieldNames(fields []field) []string {
 	return names
 }
 
-func lookupField(t reflect.Type, name string) (field, bool) {
-	for _, f := range fieldsOf(t) {
+func lookupField(t reflect.Type, name string) (field, bool) { return findField(fieldsOf(t), name) }
+
+func findField(fields []field, name string) (field, bool) {
+	for _, f := range fields {
 		if f.name == name {
 			return f, true
 		}

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -192,4 +193,33 @@ func TestLoadMistakes(t *testing.T) {
 	_, _, err = Load("-", strings.NewReader("name: x\n"))
 	require.ErrorAs(t, err, &es)
 	assert.Equal(t, "stdin", es[0].File)
+}
+
+// However much is wrong, there is an answer, and soon: none of these grows
+// with more than the size of the source.
+func TestHostileSources(t *testing.T) {
+	repeat := func(n int, format string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format, i, i+1)
+		}
+		return b.String()
+	}
+	for name, src := range map[string]string{
+		"unknown fields":     repeat(40_000, "k%d: %d\n"),
+		"a chain":            "services:\n" + repeat(3_000, " - {name: s%d, protocol: http, gateway: {to: s%d}}\n"),
+		"references":         "traffic:\n" + repeat(5_000, " - {name: t%d, to: s%d}\n"),
+		"thresholds":         "thresholds:\n" + repeat(5_000, " - erors %d %d\n"),
+		"timeouts":           "conntrack:\n  timeouts:\n" + repeat(4_000, "    t%d: %ds\n"),
+		"depth":              strings.Repeat("[", maxSource/2),
+		"a chain of anchors": "a0: &a0 [x]\n" + repeat(3_000, "a%d: &a%d [x]\n") + "b: {<<: [*a1, *a2]}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse("hostile.yaml", []byte(src))
+			var es Errors
+			require.ErrorAs(t, err, &es)
+		})
+	}
+	_, err := Parse("long.yaml", []byte("services:\n"+repeat(257, " - {name: s%d, port: %d}\n")+"name: long\ntraffic: [{to: s1, short_lived: {rate: 1/s}}]\n"))
+	assert.EqualError(t, err, "long.yaml:2:2: services: there are 257; write at most 256")
 }

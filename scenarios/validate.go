@@ -26,6 +26,8 @@ const (
 	minDatagram = 24
 	maxDatagram = 65507
 	maxPayload  = 1 << 20
+	// maxList is how many services, traffics and thresholds there may be.
+	maxList = 256
 )
 
 var (
@@ -58,6 +60,9 @@ func (s *Scenario) Validate() error { return s.validate().err() }
 func (s *Scenario) validate() Errors {
 	v := validator{s: s}
 	v.scenario()
+	if max(len(s.Services), len(s.Traffic), len(s.Thresholds)) > maxList {
+		return v.errs
+	}
 	v.services()
 	for i := range s.Traffic {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), &s.Traffic[i])
@@ -155,6 +160,14 @@ func (v *validator) scenario() {
 	if len(s.Traffic) == 0 {
 		v.fail("traffic", "there is none", "describe at least one traffic")
 	}
+	for _, list := range []struct {
+		path string
+		n    int
+	}{{"services", len(s.Services)}, {"traffic", len(s.Traffic)}, {"thresholds", len(s.Thresholds)}} {
+		if list.n > maxList {
+			v.fail(list.path, fmt.Sprintf("there are %d", list.n), fmt.Sprintf("write at most %d", maxList))
+		}
+	}
 }
 
 func (v *validator) conntrack() {
@@ -168,6 +181,10 @@ func (v *validator) conntrack() {
 	}
 	if c.Headroom != nil && c.Max != nil && *c.Headroom > *c.Max && *c.Max >= 1 {
 		v.fail("conntrack.headroom", fmt.Sprintf("%d is more than max, which is %d", *c.Headroom, *c.Max), "write at most max").needs = []string{"conntrack.max"}
+	}
+	if len(c.Timeouts) > maxList {
+		v.fail("conntrack.timeouts", fmt.Sprintf("there are %d", len(c.Timeouts)), fmt.Sprintf("the kernel has %d", len(TimeoutNames())))
+		return
 	}
 	for _, name := range sortedKeys(c.Timeouts) {
 		path := "conntrack.timeouts." + name

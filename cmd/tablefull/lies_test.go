@@ -103,7 +103,7 @@ func TestLieGeneratorOverloaded(t *testing.T) {
 // go on, and the run passes.
 func TestFullTableWithoutNewConnections(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", `
+	r := runHonest(t, "-", `
 name: full-but-quiet
 duration: 5s
 conntrack: {headroom: 500}
@@ -111,7 +111,6 @@ services: [{name: web, pods: 2}]
 traffic: [{to: web, idle: {count: 500, open_rate: 500/s, validate_every: 1s}}]
 thresholds: ["errors < 0.1%"]
 `)
-	r.honest(t)
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
 	require.NotNil(t, r.Nodes[0].PeakOccupancy)
 	assert.InDelta(t, 1, *r.Nodes[0].PeakOccupancy, 0.001)

@@ -67,11 +67,19 @@ func (r result) cause(name string) uint64 {
 	return 0
 }
 
-// honest asserts that the generator did what it was asked; on a machine that
-// is too busy to test on, that is the failure to see first.
-func (r result) honest(t *testing.T) {
+// runHonest is runIt on a machine that may be busy with something else for a
+// while: a run that says of itself that the generator was the limit proves
+// nothing either way, and is made again. That is decided by the generator's
+// audit alone, before anything else of the result is looked at.
+func runHonest(t *testing.T, scenario, stdin string, args ...string) result {
 	t.Helper()
-	assert.False(t, r.Generator.Saturated, "the generator was the limit: %v", r.Reasons)
+	for range 4 {
+		if r := runIt(t, scenario, stdin, args...); !r.Generator.Saturated {
+			return r
+		}
+	}
+	require.FailNow(t, "this machine is too busy: the generator was the limit in every one of 4 runs")
+	return result{}
 }
 
 // assertOnset holds a measured onset to the truth: within 2 % or one sampling
@@ -90,11 +98,10 @@ func TestTruthShortLived(t *testing.T) {
 	for _, c := range []struct{ headroom, rate int }{{3000, 700}, {2000, 1000}, {4500, 1500}} {
 		t.Run(fmt.Sprintf("%d_at_%d", c.headroom, c.rate), func(t *testing.T) {
 			want := float64(c.headroom) / float64(c.rate)
-			r := runIt(t, "short-lived", "",
+			r := runHonest(t, "short-lived", "",
 				"--set", fmt.Sprintf("conntrack.headroom=%d", c.headroom),
 				"--set", fmt.Sprintf("traffic[0].short_lived.rate=%d/s", c.rate),
 				"--set", fmt.Sprintf("duration=%.1fs", want+2))
-			r.honest(t)
 			assert.Equal(t, exitFail, r.code)
 			assertOnset(t, r.Knee.Drop, want, 0.1)
 			assertOnset(t, r.Knee.ClientLoss, want, 0.1)
@@ -122,9 +129,8 @@ func assertFull(t *testing.T, r result) {
 
 func TestTruthIPv6(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "short-lived", "", "--set", "lab.family=ipv6",
+	r := runHonest(t, "short-lived", "", "--set", "lab.family=ipv6",
 		"--set", "conntrack.headroom=2000", "--set", "traffic[0].short_lived.rate=800/s", "--set", "duration=4s")
-	r.honest(t)
 	assertOnset(t, r.Knee.Drop, 2.5, 0.1)
 	assert.InEpsilon(t, r.Traffic[0].Failed, r.cause("table_full"), 0.01)
 }
@@ -132,9 +138,8 @@ func TestTruthIPv6(t *testing.T) {
 // Held connections fill the table for good: one entry each, never evicted.
 func TestTruthIdle(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "idle", "", "--set", "conntrack.headroom=2000",
+	r := runHonest(t, "idle", "", "--set", "conntrack.headroom=2000",
 		"--set", "traffic[0].idle.count=3000", "--set", "traffic[0].idle.open_rate=800/s", "--set", "duration=6s")
-	r.honest(t)
 	assert.Equal(t, exitFail, r.code)
 	assertOnset(t, r.Knee.Drop, 2.5, 0.1)
 	assertFull(t, r)
@@ -151,9 +156,8 @@ func TestTruthIdle(t *testing.T) {
 // drops: the soft onset is at H/r, the hard one not before it.
 func TestTruthDNSFlood(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "dns-flood", "", "--set", "conntrack.headroom=4000",
+	r := runHonest(t, "dns-flood", "", "--set", "conntrack.headroom=4000",
 		"--set", "traffic[0].udp.rate=2000/s", "--set", "duration=5s")
-	r.honest(t)
 	assertOnset(t, r.Knee.EarlyDrop, 2.0, 0.1)
 	if r.Knee.Drop != nil {
 		assert.GreaterOrEqual(t, r.Knee.Drop.AtS+r.Knee.Drop.UncertaintyS, r.Knee.EarlyDrop.AtS-r.Knee.EarlyDrop.UncertaintyS, "soft before hard")
@@ -166,7 +170,7 @@ func TestTruthDNSFlood(t *testing.T) {
 
 func TestTruthSynFlood(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "syn-flood", "")
+	r := runHonest(t, "syn-flood", "")
 	require.NotNil(t, r.Knee.EarlyDrop)
 	assert.Greater(t, r.Nodes[0].Counters["early_drop"], 10*r.Nodes[0].Counters["drop"], "half-open entries are evicted long before anything is dropped")
 	if r.Knee.Drop != nil {
@@ -176,7 +180,7 @@ func TestTruthSynFlood(t *testing.T) {
 
 func TestHealthyPasses(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "healthy", "")
+	r := runHonest(t, "healthy", "")
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
 	assert.Nil(t, r.Knee.Drop)
 	assert.Nil(t, r.Knee.EarlyDrop)
@@ -186,8 +190,7 @@ func TestHealthyPasses(t *testing.T) {
 // A connection through the gateway costs the node two entries.
 func TestGatewayDoubles(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "gateway", "")
-	r.honest(t)
+	r := runHonest(t, "gateway", "")
 	require.NotNil(t, r.Predicted)
 	require.NotNil(t, r.Predicted.GrowthPerS)
 	assert.Greater(t, r.cause("table_full"), uint64(0))

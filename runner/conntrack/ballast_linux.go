@@ -69,7 +69,7 @@ func (b *ballast) Run(ctx context.Context, ready func(), out env.Recorder) (err 
 	defer func() {
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 		defer cancel()
-		err = errors.Join(err, b.remove(rctx, f.remover, out))
+		err = errors.Join(err, b.remove(rctx, f, out))
 	}()
 	if err := b.set(ctx, f, out); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (b *ballast) Run(ctx context.Context, ready func(), out env.Recorder) (err 
 // set fills the table and reports what was reached.
 func (b *ballast) set(ctx context.Context, f *filling, out env.Recorder) error {
 	began := monotonic()
-	if _, err := flushBallast(ctx, f.client); err != nil {
+	if err := flushBallast(ctx, f.client); err != nil {
 		return fmt.Errorf("remove earlier ballast: %w", err)
 	}
 	entries, limit, err := f.table()
@@ -118,6 +118,8 @@ func (b *ballast) keep(ctx context.Context, f *filling, out env.Recorder) error 
 	tick := time.NewTicker(min(renewEvery, time.Duration(cycle/4*float64(time.Second))))
 	defer tick.Stop()
 	began, done := monotonic(), 0
+	missing, inserted := 0, 0 // in this cycle
+	defer func() { b.restored(out, missing, inserted) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,40 +129,54 @@ func (b *ballast) keep(ctx context.Context, f *filling, out env.Recorder) error 
 		elapsed := seconds(monotonic() - began)
 		due := dueForRenewal(len(f.live), elapsed, cycle)
 		gone, err := f.renew(ctx, done, due)
-		if err == nil && len(gone) > 0 {
-			err = b.restore(ctx, f, gone, out)
+		if err == nil {
+			missing += len(gone)
+			var back int
+			back, err = f.reinsert(ctx, gone)
+			inserted += back
 		}
 		if err != nil && ctx.Err() == nil {
 			return fmt.Errorf("renew ballast: %w", err)
 		}
 		done = due
 		if elapsed >= cycle {
-			began, done = monotonic(), 0
+			b.restored(out, missing, inserted)
+			began, done, missing, inserted = monotonic(), 0, 0, 0
 		}
 	}
 }
 
-// restore puts entries back that have gone, as far as the limit allows, and
-// reports it: until then the headroom was not what it should be.
-func (b *ballast) restore(ctx context.Context, f *filling, gone []uint32, out env.Recorder) error {
-	back, err := f.reinsert(ctx, gone)
+// restored reports entries that had gone and were put back as far as the limit
+// allowed: until then the headroom was not what it should be.
+func (b *ballast) restored(out env.Recorder, missing, inserted int) {
+	if missing == 0 {
+		return
+	}
 	b.event(out, "restored", "ballast was missing: deleted by somebody, or expired because the agent did not get to run", map[string]string{
-		"missing": strconv.Itoa(len(gone)), "inserted": strconv.Itoa(back),
+		"missing": strconv.Itoa(missing), "inserted": strconv.Itoa(inserted),
 	})
-	return err
 }
 
 // remove deletes all ballast and checks that.
-func (b *ballast) remove(ctx context.Context, c *client, out env.Recorder) error {
+func (b *ballast) remove(ctx context.Context, f *filling, out env.Recorder) error {
 	began := monotonic()
-	removed, err := flushBallast(ctx, c)
+	before, _, err := f.table()
+	if err == nil {
+		err = flushBallast(ctx, f.remover)
+	}
 	if err != nil {
 		return fmt.Errorf("remove ballast: %w (what is left expires within %d s)", err, b.timeout)
 	}
-	b.event(out, "removed", "ballast has been deleted", map[string]string{
-		"removed": number(removed),
-		"left":    "0",
-		"took_s":  strconv.FormatFloat(seconds(monotonic()-began), 'f', 3, 64),
+	took := seconds(monotonic() - began)
+	after, _, err := f.table()
+	if err != nil {
+		return err
+	}
+	b.event(out, "removed", "ballast has been deleted, none is left", map[string]string{
+		"ballast":        strconv.Itoa(len(f.live)),
+		"entries_before": number(before),
+		"entries_after":  number(after),
+		"took_s":         strconv.FormatFloat(took, 'f', 3, 64),
 	})
 	return nil
 }
@@ -388,12 +404,12 @@ func (f *filling) send(ctx context.Context, t *template, numbers []uint32, faile
 }
 
 // FlushBallast deletes all ballast of this network namespace, whoever put it
-// there, checks that none is left, and returns how many entries it deleted. It
-// needs CAP_NET_ADMIN, and works in a full table too.
-func FlushBallast(ctx context.Context) (removed uint64, err error) {
+// there, and checks that none is left. It needs CAP_NET_ADMIN, and works in a
+// full table too.
+func FlushBallast(ctx context.Context) error {
 	c, err := dial()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer c.close()
 	return flushBallast(ctx, c)
@@ -401,22 +417,15 @@ func FlushBallast(ctx context.Context) (removed uint64, err error) {
 
 var onlyBallast = markFilter{mark: ballastMark, mask: 0xffffffff}
 
-func flushBallast(ctx context.Context, c *client) (removed uint64, err error) {
-	if removed, err = countBallast(ctx, c); err != nil || removed == 0 {
-		return 0, err
-	}
-	err = c.command(ctx, ctDelete, 0, afUnspec, onlyBallast.append)
-	if err != nil {
-		return 0, fmt.Errorf("delete entries by mark: %w", err)
+func flushBallast(ctx context.Context, c *client) error {
+	if err := c.command(ctx, ctDelete, 0, afUnspec, onlyBallast.append); err != nil {
+		return fmt.Errorf("delete entries by mark: %w", err)
 	}
 	left, err := countBallast(ctx, c)
-	if err != nil {
-		return 0, err
+	if err == nil && left > 0 {
+		err = fmt.Errorf("delete entries by mark: %d are left", left)
 	}
-	if left > 0 {
-		return removed - min(left, removed), fmt.Errorf("delete entries by mark: %d are left", left)
-	}
-	return removed, nil
+	return err
 }
 
 // countBallast walks the table for entries that carry our mark.
@@ -426,7 +435,7 @@ func countBallast(ctx context.Context, c *client) (n uint64, err error) {
 		if !e.parse(body) {
 			return errMalformed
 		}
-		if e.mark == ballastMark { // kernels without the filter send all
+		if e.mark == ballastMark { // a kernel that knows no filter sends all
 			n++
 		}
 		return nil

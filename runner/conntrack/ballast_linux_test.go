@@ -110,7 +110,10 @@ func TestBallastLeavesExactlyTheHeadroom(t *testing.T) {
 		assert.Equal(t, uint64(123), others)
 
 		require.NoError(t, b.stop())
-		assert.Equal(t, number(f.Limit-3000-123), b.last("removed")["removed"])
+		removed := b.last("removed")
+		assert.Equal(t, set["inserted"], removed["ballast"])
+		assert.Equal(t, number(f.Limit-3000), removed["entries_before"])
+		assert.Equal(t, "123", removed["entries_after"])
 		ballast, others = ours(t)
 		assert.Zero(t, ballast)
 		assert.Equal(t, uint64(123), others, "entries of others must survive")
@@ -222,8 +225,17 @@ func TestBallastThatWasDeletedComesBack(t *testing.T) {
 	b := start(t, w, err)
 	require.NoError(t, Flush(t.Context()))
 	require.Eventually(t, func() bool { return facts(t).Entries == n }, 20*time.Second, 20*time.Millisecond)
-	assert.NotNil(t, b.last("restored"))
 	require.NoError(t, b.stop())
+	restored := 0
+	for _, r := range b.all() {
+		if r.Event.Name == "restored" {
+			assert.Equal(t, r.Event.Fields["missing"], r.Event.Fields["inserted"])
+			k, err := strconv.Atoi(r.Event.Fields["inserted"])
+			require.NoError(t, err)
+			restored += k
+		}
+	}
+	assert.Equal(t, n, restored)
 	assert.Zero(t, facts(t).Entries)
 }
 
@@ -262,9 +274,69 @@ func TestFillingFollowsATableThatMoves(t *testing.T) {
 	insertFlows(t, 700, 900, 600)
 	require.NoError(t, f.settle(t.Context(), limit-1000))
 	assert.Equal(t, uint64(1000), facts(t).Entries)
-	removed, err := FlushBallast(t.Context())
+	require.NoError(t, FlushBallast(t.Context()))
+	assert.Equal(t, uint64(900), facts(t).Entries)
+}
+
+// While others use the table, ballast comes as near as it can, and never goes
+// beyond the limit: the kernel would evict for it.
+func TestBallastAmongTraffic(t *testing.T) {
+	t.Parallel()
+	if !envtest.Namespace(t) {
+		return
+	}
+	const headroom, flows = 3000, 2000
+	w, err := newBallast(headroom, 60, false)
+	done := make(chan struct{})
+	go func() { defer close(done); insertFlows(t, 0, flows, 600) }()
+	b := start(t, w, err)
+	set := b.last("set")
+	achieved, err := strconv.Atoi(set["headroom"])
 	require.NoError(t, err)
-	assert.Equal(t, uint64(100), removed)
+	assert.InDelta(t, headroom, achieved, 256)
+	<-done
+	f := facts(t)
+	assert.Less(t, f.Entries, f.Limit)
+	assert.GreaterOrEqual(t, f.Limit-f.Entries, uint64(headroom-flows-256))
+	stats := readStats(t)
+	assert.Zero(t, stats["early_drop"])
+	assert.Zero(t, stats["drop"])
+	require.NoError(t, b.stop())
+	assert.Equal(t, uint64(flows), facts(t).Entries)
+}
+
+// Ballast that has gone comes back only as far as there is room now.
+func TestReinsertingStopsAtTheLimit(t *testing.T) {
+	t.Parallel()
+	if !envtest.Namespace(t) {
+		return
+	}
+	f, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer f.close()
+	for len(f.live) < 1024 {
+		require.NoError(t, f.insert(t.Context(), batchSize))
+	}
+	require.NoError(t, Flush(t.Context()))
+	// Others take nearly all of the table; the numbers must not be the same.
+	others, err := (&ballast{timeout: 600}).newFilling()
+	require.NoError(t, err)
+	defer others.close()
+	others.create, others.next = createTemplate(false, 600, 0), 1<<20
+	require.NoError(t, others.settle(t.Context(), 300))
+	gone, err := f.renew(t.Context(), 0, len(f.live))
+	require.NoError(t, err)
+	assert.Equal(t, f.live, gone)
+	back, err := f.reinsert(t.Context(), gone)
+	require.NoError(t, err)
+	assert.Equal(t, 300, back)
+	assert.Equal(t, facts(t).Limit, facts(t).Entries)
+	stats := readStats(t)
+	assert.Zero(t, stats["early_drop"])
+	assert.Zero(t, stats["drop"])
+	gone, err = f.renew(t.Context(), 0, len(f.live))
+	require.NoError(t, err)
+	assert.Len(t, gone, 724)
 }
 
 // Stopped in the middle of filling, it removes what it had inserted.

@@ -51,9 +51,7 @@ func BenchmarkBallast(b *testing.B) {
 			require.Empty(b, gone)
 		})
 		remove += timed(func() {
-			n, err := FlushBallast(b.Context())
-			require.NoError(b, err)
-			require.EqualValues(b, benchEntries, n)
+			require.NoError(b, FlushBallast(b.Context()))
 		})
 		f.close()
 		create += timed(func() { insertFlows(b, 0, created, 600) })

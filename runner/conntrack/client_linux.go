@@ -192,42 +192,6 @@ func (c *client) dump(ctx context.Context, only markFilter, fn func(body []byte)
 	}
 }
 
-// dumpPart works on one buffer of a dump's answer.
-func dumpPart(in []byte, seq uint32, fn func(body []byte) error) (done bool, err error) {
-	for len(in) > 0 {
-		var m message
-		if m, in, err = nextMessage(in); err != nil {
-			return false, err
-		}
-		if m.seq != seq || m.typ == nlmsgNoop {
-			continue // of an earlier dump that was given up
-		}
-		if m.flags&nlmDumpIntr != 0 {
-			return false, errors.New("walk table: the kernel says that the dump is inconsistent")
-		}
-		switch m.typ {
-		case nlmsgDone, nlmsgError:
-			if m.typ == nlmsgDone && len(m.body) == 0 {
-				return true, nil
-			}
-			errno, err := errorCode(m.body)
-			if err == nil && errno != 0 {
-				err = fmt.Errorf("walk table: %w", errno)
-			}
-			return true, err
-		case nlmsgOverrun:
-			return false, errors.New("walk table: data was lost on the way (NLMSG_OVERRUN)")
-		case ctNew:
-			if err := fn(m.body); err != nil {
-				return false, err
-			}
-		default:
-			return false, fmt.Errorf("walk table: unexpected message of type %#x", m.typ)
-		}
-	}
-	return false, nil
-}
-
 // markFilter makes the kernel work on entries with connmark & mask == mark
 // only. The zero value lets all pass.
 type markFilter struct{ mark, mask uint32 }

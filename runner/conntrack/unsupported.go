@@ -31,4 +31,4 @@ func ReadFacts() (Facts, error) { return Facts{}, errLinux }
 func Flush(context.Context) error { return errLinux }
 
 // FlushBallast fails: connection tracking is a part of Linux.
-func FlushBallast(context.Context) (uint64, error) { return 0, errLinux }
+func FlushBallast(context.Context) error { return errLinux }

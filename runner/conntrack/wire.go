@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -161,6 +162,42 @@ func errorCode(body []byte) (syscall.Errno, error) {
 		return 0, fmt.Errorf("parse netlink error: code %d", code)
 	}
 	return syscall.Errno(-code), nil
+}
+
+// dumpPart works on one buffer of a dump's answer.
+func dumpPart(in []byte, seq uint32, fn func(body []byte) error) (done bool, err error) {
+	for len(in) > 0 {
+		var m message
+		if m, in, err = nextMessage(in); err != nil {
+			return false, err
+		}
+		if m.seq != seq || m.typ == nlmsgNoop {
+			continue // of an earlier dump that was given up
+		}
+		if m.flags&nlmDumpIntr != 0 {
+			return false, errors.New("walk table: the kernel says that the dump is inconsistent")
+		}
+		switch m.typ {
+		case nlmsgDone, nlmsgError:
+			if m.typ == nlmsgDone && len(m.body) == 0 {
+				return true, nil
+			}
+			errno, err := errorCode(m.body)
+			if err == nil && errno != 0 {
+				err = fmt.Errorf("walk table: %w", errno)
+			}
+			return true, err
+		case nlmsgOverrun:
+			return false, errors.New("walk table: data was lost on the way (NLMSG_OVERRUN)")
+		case ctNew:
+			if err := fn(m.body); err != nil {
+				return false, err
+			}
+		default:
+			return false, fmt.Errorf("walk table: unexpected message of type %#x", m.typ)
+		}
+	}
+	return false, nil
 }
 
 // nextAttr takes the first attribute off buf. ok is false at its end and

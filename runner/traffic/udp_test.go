@@ -82,6 +82,7 @@ func udpEntries(t *testing.T, port uint16) (flows []conntrack.Flow) {
 }
 
 func TestUDPAnswered(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -128,6 +129,7 @@ func TestUDPAnswered(t *testing.T) {
 }
 
 func TestUDPOutcomes(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -180,6 +182,7 @@ func TestUDPOutcomes(t *testing.T) {
 
 // A datagram that netfilter drops on its sender's own host fails with EPERM.
 func TestUDPNotPermitted(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -204,6 +207,7 @@ func TestUDPNotPermitted(t *testing.T) {
 }
 
 func TestUDPUnreachable(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -217,6 +221,7 @@ func TestUDPUnreachable(t *testing.T) {
 
 // Whatever comes that is not the answer: it is ignored, and told.
 func TestUDPIgnoresStrangers(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -275,6 +280,7 @@ func TestUDPIgnoresStrangers(t *testing.T) {
 
 // Of a pair, one answer is not enough; the one that lacks is one lost packet.
 func TestUDPHalfAPair(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -307,6 +313,7 @@ func TestUDPHalfAPair(t *testing.T) {
 }
 
 func TestUDPDelayed(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -324,6 +331,7 @@ func TestUDPDelayed(t *testing.T) {
 }
 
 func TestUDPManyPorts(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -348,6 +356,7 @@ func TestUDPManyPorts(t *testing.T) {
 }
 
 func TestUDPPortsUsedUp(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -362,6 +371,7 @@ func TestUDPPortsUsedUp(t *testing.T) {
 }
 
 func TestUDPFilesUsedUp(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -376,6 +386,7 @@ func TestUDPFilesUsedUp(t *testing.T) {
 }
 
 func TestUDPInterrupted(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -392,6 +403,7 @@ func TestUDPInterrupted(t *testing.T) {
 }
 
 func TestUDPBehind(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -408,6 +420,7 @@ func TestUDPBehind(t *testing.T) {
 
 // Attempts in flight outgrow the ring without being mixed up.
 func TestUDPManyInFlight(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
