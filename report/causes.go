@@ -168,12 +168,11 @@ func (a *attribution) arrivals(from, to float64) float64 {
 // leaveToOneWay takes away from the supplies what one-way traffic has lost,
 // by its share of the connections offered in each interval: nobody counts its
 // losses. Chance may have favoured it: by three standard deviations in an
-// interval, and by two in all. It returns
-// what may be explained in all, and whether anything was taken away.
-func (a *attribution) leaveToOneWay(supplies []supply) (limit float64, shared bool) {
-	var variance float64
-	for i := range supplies {
-		s := &supplies[i]
+// interval, and by two in all.
+func (a *attribution) leaveToOneWay(pr proof) proof {
+	var mean, variance float64
+	for i := range pr.supplies {
+		s := &pr.supplies[i]
 		var all, oneWay float64
 		for _, t := range a.l.order {
 			n := a.offered[t].in(s.a-a.slack, s.b) * t.connections()
@@ -186,15 +185,15 @@ func (a *attribution) leaveToOneWay(supplies []supply) (limit float64, shared bo
 		if all > 0 {
 			p = oneWay / all
 		}
-		mean, v := s.left*(1-p), s.left*p*(1-p)
-		if p > 0 && s.left > 0 {
-			shared = true
-		}
-		s.left = min(s.left, mean+3*math.Sqrt(v))
-		limit += mean
+		pr.delta += s.left
+		m, v := s.left*(1-p), s.left*p*(1-p)
+		pr.shared = pr.shared || p > 0 && s.left > 0
+		s.left = min(s.left, m+3*math.Sqrt(v))
+		mean += m
 		variance += v
 	}
-	return limit + 2*math.Sqrt(variance), shared
+	pr.limit = mean + 2*math.Sqrt(variance)
+	return pr
 }
 
 // divide splits the item's attempts as autopsies of others like them found.
@@ -222,19 +221,15 @@ func (a *attribution) divide(it *item, carried *[classes][findings]portion) {
 
 // attribute runs all rules and returns the causes, most failures first.
 func (a *attribution) attribute() {
-	limit, shared := a.leaveToOneWay(a.full)
 	// Whose entry is on the node was not dropped by it. An entry that is over
 	// says nothing: it can be an earlier connection's.
 	dropped := foundAny(noEntry, old, notLooked)
-	isSilent := func(it *item) bool { return it.class == silent }
-
-	a.lost(tableFull, "drop", a.full, limit, isSilent, dropped)
-	if t := a.tallies[tableFull]; t != nil && shared {
-		t.shared = true
-	}
-	a.secondLeg()
-	a.lost(natClash, "insert_failed", a.clashes, math.Inf(1), isSilent, dropped)
-	a.lost(chainLong, "chainlength", a.chains, math.Inf(1), isSilent, dropped)
+	left := a.lost([]proof{
+		a.leaveToOneWay(proof{cause: tableFull, counter: "drop", supplies: a.full}),
+		a.leaveToOneWay(proof{cause: natClash, counter: "insert_failed", supplies: a.clashes}),
+		a.leaveToOneWay(proof{cause: chainLong, counter: "chainlength", supplies: a.chains}),
+	}, func(it *item) bool { return it.class == silent }, dropped)
+	a.secondLeg(slices.DeleteFunc(left, func(s supply) bool { return s.kind != 0 }))
 	a.stale()
 	a.listenQueues()
 	a.evictions()
@@ -327,39 +322,47 @@ func (t *traffic) lookedAll(c class) *autopsies {
 	return sum
 }
 
-// lost explains eligible attempts by packets that a counter says were lost, at
-// most limit packets. It consumes the supplies.
-func (a *attribution) lost(cause, counter string, supplies []supply, limit float64, eligible func(*item) bool, possible found) {
-	if len(supplies) == 0 {
-		return
-	}
-	var delta float64
-	for _, s := range supplies {
-		delta += s.left
-	}
+// A proof is a counter whose increments are evidence of a cause.
+type proof struct {
+	cause, counter string
+	supplies       []supply
+	delta          float64 // increments in all, where supplies are not them any more
+	limit          float64 // increments that may be taken in all
+	shared         bool    // with traffic whose losses nobody counts
+}
+
+// lost explains eligible attempts by the packets they lost, of all proofs at
+// once: which of the attempts of one moment lost its packet to which counter
+// cannot be known and does not matter, but that the numbers fit does. It
+// returns what is left of the supplies.
+func (a *attribution) lost(proofs []proof, eligible func(*item) bool, possible found) []supply {
 	var demands []demand
 	for _, it := range a.items {
 		if eligible(it) && it.allow(possible) > 0 {
 			demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
 		}
 	}
-	a.settle(cause, counter, supplies, demands, limit, delta, possible)
+	return a.settle(proofs, demands, possible)
 }
 
-// settle matches and takes what is explained.
-func (a *attribution) settle(cause, counter string, supplies []supply, demands []demand, limit, delta float64, possible found) {
-	if len(demands) == 0 {
-		return
+// settle matches and takes what is explained. It returns what is left of the
+// supplies; their kind is the index of their proof.
+func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
+	var supplies []supply
+	var deltas [kinds]float64
+	for k, p := range proofs {
+		for _, s := range p.supplies {
+			s.kind = k
+			deltas[k] += s.left
+			supplies = append(supplies, s)
+		}
+	}
+	if len(demands) == 0 || len(supplies) == 0 {
+		return supplies
 	}
 	hosts, short := match(supplies, demands, a.slack)
-	var got float64
-	for _, d := range demands {
-		got += d.got
-	}
-	if got > limit {
-		for i := range demands {
-			demands[i].got *= limit / got
-		}
+	for k, p := range proofs {
+		capKind(demands, k, p.limit)
 	}
 	// A stable order of items: that of their first demand.
 	byItem := map[*item][]demand{}
@@ -370,33 +373,81 @@ func (a *attribution) settle(cause, counter string, supplies []supply, demands [
 		}
 		byItem[d.item] = append(byItem[d.item], d)
 	}
-	carried := map[*traffic]*portion{}
+	carried := map[*traffic]*[kinds + 1]portion{}
 	for _, it := range order {
-		p := carried[it.t]
-		if p == nil {
-			p = &portion{}
-			carried[it.t] = p
+		c := carried[it.t]
+		if c == nil {
+			c = &[kinds + 1]portion{}
+			carried[it.t] = c
 		}
-		ds := byItem[it]
-		n := p.of(it.allowed, explained(ds)/float64(it.allowed))
-		if n == 0 {
-			continue
-		}
-		a.take(it, cause, n, possible)
-		for _, d := range ds {
-			a.tally(cause).packets += d.got
+		a.takeAll(it, byItem[it], proofs, c, possible)
+	}
+	for k, p := range proofs {
+		if t := a.tallies[p.cause]; t != nil {
+			t.counter, t.delta = p.counter, max(t.delta, uint64(math.Round(max(deltas[k], p.delta))))
+			if t.agree == 0 {
+				t.agree = possible
+			}
+			t.shared = t.shared || short || p.shared
+			maps.Copy(t.hosts, hosts[k])
 		}
 	}
-	t := a.tallies[cause]
-	if t == nil {
+	return supplies
+}
+
+// capKind scales what demands got of one kind down to the limit.
+func capKind(demands []demand, kind int, limit float64) {
+	var got float64
+	for _, d := range demands {
+		got += d.by[kind]
+	}
+	if got <= limit {
 		return
 	}
-	t.counter, t.delta = counter, max(t.delta, uint64(math.Round(delta)))
-	if t.agree == 0 {
-		t.agree = possible
+	for i := range demands {
+		d := &demands[i]
+		less := d.by[kind] * (1 - limit/got)
+		d.by[kind] -= less
+		d.got -= less
 	}
-	t.shared = t.shared || short
-	maps.Copy(t.hosts, hosts)
+}
+
+// takeAll puts the item's explained attempts down to the proofs' causes, in
+// the proportion in which these explain its packets.
+func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carried *[kinds + 1]portion, possible found) {
+	n := carried[kinds].of(it.allowed, explained(demands)/float64(it.allowed))
+	var by [kinds]float64
+	var got float64
+	last := 0
+	for _, d := range demands {
+		for k := range by {
+			by[k] += d.by[k]
+			got += d.by[k]
+		}
+	}
+	if n == 0 || got < slop {
+		return
+	}
+	for k := range by {
+		if by[k] > slop {
+			last = k
+		}
+	}
+	rest := n
+	for k := range proofs {
+		if by[k] <= slop {
+			continue
+		}
+		m := rest
+		if k != last {
+			m = min(rest, carried[k].of(n, by[k]/got))
+		}
+		rest -= m
+		a.take(it, proofs[k].cause, m, possible)
+		if m > 0 {
+			a.tally(proofs[k].cause).packets += by[k]
+		}
+	}
 }
 
 // waiting is the demand of attempts that failed at some moment of their
@@ -412,38 +463,29 @@ func (it *item) waiting() demand {
 // secondLeg explains failures behind a gateway: the client's own connection
 // stands, and the gateway's SYN to its backend was dropped. The evidence is
 // that drops are left over while the attempt waited.
-func (a *attribution) secondLeg() {
+func (a *attribution) secondLeg(left []supply) {
 	var demands []demand
-	var delta float64
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || s.Gateway == "" || it.left == 0 {
-			continue
-		}
-		if it.class != unanswered && it.outcome != runlog.BadResponse {
+		if s == nil || s.Gateway == "" || it.class != unanswered && it.outcome != runlog.BadResponse {
 			continue
 		}
 		if it.outcome == runlog.BadResponse && !it.t.gatewayStatus() {
 			continue
 		}
-		it.allow(^found(0))
-		demands = append(demands, it.waiting())
-	}
-	for _, s := range a.full {
-		delta += s.left
-	}
-	if len(demands) == 0 || delta == 0 {
-		return
+		if it.allow(^found(0)) > 0 {
+			demands = append(demands, it.waiting())
+		}
 	}
 	before := a.count(tableFull)
-	had := uint64(0)
-	if t := a.tallies[tableFull]; t != nil {
-		had = t.delta
-	}
-	a.settle(tableFull, "drop", a.full, demands, math.Inf(1), delta, ^found(0))
-	if t := a.tallies[tableFull]; t != nil {
-		t.second = t.failures - before
-		t.delta = max(t.delta, had)
+	a.settle([]proof{{cause: tableFull, counter: "drop", supplies: left, limit: math.Inf(1)}}, demands, ^found(0))
+	if n := a.count(tableFull) - before; n > 0 {
+		t := a.tallies[tableFull]
+		t.second = n
+		t.delta = 0 // what the first legs took is in it too
+		for _, d := range a.total {
+			t.delta += d
+		}
 	}
 }
 

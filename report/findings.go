@@ -134,7 +134,7 @@ type Evidence struct {
 	ToS            *float64          `json:"to_s" jsonschema_description:"Run time in s of the last."`
 	Traffic        map[string]uint64 `json:"traffic" jsonschema_description:"Attempts concerned, by traffic."`
 	Counter        string            `json:"counter" jsonschema_description:"Kernel counter whose increments were matched; empty for none."`
-	CounterDelta   *uint64           `json:"counter_delta" jsonschema_description:"What that counter gained during the run, of the part that can be this cause."`
+	CounterDelta   *uint64           `json:"counter_delta" jsonschema_description:"What that counter gained during the run, less the part that is certainly another cause's."`
 	LostPackets    uint64            `json:"lost_packets" jsonschema_description:"Packets of these attempts that increments explain."`
 	Hosts          []string          `json:"hosts" jsonschema_description:"Hosts whose counter it was."`
 	Autopsies      uint64            `json:"autopsies" jsonschema_description:"Failed attempts of the same kind that were looked up in the node's table."`

@@ -18,7 +18,11 @@ type supply struct {
 	a, b float64
 	host string
 	left float64
+	kind int // index of the cause it is evidence of, see settle
 }
+
+// kinds is how many causes can be matched at once.
+const kinds = 3
 
 // A demand is a number of packets that attempts of one item lost in [a, b].
 type demand struct {
@@ -27,7 +31,8 @@ type demand struct {
 	round  int // 0 for the attempts' first packets, 1 for the first retransmission, ...
 	want   float64
 	got    float64
-	weight float64 // offered connections of its traffic in the interval
+	by     [kinds]float64 // got, by the kind of supply
+	weight float64        // offered connections of its traffic in the interval
 }
 
 // An item is the attempts of one traffic that were due in one bin and failed
@@ -85,8 +90,8 @@ const lateness = 1.0
 // later demands can use later supplies. Demands of the same moment share what
 // there is by weight. Both are changed. It returns the hosts that gave, and
 // whether any supply fell short of demands that then had to share.
-func match(supplies []supply, demands []demand, slack float64) (hosts map[string]bool, short bool) {
-	hosts = map[string]bool{}
+func match(supplies []supply, demands []demand, slack float64) (hosts [kinds]map[string]bool, short bool) {
+	hosts = [kinds]map[string]bool{{}, {}, {}}
 	slices.SortStableFunc(supplies, func(x, y supply) int { return cmp.Or(cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a)) })
 	slices.SortStableFunc(demands, func(x, y demand) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
 	first := 0 // supplies before it are used up or over
@@ -102,6 +107,7 @@ func match(supplies []supply, demands []demand, slack float64) (hosts map[string
 			first++
 		}
 		var want, got float64
+		var by [kinds]float64
 		for _, d := range group {
 			want += d.want
 		}
@@ -122,12 +128,20 @@ func match(supplies []supply, demands []demand, slack float64) (hosts map[string
 			take := min(s.left, want-got)
 			s.left -= take
 			got += take
-			hosts[s.host] = true
+			by[s.kind] += take
+			hosts[s.kind][s.host] = true
 		}
 		if len(group) > 1 && got > slop && want-got > slop {
 			short = true
 		}
 		share(group, got)
+		for g := range group {
+			for k := range by {
+				if got > slop {
+					group[g].by[k] = group[g].got * by[k] / got
+				}
+			}
+		}
 	}
 	return hosts, short
 }

@@ -57,28 +57,22 @@ func (a *attribution) listenQueues() {
 	for _, s := range a.services() {
 		supplies := a.deltasOf(s, func(d netDelta) uint64 { return d.listen })
 		to := func(it *item, c class) bool { return it.t.info.To == s.Name && it.class == c && !it.t.udp() }
-		a.lost(listenOverflow, "ListenDrops", supplies, math.Inf(1), func(it *item) bool { return to(it, silent) }, passed)
-		a.waited(listenOverflow, "ListenDrops", supplies, func(it *item) bool { return to(it, unanswered) }, passed)
+		overflow := proof{cause: listenOverflow, counter: "ListenDrops", supplies: supplies, limit: math.Inf(1)}
+		left := a.lost([]proof{overflow}, func(it *item) bool { return to(it, silent) }, passed)
+		a.waited(listenOverflow, "ListenDrops", left, func(it *item) bool { return to(it, unanswered) }, passed)
 	}
 }
 
 // waited explains eligible attempts by one event each at any moment of their
-// waiting. It consumes the supplies.
+// waiting.
 func (a *attribution) waited(cause, counter string, supplies []supply, eligible func(*item) bool, possible found) {
-	var delta float64
-	for _, s := range supplies {
-		delta += s.left
-	}
-	if delta < slop {
-		return
-	}
 	var demands []demand
 	for _, it := range a.items {
 		if eligible(it) && it.allow(possible) > 0 {
 			demands = append(demands, it.waiting())
 		}
 	}
-	a.settle(cause, counter, supplies, demands, math.Inf(1), delta, possible)
+	a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, possible)
 }
 
 // evictions explains attempts whose entry is gone, and which waited while the

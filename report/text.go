@@ -195,7 +195,9 @@ func predictionText(p *Prediction) string {
 	}
 	switch {
 	case p.MeasuredAtS != nil && p.RelativeError != nil:
-		s += fmt.Sprintf(", measured %.3f s (%+.1f %%)", *p.MeasuredAtS, *p.RelativeError*100)
+		// Adding 0 makes a rounded -0 positive.
+		off := math.Round(*p.RelativeError*1000)/10 + 0
+		s += fmt.Sprintf(", measured %.3f s (%+.1f %%)", *p.MeasuredAtS, off)
 	case p.MeasuredAtS != nil:
 		s += fmt.Sprintf(", but it was at %.3f s", *p.MeasuredAtS)
 	case p.FullAtS != nil:
@@ -329,14 +331,14 @@ func partText(p SizingPart) string {
 }
 
 func memoryText(s *Sizing) string {
-	lo, hi := bytes(*s.MemoryBytesMin), bytes(*s.MemoryBytesMax)
+	lo, hi := byteSize(*s.MemoryBytesMin), byteSize(*s.MemoryBytesMax)
 	if lo == hi {
 		return lo + " when full"
 	}
 	return lo + " to " + hi + " when full"
 }
 
-func bytes(n uint64) string {
+func byteSize(n uint64) string {
 	switch {
 	case n >= 10<<30:
 		return fmt.Sprintf("%.0f GiB", float64(n)/(1<<30))

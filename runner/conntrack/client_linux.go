@@ -178,9 +178,6 @@ func (c *client) dump(ctx context.Context, only markFilter, fn func(body []byte)
 		return err
 	}
 	for {
-		if err := ctx.Err(); err != nil { // a dump that never has to wait
-			return fmt.Errorf("receive from ctnetlink: %w", context.Cause(ctx))
-		}
 		in, err := c.receive(ctx)
 		if err != nil {
 			return err

@@ -30,7 +30,10 @@ type proxy interface {
 //   - a new connection to a service address that was not translated (a service
 //     without endpoints, a port that is not a service's) is rejected with ICMP
 //     port unreachable. The kernel limits how often it sends those (about one
-//     per second and source address): the rest time out;
+//     per second and source address, after a burst of six): the rest time out.
+//     In a lab the error arrives while the client is still inside connect,
+//     where the kernel drops ICMPv6 errors unless the socket has IPV6_RECVERR;
+//     without that an IPv6 client learns of it one SYN retransmission later;
 //   - masquerading chooses source ports fully at random;
 //   - packets in conntrack state INVALID are not dropped but forwarded as they
 //     are. kube-proxy's iptables mode drops them, its nftables mode does not.

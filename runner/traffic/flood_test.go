@@ -117,7 +117,7 @@ func TestFloodTuplesNeverRepeat(t *testing.T) {
 			require.False(t, sourceTuples[i], "packet %d", k)
 			sourceTuples[i] = true
 		}
-		i |= int(dst-8080) * sources << 16
+		i += int(dst-8080) * (sources << 16)
 		require.False(t, tuples[i], "packet %d", k)
 		tuples[i] = true
 	}
@@ -250,6 +250,11 @@ func peer(t *testing.T) (inside func(func())) {
 			require.NoError(t, netlink.RouteAdd(&netlink.Route{Dst: n, Gw: net.ParseIP(gw)}))
 		}
 	})
+	// The first question to a neighbour may be lost while the link comes up.
+	for _, target := range []netip.AddrPort{floodTarget4, floodTarget6} {
+		_, err := findFloodPath(t.Context(), target.Addr())
+		require.NoError(t, err)
+	}
 	return inside
 }
 

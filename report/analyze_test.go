@@ -1,0 +1,802 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+func TestFullTableByTimeWait(t *testing.T) {
+	for _, c := range []struct {
+		headroom uint64
+		rate     float64
+	}{{3000, 700}, {5000, 1900}, {800, 333}, {1, 50}} {
+		t.Run(fmt.Sprintf("%d_at_%g", c.headroom, c.rate), func(t *testing.T) {
+			s := newSim(t, 262144, c.headroom, finTraffic("web", 0, 10))
+			failed := s.fill("web", c.rate, 0, 10)
+			f := s.analyze()
+
+			truth := float64(c.headroom) / c.rate
+			require.NotNil(t, f.Knee.Drop)
+			assert.InDelta(t, truth, f.Knee.Drop.AtS, max(0.02*truth, 0.1))
+			assert.InDelta(t, truth, f.Knee.Drop.AtS, f.Knee.Drop.UncertaintyS, "the truth is within the uncertainty given")
+			assert.Equal(t, uint64(262144), *f.Knee.Drop.Entries)
+			assert.InDelta(t, c.rate, *f.Knee.Drop.OfferedPerS, c.rate/100)
+			assert.Nil(t, f.Knee.EarlyDrop)
+			require.NotNil(t, f.Knee.ClientLoss)
+			assert.InDelta(t, truth, f.Knee.ClientLoss.AtS, f.Knee.ClientLoss.UncertaintyS)
+			require.NotNil(t, f.Predicted.FullAtS)
+			assert.InDelta(t, truth, *f.Predicted.FullAtS, 1/c.rate, "bins do not say when in them an attempt was due")
+			assert.Equal(t, *f.Predicted.FullAtS, *f.Predicted.DropAtS)
+			assert.Equal(t, "drop", f.Predicted.MeasuredOnset)
+
+			assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+			assert.Equal(t, failed, f.Nodes[0].Counters["drop"])
+			assert.Equal(t, failed, f.Nodes[0].TableFullDrops)
+			assert.Equal(t, int64(c.headroom), *f.Nodes[0].HeadroomAtStart)
+			assert.Equal(t, Fail, f.Verdict)
+			assert.Contains(t, f.Headline, "its table is full")
+			assert.Contains(t, f.Causes[0].Evidence, "lost exactly one SYN")
+			assert.Equal(t, f.Causes[0].Proof.Autopsies, f.Causes[0].Proof.AutopsiesAgree)
+			// What would have held it: everything that was due.
+			assert.Equal(t, 262144-c.headroom+f.Traffic[0].Due, *f.Sizing.RunNeeded)
+			assert.Empty(t, f.Doubts)
+			assert.False(t, f.Incomplete)
+		})
+	}
+}
+
+func TestSamplesMissingAtTheOnset(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.skip = func(_ string, at float64) bool { return at > 3 && at < 6 }
+	failed := s.fill("web", 700, 0, 10)
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+	require.NotNil(t, f.Knee.Drop)
+	assert.InDelta(t, 3000.0/700, f.Knee.Drop.AtS, 0.1, "the client's evidence narrows the gap down")
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "not sampled for 3.")
+}
+
+func TestCountersWrap(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.initial["drop"], s.wrap = 1<<32-100, true
+	failed := s.fill("web", 700, 0, 10)
+	f := s.analyze()
+	assert.Equal(t, failed, f.Nodes[0].Counters["drop"])
+	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+}
+
+func TestFirstSampleIsABaseline(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	s.initial["drop"], s.initial["early_drop"] = 12345, 678
+	require.Zero(t, s.fill("web", 100, 0, 5))
+	f := s.analyze()
+	assert.Nil(t, f.Knee.Drop)
+	assert.Nil(t, f.Knee.EarlyDrop)
+	assert.Zero(t, f.Nodes[0].Counters["drop"])
+	assert.Equal(t, Pass, f.Verdict)
+}
+
+// A SYN that is sent again within the attempt's timeout is dropped each time.
+func TestRetransmittedSYNs(t *testing.T) {
+	for kernel, syns := range map[string][]float64{"6.18.44": {0, 1, 2, 3}, "5.15.0-91-generic": {0, 1, 3}} {
+		t.Run(kernel, func(t *testing.T) {
+			info := finTraffic("web", 0, 10)
+			info.Timeout = 3.5
+			s := newSim(t, 262144, 3000, info)
+			s.header.Kernel = kernel
+			s.end = 20
+			var failed uint64
+			for _, due := range dues(0, 10, 700) {
+				if s.enter(due) {
+					s.ok("web", due)
+					continue
+				}
+				failed++
+				for _, at := range syns[1:] {
+					s.bump(due+at, simNode, "drop", 1)
+				}
+				s.fail("web", due, runlog.ConnectTimeout, uint64(len(syns)))
+			}
+			f := s.analyze()
+			assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+			assert.Equal(t, failed*uint64(len(syns)), f.Causes[0].Proof.LostPackets)
+			assert.Contains(t, f.Causes[0].Evidence, fmt.Sprintf("%d attempts lost %d SYNs", failed, failed*uint64(len(syns))))
+		})
+	}
+}
+
+func TestEvictionThenDrop(t *testing.T) {
+	info := finTraffic("dns", 0, 10)
+	info.Shape, info.To, info.Close, info.Residence, info.ResidueState = "udp", "web", "", 30, "UDP"
+	s := newSim(t, 262144, 4000, info)
+	var evictedN, dropped uint64
+	for i, due := range dues(0, 10, 1000) {
+		switch {
+		case s.entries < int64(s.limit):
+			s.enter(due)
+			s.ok("dns", due)
+		case i%12 == 0: // none of 8 buckets has a victim
+			s.bump(due, simNode, "drop", 1)
+			dropped++
+			seq := s.fail("dns", due, runlog.ResponseTimeout, 1)
+			s.autopsy("dns", seq, due, false, "", false)
+		default:
+			s.bump(due, simNode, "early_drop", 1)
+			evictedN++
+			s.ok("dns", due)
+		}
+	}
+	f := s.analyze()
+	require.NotNil(t, f.Knee.EarlyDrop)
+	assert.InDelta(t, 4, f.Knee.EarlyDrop.AtS, 0.1)
+	require.NotNil(t, f.Knee.Drop)
+	assert.GreaterOrEqual(t, f.Knee.Drop.AtS, f.Knee.EarlyDrop.AtS-f.Knee.EarlyDrop.UncertaintyS)
+	assert.Equal(t, map[string]uint64{"table_full": dropped}, causesOf(f))
+	assert.Equal(t, evictedN, f.Nodes[0].Counters["early_drop"])
+	assert.Nil(t, f.Predicted.DropAtS, "evictable entries make the full table soft")
+	assert.InDelta(t, 4, *f.Predicted.FullAtS, 1e-6)
+	assert.Contains(t, f.Causes[0].Evidence, "lost exactly one datagram each")
+}
+
+func TestEvicted(t *testing.T) {
+	s := newSim(t, 262144, 10, finTraffic("web", 0, 5), floodTraffic("flood", 0, 5))
+	s.header.Traffic[0].Close = "rst"
+	var lost uint64
+	each(func(name string, due float64) {
+		if name == "flood" {
+			s.sent(name, due)
+			if !(s.entries < int64(s.limit) && s.enter(due)) {
+				s.bump(due, simNode, "early_drop", 1)
+			}
+			return
+		}
+		if due > 2 && int(due*100)%7 == 0 { // its entry is taken away during the handshake
+			lost++
+			seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+			s.autopsy(name, seq, due, false, "", false)
+			return
+		}
+		s.ok(name, due)
+	}, map[string][]float64{"flood": dues(0, 5, 3000), "web": dues(0, 5, 100)})
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"evicted": lost}, causesOf(f))
+	assert.Equal(t, Fail, f.Verdict)
+	assert.NotNil(t, f.Knee.EarlyDrop)
+	assert.Nil(t, f.Knee.Drop)
+	assert.True(t, f.Sizing.Meaningless)
+}
+
+// A flood's packets are dropped too, and nobody counts its failures.
+func TestFloodBesideClients(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 8), floodTraffic("flood", 0, 8))
+	var lost, drops uint64
+	i := 0
+	each(func(name string, due float64) {
+		if s.entries < int64(s.limit) {
+			s.enter(due)
+			if name == "web" {
+				s.ok(name, due)
+			} else {
+				s.sent(name, due)
+			}
+			return
+		}
+		i++
+		dropped := i%4 == 0 // of both alike
+		s.bump(due, simNode, map[bool]string{true: "drop", false: "early_drop"}[dropped], 1)
+		if dropped {
+			drops++
+		}
+		switch {
+		case name == "flood":
+			s.sent(name, due)
+		case dropped:
+			lost++
+			seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+			s.autopsy(name, seq, due, false, "", false)
+		default:
+			s.ok(name, due)
+		}
+	}, map[string][]float64{"flood": dues(0, 8, 3001), "web": dues(0, 8, 313)})
+	require.Greater(t, lost, uint64(100))
+	f := s.analyze()
+	got := causesOf(f)
+	assert.InDelta(t, float64(lost), float64(got["table_full"]), float64(lost)*0.02)
+	assert.Equal(t, drops, f.Nodes[0].TableFullDrops)
+	assert.True(t, f.Causes[0].Proof.Shared)
+	assert.Contains(t, f.Causes[0].Evidence, "competed")
+	assert.NotContains(t, f.Causes[0].Evidence, fmt.Sprint(drops)+" attempts")
+}
+
+// While a flood fills the table, clients fail for another reason: more of them
+// than their share of the drops could explain.
+func TestFloodDoesNotExcuseOthers(t *testing.T) {
+	s := newSim(t, 262144, 100, finTraffic("web", 0, 5), floodTraffic("flood", 0, 5))
+	var lost uint64
+	each(func(name string, due float64) {
+		if name == "flood" {
+			s.sent(name, due)
+			s.enter(due)
+			return
+		}
+		lost++
+		s.fail(name, due, runlog.ConnectTimeout, 1)
+	}, map[string][]float64{"flood": dues(0, 5, 1000), "web": dues(0, 5, 1000)})
+	f := s.analyze()
+	got := causesOf(f)
+	// Half of the drops can be theirs, as far as counters go, and no more.
+	assert.LessOrEqual(t, float64(got["table_full"]), 0.53*float64(lost))
+	assert.Greater(t, got["unknown"], lost/3)
+}
+
+// Negative controls: attempts fail, and not because of the table.
+
+func TestListenOverflow(t *testing.T) {
+	for name, looked := range map[string]bool{"with autopsies": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, 262144, 100000, finTraffic("web", 0, 10))
+			var lost uint64
+			for i, due := range dues(0, 10, 500) {
+				s.enter(due)
+				if due < 2 || i%2 == 0 {
+					s.ok("web", due)
+					continue
+				}
+				lost++
+				s.bump(due, "web-1", "TcpExt.ListenOverflows", 1)
+				s.bump(due, "web-1", "TcpExt.ListenDrops", 1)
+				if seq := s.fail("web", due, runlog.ConnectTimeout, 1); looked {
+					s.autopsy("web", seq, due, true, "SYN_SENT", false)
+				}
+			}
+			f := s.analyze()
+			assert.Equal(t, map[string]uint64{"listen_overflow": lost}, causesOf(f))
+			assert.Equal(t, Pass, f.Verdict, "no threshold, and nothing failed because of the table")
+			assert.Contains(t, f.Headline, "table held")
+		})
+	}
+}
+
+// The same while the table is full and drops a flood: the counters alone could
+// explain it, but autopsies found the entries.
+func TestListenOverflowBesideAFullTable(t *testing.T) {
+	s := newSim(t, 262144, 100, finTraffic("web", 0, 6), finTraffic("other", 0, 6))
+	s.header.Traffic[1].To = "api"
+	s.header.Services = append(s.header.Services, runlog.ServiceInfo{Name: "api", Backends: []runlog.BackendInfo{{Name: "api-1", Addr: netip.MustParseAddrPort("10.244.0.9:80")}}})
+	var full, overflow uint64
+	each(func(name string, due float64) {
+		if name == "other" {
+			if s.enter(due) {
+				s.ok(name, due)
+				return
+			}
+			full++
+			seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+			s.autopsy(name, seq, due, false, "", false)
+			return
+		}
+		// Held in the table since before: its SYN passes.
+		overflow++
+		s.bump(due, "web-2", "TcpExt.ListenDrops", 1)
+		seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+		s.autopsy(name, seq, due, true, "SYN_SENT", false)
+	}, map[string][]float64{"other": dues(0, 6, 401), "web": dues(1, 6, 200)})
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": full, "listen_overflow": overflow}, causesOf(f))
+	for _, c := range f.Causes {
+		if c.Cause == "table_full" {
+			assert.Equal(t, map[string]uint64{"other": full}, c.Proof.Traffic)
+		}
+	}
+}
+
+func TestContradictingAutopsies(t *testing.T) {
+	s := newSim(t, 262144, 100, finTraffic("web", 0, 5))
+	s.header.Services[0].Backends[0].Name = "gone" // no pod counts anything
+	var lost uint64
+	for i, due := range dues(0, 5, 400) {
+		if s.enter(due) {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, i%4 == 0, "SYN_SENT", false) // a quarter passed the node
+	}
+	f := s.analyze()
+	got := causesOf(f)
+	assert.InDelta(t, 0.75*float64(lost), float64(got["table_full"]), 0.01*float64(lost))
+	assert.Equal(t, lost-got["table_full"], got["unknown"])
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "found an entry on the node")
+}
+
+func TestPodsThatReset(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		s.bump(due+0.001, "web-1", "Tcp.OutRsts", 1)
+		if i == 77 {
+			s.bump(due, simNode, "invalid", 1) // a single one proves nothing
+		}
+		lost++
+		o := runlog.Reset
+		if i%3 == 0 {
+			o = runlog.Closed
+		}
+		seq := s.fail("web", due, o, 0)
+		if i%10 == 0 {
+			s.autopsy("web", seq, due, true, "CLOSE", true)
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"backend_reset": lost}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop)
+	assert.NotNil(t, f.Knee.ClientLoss)
+}
+
+func TestInvalidReset(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%10 != 0 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		s.bump(due+0.2, simNode, "invalid", 2)
+		s.fail("web", due, runlog.Reset, 0)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"invalid_reset": lost}, causesOf(f))
+}
+
+func TestGonePod(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%2 == 0 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"unknown": lost}, causesOf(f))
+	assert.NotContains(t, f.Headline, "table is full")
+}
+
+func TestStaleBackend(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for _, due := range dues(0, 5, 100) {
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	for i := range s.records {
+		if a := s.records[i].Autopsy; a != nil {
+			a.ReplySrc = netip.MustParseAddrPort("10.244.7.7:8080")
+		}
+	}
+	assert.Equal(t, map[string]uint64{"stale_backend": 500}, causesOf(s.analyze()))
+}
+
+func TestNoEndpoint(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	s.header.Services[0].Backends = nil
+	for i, due := range dues(0, 5, 100) {
+		s.fail("web", due, []runlog.Outcome{runlog.Refused, runlog.Unreachable, runlog.ConnectTimeout}[i%3], 1)
+	}
+	assert.Equal(t, map[string]uint64{"no_endpoint": 500}, causesOf(s.analyze()))
+}
+
+func TestRefused(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for i, due := range dues(0, 5, 100) {
+		s.fail("web", due, runlog.Refused, 0)
+		if i < 400 {
+			s.bump(due+0.0002, "web-1", "Tcp.OutRsts", 1)
+		}
+	}
+	got := causesOf(s.analyze())
+	assert.Equal(t, uint64(500), got["backend_refused"]+got["unknown"])
+	assert.InDelta(t, 400, float64(got["backend_refused"]), 0, "each needs a reset that a pod sent")
+}
+
+func TestSilentPod(t *testing.T) {
+	t.Run("by autopsies", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.enter(due)
+			seq := s.fail("web", due, runlog.ResponseTimeout, 0)
+			s.autopsy("web", seq, due, true, "ESTABLISHED", true)
+		}
+		assert.Equal(t, map[string]uint64{"backend_silent": 500}, causesOf(s.analyze()))
+	})
+	t.Run("by what the pods say", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.fail("web", due, runlog.ResponseTimeout, 0)
+		}
+		s.records = append(s.records, runlog.Record{Host: "web-1", T: 6, Served: &runlog.Served{Service: "web", Backend: "web-1", Accepted: 450, Served: 0}})
+		assert.Equal(t, map[string]uint64{"backend_silent": 450, "unknown": 50}, causesOf(s.analyze()))
+	})
+	t.Run("without evidence", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.fail("web", due, runlog.ResponseTimeout, 0)
+		}
+		assert.Equal(t, map[string]uint64{"unknown": 500}, causesOf(s.analyze()))
+	})
+}
+
+func TestPortsUsedUp(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	var refused uint64
+	for i, due := range dues(0, 10, 3000) {
+		if i < 28000 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		refused++
+		s.notStarted("web", due, runlog.NoPorts)
+	}
+	s.header.Thresholds = []string{"errors < 0.1%"}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"generator_ports": refused}, causesOf(f))
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "generator could not start")
+	assert.Contains(t, f.Headline, "Inconclusive: the generator")
+	assert.Zero(t, f.Traffic[0].Failed)
+}
+
+// The generator is the limit even where the table is full and a threshold has
+// failed: that is said first.
+func TestGeneratorTooSlow(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	for _, b := range s.bins["web"] {
+		b.Late = b.Started / 10
+	}
+	for _, due := range dues(8, 10, 5000) {
+		s.notStarted("web", due, runlog.Behind)
+	}
+	s.header.Thresholds = []string{"errors < 0.1%"}
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "the generator could not keep up")
+	assert.Equal(t, uint64(10000), causesOf(f)["generator_late"])
+	assert.Equal(t, 4, ExitCode(f))
+}
+
+func TestClash(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%50 != 49 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		s.bump(due, simNode, "drop", 1)
+		s.bump(due, simNode, "insert_failed", 1)
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, false, "", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"nat_clash": lost}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop, "a clash is no full table")
+	assert.Zero(t, f.Nodes[0].TableFullDrops)
+}
+
+// In a full table, clashes and chains are told from drops by insert_failed.
+func TestClashAndChainInAFullTable(t *testing.T) {
+	s := newSim(t, 262144, 500, finTraffic("web", 0, 5))
+	full, clash, chain := uint64(0), uint64(0), uint64(0)
+	for i, due := range dues(0, 5, 300) {
+		switch {
+		case i%40 == 13:
+			clash++
+			s.bump(due, simNode, "drop", 1)
+			s.bump(due, simNode, "insert_failed", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		case i%40 == 27:
+			chain++
+			s.bump(due, simNode, "chainlength", 1)
+			s.bump(due, simNode, "insert_failed", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		case s.enter(due):
+			s.ok("web", due)
+		default:
+			full++
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": full, "nat_clash": clash, "chain_too_long": chain}, causesOf(f))
+}
+
+func TestDropBelowTheLimit(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for _, due := range dues(0, 5, 100) {
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"unknown": 500}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop)
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "below its limit")
+}
+
+func TestFullTableWithoutAttempts(t *testing.T) {
+	s := newSim(t, 262144, 1000, finTraffic("web", 0, 5))
+	require.Zero(t, s.fill("web", 1000, 0, 1)) // exactly full, then nothing is attempted
+	f := s.analyze()
+	assert.Equal(t, Pass, f.Verdict)
+	assert.Nil(t, f.Knee.Drop)
+	assert.InDelta(t, 1.0, *f.Nodes[0].PeakOccupancy, 1e-9)
+	assert.Equal(t, 0, ExitCode(f))
+}
+
+func TestGatewaySecondLeg(t *testing.T) {
+	info := finTraffic("web", 0, 5)
+	info.Shape, info.EntriesPerAttempt, info.To = "http", 2, "gw"
+	s := newSim(t, 262144, 2000, info)
+	s.header.Services = append(s.header.Services, runlog.ServiceInfo{Name: "gw", Gateway: "web", Backends: []runlog.BackendInfo{{Name: "gw-1", Addr: netip.MustParseAddrPort("10.244.0.4:80")}}})
+	var firstLeg, second uint64
+	for i, due := range dues(0, 5, 400) {
+		free := int64(s.limit) - s.entries
+		switch {
+		case free >= 2:
+			s.enter(due)
+			s.enter(due + 0.001)
+			s.ok("web", due)
+		case i%2 == 0: // the client's own SYN
+			s.bump(due, simNode, "drop", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 0) // http does not say how many SYNs
+			firstLeg++
+		default: // the client's connection is reused; the gateway's SYN is dropped
+			s.bump(due+0.3, simNode, "drop", 1)
+			s.fail("web", due, runlog.BadResponse, 0)
+			s.records[len(s.records)-1].Failure.Errno = "HTTP_502"
+			second++
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": firstLeg + second}, causesOf(f))
+	assert.Contains(t, f.Causes[0].Evidence, "behind a gateway")
+}
+
+func TestTruncated(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	whole := s.log()
+	for _, part := range []float64{0.001, 0.3, 0.62, 0.99} {
+		f, err := Analyze(bytes.NewReader(whole[:int(part*float64(len(whole)))]))
+		require.NoError(t, err)
+		assert.True(t, f.Incomplete)
+		assert.Equal(t, Inconclusive, f.Verdict)
+		assert.Nil(t, f.Restored)
+		for _, format := range Formats() {
+			require.NoError(t, Render(format, f, &bytes.Buffer{}))
+		}
+	}
+}
+
+func TestEmptyAndHeaderless(t *testing.T) {
+	f, err := Analyze(strings.NewReader(""))
+	require.NoError(t, err)
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Headline, "empty")
+
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	log := s.log()
+	f, err = Analyze(bytes.NewReader(log[bytes.IndexByte(log, '\n')+1:]))
+	require.NoError(t, err)
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "no header")
+}
+
+func TestNoSamplesNeverPass(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	s.noSample = true
+	s.fill("web", 100, 0, 5)
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "no node's table was sampled")
+}
+
+func TestOnlyAFloodThatIsDropped(t *testing.T) {
+	s := newSim(t, 262144, 1000, floodTraffic("flood", 0, 3))
+	for _, due := range dues(0, 3, 1000) {
+		s.sent("flood", due)
+		s.enter(due)
+	}
+	f := s.analyze()
+	assert.Equal(t, Fail, f.Verdict)
+	assert.Empty(t, f.Causes)
+	assert.Nil(t, f.Traffic[0].Succeeded)
+	assert.Contains(t, f.Reasons[0], "one-way")
+}
+
+func TestThresholds(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	failed := s.fill("web", 700, 0, 10)
+	s.header.Thresholds = []string{
+		"errors < 50%", "errors < 60%", "web: errors < 0.1% during 0s..4s", "failures <= 4000", "errors == 0% during 5s..10s",
+		"p99 < 50ms", "web: p99 < 900us", "p50 < 520us during 0s..1s", "max < 1ms during 3s..4s", "p99 < 1s during 8s..9s",
+		"occupancy < 80%", "occupancy < 99.6% during 0s..2s", "entries <= 262144", "drop == 0", "drop == 0 during 0s..4s", "early_drop == 0",
+		"late < 1%", "not_started == 0%", "nonsense > 1",
+	}
+	want := []Verdict{
+		Fail, Pass, Pass, Pass, Fail,
+		Pass, Fail, Pass, Pass, Inconclusive,
+		Fail, Pass, Pass, Fail, Pass, Pass,
+		Pass, Pass, Inconclusive,
+	}
+	f := s.analyze()
+	require.Equal(t, uint64(4000), failed)
+	for i, r := range f.Thresholds {
+		assert.Equal(t, want[i], r.Result, "%s: %s", r.Threshold, r.Detail)
+		if r.Result == Inconclusive {
+			assert.Nil(t, r.Measured)
+		}
+	}
+	assert.Equal(t, Fail, f.Verdict)
+
+	s.header.Thresholds = []string{"errors < 60%", "p99 < 1s during 8s..9s"}
+	assert.Equal(t, Inconclusive, s.analyze().Verdict, "no data is no pass")
+	s.header.Thresholds = []string{"errors < 60%"}
+	assert.Equal(t, Pass, s.analyze().Verdict, "the threshold decides where there is one")
+}
+
+func TestSizing(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 20))
+	s.fill("web", 1000, 0, 20)
+	idle := runlog.TrafficInfo{Name: "idle", Shape: "idle", To: "web", End: 20, Timeout: 1, EntriesPerAttempt: 1, Residence: 432000, ResidueState: "ESTABLISHED", ExpectsAnswer: true}
+	s.header.Traffic = append(s.header.Traffic, idle)
+	for _, due := range dues(0, 10, 50) {
+		s.enter(due)
+		s.ok("idle", due)
+	}
+	f := s.analyze()
+	z := f.Sizing
+	require.NotNil(t, z.NeededEntries)
+	assert.InDelta(t, 1000*120+500, float64(*z.NeededEntries), 5)
+	assert.GreaterOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries)/0.75)
+	assert.LessOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries)/0.75*1.13)
+	assert.Equal(t, *z.RecommendedLimit*(256+8), *z.MemoryBytesMax)
+	assert.Equal(t, *z.MemoryBytesMin, *z.MemoryBytesMax)
+	assert.Contains(t, z.KubeProxy, fmt.Sprintf("min: %d", *z.RecommendedLimit))
+	assert.Contains(t, z.Sysctl, fmt.Sprintf("nf_conntrack_max = %d\n", *z.RecommendedLimit))
+	require.Len(t, z.Timeouts, 2)
+	assert.Equal(t, 60.0, z.Timeouts[0].ToS)
+	assert.InDelta(t, 1000*60+500, float64(z.Timeouts[0].NeededEntries), 5)
+	assert.False(t, z.Meaningless)
+	assert.Equal(t, uint64(262144-200000+20000+500), *z.RunNeeded)
+
+	s.header.EntryBytes = 0
+	z = s.analyze().Sizing
+	assert.Equal(t, *z.RecommendedLimit*(256+8), *z.MemoryBytesMin)
+	assert.Equal(t, *z.RecommendedLimit*(384+8), *z.MemoryBytesMax)
+}
+
+// Entries that expire within the run make room again.
+func TestPredictionWithExpiry(t *testing.T) {
+	info := finTraffic("web", 0, 30)
+	info.Residence, info.ResidueState = 5, "CLOSE"
+	s := newSim(t, 262144, 600, info)
+	for _, due := range dues(0, 30, 100) {
+		require.True(t, s.enter(due))
+		s.entries--
+		s.bump(due+5, simNode, "entries", -1)
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	assert.Nil(t, f.Predicted.FullAtS)
+	assert.InDelta(t, 262144-600+500, float64(*f.Predicted.PeakEntries), 11)
+}
+
+func TestHeldConnections(t *testing.T) {
+	info := runlog.TrafficInfo{Name: "idle", Shape: "idle", To: "web", End: 5, Timeout: 1, EntriesPerAttempt: 1, ExpectsAnswer: true}
+	s := newSim(t, 262144, 100000, info)
+	for _, due := range dues(0, 1, 100) {
+		s.enter(due)
+		s.ok("idle", due)
+	}
+	s.records = append(
+		s.records,
+		runlog.Record{Host: "client", T: 2, Held: &runlog.Held{Traffic: "idle", Open: 100, Validated: 100}},
+		runlog.Record{Host: "client", T: 3, Failure: &runlog.Failure{Traffic: "idle", Seq: 3, Due: 0.03, Start: 0.03, Outcome: runlog.Reset, Phase: "held"}},
+		runlog.Record{Host: "client", T: 4, Held: &runlog.Held{Traffic: "idle", Open: 99, Validated: 99, Lost: 1}},
+	)
+	f := s.analyze()
+	assert.Equal(t, uint64(100), *f.Traffic[0].HeldPeak)
+	assert.Equal(t, uint64(1), *f.Traffic[0].HeldLost)
+	assert.Empty(t, f.Causes, "the attempt itself had succeeded")
+	assert.Nil(t, f.Knee.ClientLoss)
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "1 held connection")
+}
+
+func TestLossesAndDoubts(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	s.cpuIdle = 0.01
+	s.fill("web", 100, 0, 5)
+	s.records = append(
+		s.records,
+		runlog.Record{Host: "node1", T: 1, Loss: &runlog.Loss{What: "samples", Count: 3, Why: "too slow"}},
+		runlog.Record{Host: "client", T: 1, Loss: &runlog.Loss{What: "failures", Count: 9, Why: "bounded"}},
+		runlog.Record{Host: "controller", T: 1, Event: &runlog.Event{Kind: "warning", Name: "w", Detail: "something odd"}},
+		runlog.Record{Host: "controller", T: -1, Clock: &runlog.Clock{Of: "node1", Bound: 0.05}},
+	)
+	s.trailer.Records = map[string]uint64{"web-1": 1e6}
+	f := s.analyze()
+	doubts := strings.Join(f.Doubts, "\n")
+	for _, want := range []string{"3 samples were lost", "something odd", "clocks", "idle"} {
+		assert.Contains(t, doubts, want)
+	}
+	assert.Contains(t, strings.Join(f.NotMeasured, "\n"), "9 failures")
+	assert.Equal(t, Inconclusive, f.Verdict, "records are missing")
+	assert.Contains(t, strings.Join(f.Reasons, "\n"), "web-1")
+}
+
+func TestInterrupted(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 6)
+	s.trailer.Outcome, s.trailer.Error, s.trailer.Restored = "interrupted", "interrupt", false
+	s.trailer.UndoErrors = []string{"remove namespace x by hand"}
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.True(t, f.Incomplete)
+	assert.False(t, *f.Restored)
+	assert.Len(t, f.UndoErrors, 1)
+	assert.NotNil(t, f.Knee.Drop, "what was seen is still shown")
+}
+
+func TestTwoNodes(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.header.Nodes = []string{"node0", simNode}
+	failed := s.fill("web", 700, 0, 10)
+	for i := range 100 {
+		s.records = append(s.records, runlog.Record{Host: "node0", T: float64(i)*0.1 - 0.4, Sample: &runlog.Sample{Conntrack: &runlog.Conntrack{Entries: 5, Limit: 1000, Counters: map[string]uint64{"drop": 0}}}})
+	}
+	f := s.analyze()
+	assert.Equal(t, f.Nodes[1].Knee.Drop, f.Knee.Drop)
+	assert.Nil(t, f.Nodes[0].Knee.Drop)
+	assert.Nil(t, f.Nodes[1].Knee.ClientLoss, "nobody knows through which node it went")
+	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+	assert.Contains(t, f.Headline, "node1 drops")
+}
+
+func TestCounterDelta(t *testing.T) {
+	for _, c := range []struct {
+		was, is, delta uint64
+		ok             bool
+	}{
+		{5, 5, 0, true},
+		{5, 9, 4, true},
+		{1<<32 - 1, 4, 5, true},
+		{3<<32 - 1, 2<<32 + 4, 5, true}, // one of several CPUs wrapped
+		{100, 5, 0, false},              // began again
+		{math.MaxUint64, 0, 0, false},
+	} {
+		d, ok := counterDelta(c.was, c.is)
+		assert.Equal(t, c.delta, d, "%d to %d", c.was, c.is)
+		assert.Equal(t, c.ok, ok, "%d to %d", c.was, c.is)
+	}
+}
