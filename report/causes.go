@@ -42,7 +42,6 @@ type tally struct {
 	outcomes map[runlog.Outcome]uint64
 	from, to float64
 	packets  float64
-	several  bool // some attempts lost more than one packet
 	counter  string
 	delta    uint64
 	hosts    map[string]bool
@@ -50,7 +49,7 @@ type tally struct {
 	looked   autopsies // of kinds, between from and to
 	agree    found
 	shared   bool
-	second   uint64 // of failures: on a gateway's way to its backends
+	later    uint64 // of failures: something was lost while they waited, not at their start
 	how      string // said instead of the counter
 }
 
@@ -224,12 +223,11 @@ func (a *attribution) attribute() {
 	// Whose entry is on the node was not dropped by it. An entry that is over
 	// says nothing: it can be an earlier connection's.
 	dropped := foundAny(noEntry, old, notLooked)
-	left := a.lost([]proof{
+	a.lost([]proof{
 		a.leaveToOneWay(proof{cause: tableFull, counter: "drop", supplies: a.full}),
 		a.leaveToOneWay(proof{cause: natClash, counter: "insert_failed", supplies: a.clashes}),
 		a.leaveToOneWay(proof{cause: chainLong, counter: "chainlength", supplies: a.chains}),
-	}, func(it *item) bool { return it.class == silent }, dropped)
-	a.secondLeg(slices.DeleteFunc(left, func(s supply) bool { return s.kind != 0 }))
+	}, func(it *item) bool { return it.class == silent }, dropped, a.secondLeg)
 	a.stale()
 	a.listenQueues()
 	a.evictions()
@@ -286,8 +284,8 @@ func (a *attribution) take(it *item, cause string, n uint64, possible found) {
 	t.traffic[it.t.info.Name] += n
 	t.outcomes[it.outcome] += n
 	t.from, t.to = min(t.from, it.start()), max(t.to, it.end())
-	if it.packets > it.n {
-		t.several = true
+	if it.class != silent {
+		t.later += n
 	}
 	if t.kinds[it.t] == nil {
 		t.kinds[it.t] = map[class]bool{}
@@ -331,23 +329,31 @@ type proof struct {
 	shared         bool    // with traffic whose losses nobody counts
 }
 
-// lost explains eligible attempts by the packets they lost, of all proofs at
-// once: which of the attempts of one moment lost its packet to which counter
-// cannot be known and does not matter, but that the numbers fit does. It
-// returns what is left of the supplies.
-func (a *attribution) lost(proofs []proof, eligible func(*item) bool, possible found) []supply {
+// lost explains attempts by the packets that counters say were lost, of all
+// proofs at once: which of the attempts of one moment lost its packet to which
+// counter cannot be known and does not matter, but that the numbers fit does.
+// Attempts of which first is true lost the packets they sent at their start and
+// after; those of which later is true lost something while they waited, which
+// autopsies of their own entry say nothing about.
+func (a *attribution) lost(proofs []proof, first func(*item) bool, possible found, later func(*item) bool) {
 	var demands []demand
 	for _, it := range a.items {
-		if eligible(it) && it.allow(possible) > 0 {
-			demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
+		switch {
+		case first(it):
+			if it.allow(possible) > 0 {
+				demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
+			}
+		case later(it):
+			if it.allow(^found(0)) > 0 {
+				demands = append(demands, it.waiting())
+			}
 		}
 	}
-	return a.settle(proofs, demands, possible)
+	a.settle(proofs, demands, possible)
 }
 
-// settle matches and takes what is explained. It returns what is left of the
-// supplies; their kind is the index of their proof.
-func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
+// settle matches and takes what is explained.
+func (a *attribution) settle(proofs []proof, demands []demand, possible found) {
 	var supplies []supply
 	var deltas [kinds]float64
 	for k, p := range proofs {
@@ -358,7 +364,7 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) [
 		}
 	}
 	if len(demands) == 0 || len(supplies) == 0 {
-		return supplies
+		return
 	}
 	hosts, short := match(supplies, demands, a.slack)
 	for k, p := range proofs {
@@ -392,7 +398,6 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) [
 			maps.Copy(t.hosts, hosts[k])
 		}
 	}
-	return supplies
 }
 
 // capKind scales what demands got of one kind down to the limit.
@@ -415,6 +420,9 @@ func capKind(demands []demand, kind int, limit float64) {
 // takeAll puts the item's explained attempts down to the proofs' causes, in
 // the proportion in which these explain its packets.
 func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carried *[kinds + 1]portion, possible found) {
+	if it.class != silent {
+		possible = ^found(0)
+	}
 	n := carried[kinds].of(it.allowed, explained(demands)/float64(it.allowed))
 	var by [kinds]float64
 	var got float64
@@ -460,33 +468,15 @@ func (it *item) waiting() demand {
 	return demand{a: it.start(), b: b, item: it, want: float64(it.allowed), weight: 1}
 }
 
-// secondLeg explains failures behind a gateway: the client's own connection
-// stands, and the gateway's SYN to its backend was dropped. The evidence is
-// that drops are left over while the attempt waited.
-func (a *attribution) secondLeg(left []supply) {
-	var demands []demand
-	for _, it := range a.items {
-		s := a.l.service(it.t.info.To)
-		if s == nil || s.Gateway == "" || it.class != unanswered && it.outcome != runlog.BadResponse {
-			continue
-		}
-		if it.outcome == runlog.BadResponse && !it.t.gatewayStatus() {
-			continue
-		}
-		if it.allow(^found(0)) > 0 {
-			demands = append(demands, it.waiting())
-		}
+// secondLeg says whether the item's attempts can have failed behind a gateway:
+// the client's own connection stands, and the gateway's SYN to its backend was
+// dropped while the client waited.
+func (a *attribution) secondLeg(it *item) bool {
+	s := a.l.service(it.t.info.To)
+	if s == nil || s.Gateway == "" {
+		return false
 	}
-	before := a.count(tableFull)
-	a.settle([]proof{{cause: tableFull, counter: "drop", supplies: left, limit: math.Inf(1)}}, demands, ^found(0))
-	if n := a.count(tableFull) - before; n > 0 {
-		t := a.tallies[tableFull]
-		t.second = n
-		t.delta = 0 // what the first legs took is in it too
-		for _, d := range a.total {
-			t.delta += d
-		}
-	}
+	return it.class == unanswered || it.outcome == runlog.BadResponse && it.t.gatewayStatus()
 }
 
 // gatewayStatus says whether all bad answers of the traffic that were recorded

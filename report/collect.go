@@ -245,7 +245,7 @@ func (l *log) addBin(b *runlog.Bin) {
 	t.total.Add(*b)
 	if t.width == 0 {
 		t.width = defaultBin
-		if b.Width > 0 && b.Width <= 3600 {
+		if b.Width >= 0.001 && b.Width <= 3600 {
 			t.width = b.Width
 		}
 	}

@@ -18,11 +18,11 @@ func (a *attribution) evidence(t *tally) string {
 		parts = append(parts, "no counter and no autopsy explains them: "+outcomeList(t.outcomes))
 	case tableFull:
 		parts = append(parts, a.counterText(t)+a.occupancyText())
-		if one := t.failures - t.second; one > 0 {
-			parts = append(parts, lostText(one, t))
+		if n := t.failures - t.later; n > 0 {
+			parts = append(parts, lostText(n, t))
 		}
-		if t.second > 0 {
-			parts = append(parts, fmt.Sprintf("%s behind a gateway waited while more was dropped than clients lost: the gateway's own connections", plural(t.second, "attempt")))
+		if t.later > 0 {
+			parts = append(parts, fmt.Sprintf("%s behind a gateway waited while more was dropped than clients lost: the gateway's own connections", plural(t.later, "attempt")))
 		}
 	case natClash, chainLong, listenOverflow:
 		parts = append(parts, a.counterText(t), lostText(t.failures, t))
@@ -72,18 +72,19 @@ func (a *attribution) occupancyText() string {
 
 func lostText(n uint64, t *tally) string {
 	what := "packet"
-	if t.outcomes[runlog.ConnectTimeout] == t.failures {
+	if t.outcomes[runlog.ConnectTimeout] == n {
 		what = "SYN"
-	} else if t.outcomes[runlog.ResponseTimeout] == t.failures && t.cause != listenOverflow {
+	} else if t.outcomes[runlog.ResponseTimeout] == n && t.cause != listenOverflow {
 		what = "datagram"
 	}
-	if !t.several && n == t.failures {
+	packets := uint64(math.Round(t.packets)) - min(uint64(math.Round(t.packets)), t.later)
+	if packets == n {
 		if n == 1 {
 			return "1 attempt lost exactly one " + what
 		}
 		return fmt.Sprintf("%d attempts lost exactly one %s each", n, what)
 	}
-	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(uint64(math.Round(t.packets)), what))
+	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(packets, what))
 }
 
 func autopsyText(t *tally) string {

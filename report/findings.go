@@ -82,16 +82,17 @@ type Onset struct {
 
 // Prediction compares arithmetic with what happened.
 type Prediction struct {
-	FullAtS        *float64 `json:"full_at_s" jsonschema_description:"Run time in s at which the planned attempts use up the headroom, by arrivals and residence; null where they never do."`
-	DropAtS        *float64 `json:"drop_at_s" jsonschema_description:"The same where no entry can be evicted, so that a full table drops at once; null where eviction comes first."`
-	GrowthFullAtS  *float64 `json:"growth_full_at_s" jsonschema_description:"Run time in s at which the measured growth of entries uses up the headroom."`
-	GrowthPerS     *float64 `json:"growth_per_s" jsonschema_description:"Measured growth of the table in entries per second, from the start of traffic to the onset."`
-	MeasuredAtS    *float64 `json:"measured_at_s" jsonschema_description:"Run time in s of the first onset on the node, early_drop or drop."`
-	MeasuredOnset  string   `json:"measured_onset" jsonschema_description:"Which onset that was: early_drop, drop or empty."`
-	RelativeError  *float64 `json:"relative_error" jsonschema_description:"(measured - full_at_s) / full_at_s."`
-	PeakEntries    *uint64  `json:"peak_entries" jsonschema_description:"Entries the planned attempts need at most during the run, with an endless table."`
-	Explanation    string   `json:"explanation" jsonschema_description:"What was computed from what."`
-	UnknownTraffic []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
+	FullAtS              *float64 `json:"full_at_s" jsonschema_description:"Run time in s at which the planned attempts use up the headroom, by arrivals and residence; null where they never do."`
+	DropAtS              *float64 `json:"drop_at_s" jsonschema_description:"The same where no entry can be evicted, so that a full table drops at once; null where eviction comes first."`
+	GrowthFullAtS        *float64 `json:"growth_full_at_s" jsonschema_description:"Run time in s at which the measured growth of entries uses up the headroom."`
+	GrowthPerS           *float64 `json:"growth_per_s" jsonschema_description:"Measured growth of the table in entries per second, from the start of traffic to the onset."`
+	MeasuredAtS          *float64 `json:"measured_at_s" jsonschema_description:"Run time in s of the first onset on the node, early_drop or drop."`
+	MeasuredUncertaintyS *float64 `json:"measured_uncertainty_s" jsonschema_description:"Of measured_at_s."`
+	MeasuredOnset        string   `json:"measured_onset" jsonschema_description:"Which onset that was: early_drop, drop or empty."`
+	RelativeError        *float64 `json:"relative_error" jsonschema_description:"(measured - full_at_s) / full_at_s."`
+	PeakEntries          *uint64  `json:"peak_entries" jsonschema_description:"Entries the planned attempts need at most during the run, with an endless table."`
+	Explanation          string   `json:"explanation" jsonschema_description:"What was computed from what."`
+	UnknownTraffic       []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
 }
 
 // Traffic is what one traffic experienced.

@@ -17,7 +17,7 @@ func headline(f *Findings) string {
 	}
 	early, drop := n.Knee.EarlyDrop, n.Knee.Drop
 	switch {
-	case drop != nil && early != nil && early.AtS < drop.AtS:
+	case drop != nil && early != nil && early.AtS <= drop.AtS:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full.", n.Name, place(early, n), seconds(drop.AtS))
 	case drop != nil:
 		return fmt.Sprintf("%s drops new connections at %s: its table is full.", n.Name, place(drop, n))
@@ -79,7 +79,7 @@ func before(x, y *Node) bool {
 }
 
 func firstOnset(k Knee) *Onset {
-	if k.EarlyDrop == nil || k.Drop != nil && k.Drop.AtS < k.EarlyDrop.AtS {
+	if k.EarlyDrop == nil || k.Drop != nil && k.Drop.AtS < k.EarlyDrop.AtS { // of a tie, eviction came first: the kernel tries it first
 		return k.Drop
 	}
 	return k.EarlyDrop

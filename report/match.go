@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"container/heap"
 	"math"
 	"slices"
 	"strconv"
@@ -85,80 +86,124 @@ func (it *item) end() float64   { return it.t.start(it.key) + it.t.width }
 // lateness is how much later than due a late attempt's packets are looked for, s.
 const lateness = 1.0
 
-// match gives each demand what the supplies allow: in order of time, from the
-// supply that ends first, which leaves as little as possible unmatched because
-// later demands can use later supplies. Demands of the same moment share what
-// there is by weight. Both are changed. It returns the hosts that gave, and
-// whether any supply fell short of demands that then had to share.
+// A group is the demands of one moment, of one or several traffics. They share
+// what they get by weight.
+type group struct {
+	lo, hi  float64 // when its packets can have been counted
+	demands []demand
+	want    float64 // not yet given
+	by      [kinds]float64
+}
+
+func (g *group) take(s *supply) {
+	n := min(s.left, g.want)
+	s.left -= n
+	g.want -= n
+	g.by[s.kind] += n
+}
+
+// groups is a heap: the group that must be served first is on top.
+type groups []*group
+
+func (h groups) Len() int           { return len(h) }
+func (h groups) Less(i, j int) bool { return h[i].hi < h[j].hi }
+func (h groups) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *groups) Push(x any)        { *h = append(*h, x.(*group)) }
+func (h *groups) Pop() any {
+	old := *h
+	g := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return g
+}
+
+// match gives the demands as much as the supplies allow: each supply, in order
+// of time, goes to those demands that can use it and can wait least for
+// another (Glover's matching in a convex bipartite graph). Both are changed.
+// It returns the hosts that gave, by kind, and whether demands had to share
+// less than they wanted.
 func match(supplies []supply, demands []demand, slack float64) (hosts [kinds]map[string]bool, short bool) {
 	hosts = [kinds]map[string]bool{{}, {}, {}}
 	slices.SortStableFunc(supplies, func(x, y supply) int { return cmp.Or(cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a)) })
 	slices.SortStableFunc(demands, func(x, y demand) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
-	first := 0 // supplies before it are used up or over
+	all := groupUp(demands, slack)
+	var waiting groups
+	var missed []*group
+	next := 0
+	for i := range supplies {
+		s := &supplies[i]
+		for ; next < len(all) && all[next].lo <= s.b; next++ {
+			heap.Push(&waiting, all[next])
+		}
+		for len(waiting) > 0 && s.left > slop {
+			g := waiting[0]
+			if g.hi < s.a {
+				// Another host's interval can still reach back to it.
+				missed = append(missed, heap.Pop(&waiting).(*group))
+				continue
+			}
+			if g.take(s); g.want <= slop {
+				heap.Pop(&waiting)
+			}
+			hosts[s.kind][s.host] = true
+		}
+	}
+	for _, g := range missed {
+		for i := range supplies {
+			if s := &supplies[i]; s.left > slop && g.want > slop && s.a <= g.hi && s.b >= g.lo {
+				g.take(s)
+				hosts[s.kind][s.host] = true
+			}
+		}
+	}
+	for _, g := range all {
+		short = g.share() || short
+	}
+	return hosts, short
+}
+
+func groupUp(demands []demand, slack float64) []*group {
+	var all []*group
 	for i := 0; i < len(demands); {
 		j := i + 1
 		for j < len(demands) && demands[j].a == demands[i].a && demands[j].b == demands[i].b {
 			j++
 		}
-		group := demands[i:j]
+		g := &group{lo: demands[i].a - slack, hi: demands[i].b + slack, demands: demands[i:j]}
+		for _, d := range g.demands {
+			g.want += d.want
+		}
+		all = append(all, g)
 		i = j
-		lo, hi := group[0].a-slack, group[0].b+slack
-		for first < len(supplies) && (supplies[first].left < slop || supplies[first].b < lo) {
-			first++
-		}
-		var want, got float64
-		var by [kinds]float64
-		for _, d := range group {
-			want += d.want
-		}
-		for k := first; k < len(supplies) && want-got > slop; k++ {
-			s := &supplies[k]
-			if s.a > hi {
-				// Supplies are in order of b; one that begins too late ends
-				// later than all that matter only if it is long, so look on
-				// until none can begin in time.
-				if s.a > hi+maxSupply(supplies) {
-					break
-				}
-				continue
-			}
-			if s.b < lo || s.left < slop {
-				continue
-			}
-			take := min(s.left, want-got)
-			s.left -= take
-			got += take
-			by[s.kind] += take
-			hosts[s.kind][s.host] = true
-		}
-		if len(group) > 1 && got > slop && want-got > slop {
-			short = true
-		}
-		share(group, got)
-		for g := range group {
-			for k := range by {
-				if got > slop {
-					group[g].by[k] = group[g].got * by[k] / got
-				}
-			}
-		}
 	}
-	return hosts, short
+	return all
 }
 
-// maxSupply is how far supplies of several hosts can be out of order: not
-// further than the longest of them.
-func maxSupply(supplies []supply) float64 {
-	var longest float64
-	for _, s := range supplies {
-		longest = max(longest, s.b-s.a)
+// share hands out what the group got, and says whether several had to do with
+// less than they wanted.
+func (g *group) share() (short bool) {
+	var got float64
+	for _, n := range g.by {
+		got += n
 	}
-	return longest
+	if got <= slop {
+		return false
+	}
+	share(g.demands, got)
+	for i := range g.demands {
+		for k, n := range g.by {
+			g.demands[i].by[k] = g.demands[i].got * n / got
+		}
+	}
+	return len(g.demands) > 1 && g.want > slop
 }
 
 // share hands got out among the demands: by weight, and never more than wanted.
 func share(group []demand, got float64) {
-	for got > slop {
+	// Each round satisfies at least one demand, or gives everything away.
+	for range group {
+		if got <= slop {
+			return
+		}
 		var weight float64
 		for _, d := range group {
 			if d.want-d.got > slop {
@@ -179,9 +224,6 @@ func share(group []demand, got float64) {
 			given += n
 		}
 		got -= given
-		if given <= slop {
-			return
-		}
 	}
 }
 

@@ -147,7 +147,7 @@ func (l *log) arrivalText() string {
 		if t.info.EntriesPerAttempt <= 0 || t.due().total == 0 {
 			continue
 		}
-		s := fmt.Sprintf("%s %.4g/s x %g", t.info.Name, t.peakRate(), t.info.EntriesPerAttempt)
+		s := fmt.Sprintf("%s %s x %g", t.info.Name, perSecond(t.peakRate()), t.info.EntriesPerAttempt)
 		switch {
 		case t.idle():
 			s += ", held"
@@ -164,13 +164,17 @@ func (l *log) arrivalText() string {
 // measure fills in what happened.
 func (p *Prediction) measure(n *node, k Knee, room float64) {
 	end := n.last.t
-	if o := k.Drop; o != nil {
-		at := o.AtS
-		p.MeasuredAtS, p.MeasuredOnset = &at, "drop"
+	o := firstOnset(k)
+	switch {
+	case o == nil:
+	case o == k.Drop:
+		p.MeasuredOnset = "drop"
+	default:
+		p.MeasuredOnset = "early_drop"
 	}
-	if o := k.EarlyDrop; o != nil && (k.Drop == nil || o.AtS < k.Drop.AtS) {
-		at := o.AtS
-		p.MeasuredAtS, p.MeasuredOnset = &at, "early_drop"
+	if o != nil {
+		at, within := o.AtS, o.UncertaintyS
+		p.MeasuredAtS, p.MeasuredUncertaintyS = &at, &within
 	}
 	if p.MeasuredAtS != nil {
 		end = *p.MeasuredAtS

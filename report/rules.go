@@ -58,8 +58,7 @@ func (a *attribution) listenQueues() {
 		supplies := a.deltasOf(s, func(d netDelta) uint64 { return d.listen })
 		to := func(it *item, c class) bool { return it.t.info.To == s.Name && it.class == c && !it.t.udp() }
 		overflow := proof{cause: listenOverflow, counter: "ListenDrops", supplies: supplies, limit: math.Inf(1)}
-		left := a.lost([]proof{overflow}, func(it *item) bool { return to(it, silent) }, passed)
-		a.waited(listenOverflow, "ListenDrops", left, func(it *item) bool { return to(it, unanswered) }, passed)
+		a.lost([]proof{overflow}, func(it *item) bool { return to(it, silent) }, passed, func(it *item) bool { return to(it, unanswered) })
 	}
 }
 
@@ -198,7 +197,7 @@ func (a *attribution) refusals() {
 // that they took more in than they answered.
 func (a *attribution) silences() {
 	for _, it := range a.items {
-		if it.class == unanswered {
+		if it.class == unanswered && !a.behindGateway(it) {
 			if n := it.allow(foundAny(open)); n > 0 {
 				a.take(it, backendSilent, n, foundAny(open))
 				t := a.tally(backendSilent)
@@ -214,8 +213,8 @@ func (a *attribution) silences() {
 				served += b.Served
 			}
 		}
-		if accepted <= served {
-			continue
+		if accepted <= served || s.Gateway != "" {
+			continue // a gateway's silence is its backends', or the way's to them
 		}
 		left := accepted - served - min(accepted-served, a.silentAt(s.Name))
 		for _, it := range a.items {
@@ -233,6 +232,11 @@ func (a *attribution) silences() {
 			}
 		}
 	}
+}
+
+func (a *attribution) behindGateway(it *item) bool {
+	s := a.l.service(it.t.info.To)
+	return s != nil && s.Gateway != ""
 }
 
 // silentAt is how many attempts to the service have been found unanswered.

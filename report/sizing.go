@@ -100,7 +100,7 @@ func (s *Sizing) flood(l *log) {
 		if p.Counted || p.Entries == nil {
 			continue
 		}
-		s.Notes = append(s.Notes, fmt.Sprintf("traffic %s is a flood: at %.4g packets/s it alone would need %d entries, and whoever sends twice as much needs twice that. No limit is a remedy; the sizes here are for the other traffic. Against a flood help dropping it before conntrack (raw table, NOTRACK), SYNPROXY, or shorter timeouts of unassured entries", p.Traffic, p.ArrivalsPerS, *p.Entries))
+		s.Notes = append(s.Notes, fmt.Sprintf("traffic %s is a flood: at %.0f packets/s it alone would need %d entries, and whoever sends twice as much needs twice that. No limit is a remedy; the sizes here are for the other traffic. Against a flood help dropping it before conntrack (raw table, NOTRACK), SYNPROXY, or shorter timeouts of unassured entries", p.Traffic, p.ArrivalsPerS, *p.Entries))
 	}
 }
 

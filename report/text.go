@@ -197,7 +197,7 @@ func predictionText(p *Prediction) string {
 	case p.MeasuredAtS != nil && p.RelativeError != nil:
 		// Adding 0 makes a rounded -0 positive.
 		off := math.Round(*p.RelativeError*1000)/10 + 0
-		s += fmt.Sprintf(", measured %.3f s (%+.1f %%)", *p.MeasuredAtS, off)
+		s += fmt.Sprintf(", measured %.3f s +- %.3f s (%+.1f %%)", *p.MeasuredAtS, *p.MeasuredUncertaintyS, off)
 	case p.MeasuredAtS != nil:
 		s += fmt.Sprintf(", but it was at %.3f s", *p.MeasuredAtS)
 	case p.FullAtS != nil:

@@ -93,8 +93,8 @@ func (s *jobs) run(j env.Job, w env.Worker) (*job, error) {
 		if err != nil {
 			jb.err = fmt.Errorf("job %s: %w", j.ID, err)
 		}
-		close(jb.ended)
 		s.forget(j.ID)
+		close(jb.ended)
 	})
 	return jb, nil
 }

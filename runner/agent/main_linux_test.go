@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 )
 
@@ -22,9 +24,11 @@ func TestRunEndsWithItsLifeline(t *testing.T) {
 	ended := make(chan error, 1)
 	stopped := make(chan struct{})
 	build := func(env.Job) (env.Worker, error) {
-		return workerFunc(func(ctx context.Context, ready func(), _ env.Recorder) error {
+		return workerFunc(func(ctx context.Context, ready func(), out env.Recorder) error {
 			ready()
+			out.Record(event(1))
 			<-ctx.Done()
+			out.Record(event(2))
 			close(stopped)
 			return nil
 		}), nil
@@ -33,14 +37,28 @@ func TestRunEndsWithItsLifeline(t *testing.T) {
 	go func() {
 		ended <- Run(context.Background(), []string{"--host", "h", "--spool", filepath.Join(dir, "spool"), "--listen", "unix:" + socket, "--lifeline"}, in, io.Discard, build)
 	}()
-	c := dial(t, ClientConfig{Name: "h", Token: "secret", Dial: func(ctx context.Context) (net.Conn, error) {
+	c := dial(t, ClientConfig{Name: "h", Token: "secret", Patience: 300 * time.Millisecond, Dial: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}})
 	require.NoError(t, c.Start(t.Context(), env.Job{ID: "j"}))
+	var last uint64
+	followed := make(chan error, 1)
+	first := make(chan struct{})
+	go func() {
+		followed <- c.Records(t.Context(), 1, func(r runlog.Record) error {
+			if last = r.N; last == 1 {
+				close(first)
+			}
+			return nil
+		})
+	}()
+	<-first
 	require.NoError(t, lifeline.Close())
 	<-stopped
 	require.NoError(t, <-ended)
+	assert.ErrorContains(t, <-followed, "the agent does not answer", "nobody asked it to end")
+	assert.EqualValues(t, 2, last, "all the same, everything was sent")
 	assert.FileExists(t, filepath.Join(dir, "spool"), "its directory's owner removes it")
 	var files unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &files))

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tablefull/tablefull/runner/env"
@@ -46,6 +47,7 @@ type Server struct {
 	http *http.Server
 
 	down     sync.Once
+	unasked  atomic.Bool // it shut down although no caller asked for it
 	exit     chan struct{}
 	exitOnce sync.Once
 }
@@ -83,6 +85,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-s.exit:
 	case <-ctx.Done():
+		s.shutdown(false)
 		// Nobody said that he had read everything, and perhaps nobody reads.
 		linger = time.Second
 	}
@@ -99,8 +102,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // Shutdown stops every job in order, waits for them, and ends the spool. It is
 // idempotent. Requests for records are still answered.
-func (s *Server) Shutdown() {
+func (s *Server) Shutdown() { s.shutdown(true) }
+
+func (s *Server) shutdown(asked bool) {
 	s.down.Do(func() {
+		s.unasked.Store(!asked)
 		s.jobs.close()
 		s.cfg.Spool.Close()
 	})
@@ -197,8 +203,10 @@ func (s *Server) getRecords(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", streamType)
 	w.Header().Set("Trailer", completeTrailer)
 	w.WriteHeader(http.StatusOK)
-	if err := stream(r.Context(), http.NewResponseController(w), w, rd); err != nil {
-		// Ending normally would look like the end of the records.
+	err = stream(r.Context(), http.NewResponseController(w), w, rd)
+	if err != nil || s.unasked.Load() {
+		// Ending normally would look like the end of the run. An agent that
+		// was made to end has sent what it had, but its caller must notice.
 		panic(http.ErrAbortHandler)
 	}
 	w.Header().Set(completeTrailer, strconv.FormatUint(s.cfg.Spool.State().Records, 10))

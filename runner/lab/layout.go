@@ -83,7 +83,7 @@ func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
 		return plan{}, nil, err
 	}
 
-	client := hostPlan{Name: clientName, Role: env.Client, Sysctls: endSysctls(ipv6), Routes: []routePlan{
+	client := hostPlan{Name: clientName, Role: env.Client, Reach: a.node, Sysctls: endSysctls(ipv6), Routes: []routePlan{
 		{Dst: a.all, Dev: hostDev, Via: a.node},
 		{Kind: routeLocal, Dst: a.sources},
 		{Kind: routeBlackhole, Dst: a.floods},
@@ -112,7 +112,7 @@ func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
 			}})
 			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: dev})
 			pods = append(pods, hostPlan{
-				Name: b.Name, Role: env.Pod, Sysctls: append(endSysctls(ipv6), listenSysctls()...),
+				Name: b.Name, Role: env.Pod, Reach: a.gateway, Sysctls: append(endSysctls(ipv6), listenSysctls()...),
 				Routes: []routePlan{{Dst: gateway, Dev: hostDev}, {Dst: a.all, Dev: hostDev, Via: a.gateway}},
 			})
 		}

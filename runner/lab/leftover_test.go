@@ -202,7 +202,7 @@ func TestKilledControllerLeavesNothing(t *testing.T) {
 		before := stateOfMachine(t)
 		cmd := exec.Command("/proc/self/exe", "hidden", "controller", dir, []string{"ipv4", "ipv6"}[i%2])
 		cmd.Env = append(os.Environ(), markVar+"="+mark)
-		var stderr bytes.Buffer
+		var stderr tail
 		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -148,33 +150,56 @@ func loopbackUp(h *netlink.Handle) error {
 	return nil
 }
 
-// addLink makes a veth pair between two namespaces.
-func addLink(a, b *namespace, l linkPlan) error {
+// addLink makes a veth pair between two namespaces. Its number on the first
+// side is index, which must be unused there.
+//
+// Neighbours are entered by hand: address resolution could lose the first
+// packet, and an attempt that was lost to that is nobody's finding.
+func addLink(a, b *namespace, l linkPlan, index int) error {
 	err := a.withNetlink(func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = l.Ends[0].Dev
+		// The kernel takes its time to activate a veth whose peer has the
+		// same number in another namespace.
+		attrs.Index = index
 		veth := netlink.NewVeth(attrs)
 		veth.PeerName = l.Ends[1].Dev
 		veth.PeerNamespace = netlink.NsFd(int(b.f.Fd()))
 		if err := h.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add veth %s: %w", attrs.Name, err)
 		}
-		return addEnd(h, l.Ends[0])
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.Ends[0].Host, err)
 	}
-	if err := b.withNetlink(func(h *netlink.Handle) error { return addEnd(h, l.Ends[1]) }); err != nil {
-		return fmt.Errorf("%s: %w", l.Ends[1].Host, err)
+	var macs [2]net.HardwareAddr
+	for i, ns := range []*namespace{a, b} {
+		err := ns.withNetlink(func(h *netlink.Handle) (err error) {
+			macs[i], err = addEnd(h, l.Ends[i])
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.Ends[i].Host, err)
+		}
+	}
+	for i, ns := range []*namespace{a, b} {
+		err := ns.withNetlink(func(h *netlink.Handle) error {
+			return addNeighbours(h, l.Ends[i].Dev, l.Ends[1-i].Addrs, macs[1-i])
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.Ends[i].Host, err)
+		}
 	}
 	return nil
 }
 
-// addEnd gives one end of a link its addresses and sets it up.
-func addEnd(h *netlink.Handle, e linkEnd) error {
+// addEnd gives one end of a link its addresses, sets it up, and returns its
+// hardware address.
+func addEnd(h *netlink.Handle, e linkEnd) (net.HardwareAddr, error) {
 	dev, err := h.LinkByName(e.Dev)
 	if err != nil {
-		return fmt.Errorf("find %s: %w", e.Dev, err)
+		return nil, fmt.Errorf("find %s: %w", e.Dev, err)
 	}
 	for _, p := range e.Addrs {
 		addr := &netlink.Addr{IPNet: ipNet(p)}
@@ -182,13 +207,82 @@ func addEnd(h *netlink.Handle, e linkEnd) error {
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := h.AddrAdd(dev, addr); err != nil {
-			return fmt.Errorf("add address %s to %s: %w", p, e.Dev, err)
+			return nil, fmt.Errorf("add address %s to %s: %w", p, e.Dev, err)
 		}
 	}
 	if err := h.LinkSetUp(dev); err != nil {
-		return fmt.Errorf("set %s up: %w", e.Dev, err)
+		return nil, fmt.Errorf("set %s up: %w", e.Dev, err)
+	}
+	return dev.Attrs().HardwareAddr, nil
+}
+
+// addNeighbours enters where addrs are found, for good.
+func addNeighbours(h *netlink.Handle, device string, addrs []netip.Prefix, mac net.HardwareAddr) error {
+	dev, err := h.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", device, err)
+	}
+	for _, p := range addrs {
+		n := &netlink.Neigh{LinkIndex: dev.Attrs().Index, State: netlink.NUD_PERMANENT, IP: p.Addr().AsSlice(), HardwareAddr: mac}
+		if err := h.NeighSet(n); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", p.Addr(), err)
+		}
 	}
 	return nil
+}
+
+const (
+	reachTry   = 20 * time.Millisecond // for one handshake across a veth pair
+	reachLimit = 5 * time.Second
+	closedPort = 1
+)
+
+// awaitReachable returns once packets come through to addr and back: a link
+// that is up may still drop them for a moment. The caller is on a thread inside the
+// namespace, and nobody listens at addr, so the proof is a reset. It must come
+// before connections are tracked, or the table would keep a trace of it.
+func awaitReachable(ctx context.Context, addr netip.Addr) error {
+	end := time.Now().Add(reachLimit)
+	for {
+		err := knock(netip.AddrPortFrom(addr, closedPort))
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("reach %s: %w", addr, err)
+		}
+	}
+}
+
+// knock connects to a port where nobody listens and returns how that ended.
+func knock(to netip.AddrPort) error {
+	family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().Unmap().As4()})
+	if to.Addr().Is6() {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, sa); !errors.Is(err, unix.EINPROGRESS) {
+		return err
+	}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if _, err := unix.Poll(fds, int(reachTry.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for socket: %w", err)
+	}
+	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return fmt.Errorf("read socket error: %w", err)
+	}
+	if errno == 0 {
+		return unix.ETIMEDOUT
+	}
+	return unix.Errno(errno)
 }
 
 // addRoutes adds a host's routes in order. All its links are there and up.

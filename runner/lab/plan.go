@@ -24,7 +24,9 @@ type hostPlan struct {
 	Role    env.Role    `json:"role"`
 	Sysctls []sysctl    `json:"sysctls"`
 	Routes  []routePlan `json:"routes"`
-	Proxy   *proxyPlan  `json:"proxy,omitempty"`
+	// Reach is an address that must be reachable before the rest is done.
+	Reach netip.Addr `json:"reach"`
+	Proxy *proxyPlan `json:"proxy,omitempty"`
 	// Tracking are the sysctls of connection tracking, which exist only once
 	// it is in use: after Proxy.
 	Tracking []sysctl `json:"tracking,omitempty"`

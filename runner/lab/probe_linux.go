@@ -212,7 +212,7 @@ func tryVeth(here *namespace) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(addLink(here, there, linkPlan{Ends: [2]linkEnd{{Host: "here", Dev: "a"}, {Host: "there", Dev: "b"}}}), there.close())
+	return errors.Join(addLink(here, there, linkPlan{Ends: [2]linkEnd{{Host: "here", Dev: "a"}, {Host: "there", Dev: "b"}}}, firstIndex), there.close())
 }
 
 // tryProxy programs each kind of rule a lab may need, in both families.

@@ -261,32 +261,46 @@ func (s *supervisor) startAgent(host string, listener func() (*os.File, error), 
 	return nil
 }
 
+// firstIndex is the number of the first link's device on the node, far from
+// those that the kernel hands out.
+const firstIndex = 1000
+
 // connect makes everything between the hosts.
 func (s *supervisor) connect(ctx context.Context) error {
-	for _, l := range s.plan.Links {
+	for i, l := range s.plan.Links {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := addLink(s.hosts[l.Ends[0].Host].ns, s.hosts[l.Ends[1].Host].ns, l); err != nil {
+		if err := addLink(s.hosts[l.Ends[0].Host].ns, s.hosts[l.Ends[1].Host].ns, l, firstIndex+i); err != nil {
 			return fmt.Errorf("make link: %w", err)
 		}
 	}
-	for _, p := range s.plan.Hosts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := s.finishHost(ctx, s.hosts[p.Name]); err != nil {
-			return fmt.Errorf("set up host %s: %w", p.Name, err)
+	for _, step := range []func(context.Context, *labHost) error{s.route, s.reach, s.track} {
+		for _, p := range s.plan.Hosts {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := step(ctx, s.hosts[p.Name]); err != nil {
+				return fmt.Errorf("set up host %s: %w", p.Name, err)
+			}
 		}
 	}
 	return nil
 }
 
-func (s *supervisor) finishHost(ctx context.Context, h *labHost) error {
-	err := h.ns.withNetlink(func(nl *netlink.Handle) error { return addRoutes(nl, h.plan.Routes) })
-	if err != nil {
-		return err
+func (s *supervisor) route(_ context.Context, h *labHost) error {
+	return h.ns.withNetlink(func(nl *netlink.Handle) error { return addRoutes(nl, h.plan.Routes) })
+}
+
+func (s *supervisor) reach(ctx context.Context, h *labHost) error {
+	if !h.plan.Reach.IsValid() {
+		return nil
 	}
+	return h.ns.do(func() error { return awaitReachable(ctx, h.plan.Reach) })
+}
+
+// track makes a node translate and track connections.
+func (s *supervisor) track(ctx context.Context, h *labHost) error {
 	if p := h.plan.Proxy; p != nil {
 		h.proxy = &nftProxy{ns: h.ns, ipv6: s.plan.IPv6, plan: *p, vips: addressingOf(s.plan.IPv6).services}
 		if err := h.proxy.Sync(ctx, p.Services); err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
-	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
@@ -30,7 +29,9 @@ const (
 // kernel has taken it. Whether it arrived can only be told at the node. What
 // the sending interface itself drops is reported in an Event at the end.
 //
-// It sends what is due about every millisecond, in one go. Packets that are
+// It sends what is due about every millisecond, in one go, on up to four
+// threads where one does not keep up: in a lab on one machine a packet's whole
+// way through the node and to the pod runs on the CPU that sends it. Packets that are
 // more than a second behind are not sent but counted, however many they are,
 // in constant time: a rate of millions asks for "as fast as possible", and the
 // log says how fast that was. Packets have no Failure records of their own,
@@ -110,11 +111,11 @@ func (f *Flood) run(ctx context.Context, ready func(), out env.Recorder) error {
 	if err != nil {
 		return err
 	}
-	socket, err := openFloodSocket(path, frames)
+	senders, err := newFloodSenders(path, frames)
 	if err != nil {
 		return err
 	}
-	defer socket.close()
+	defer senders.close()
 	poll, err := epoll.New(1) // a clock that ctx can interrupt
 	if err != nil {
 		return err
@@ -126,7 +127,7 @@ func (f *Flood) run(ctx context.Context, ready func(), out env.Recorder) error {
 	dropped, known := path.txDropped()
 	now := Clock(f.epoch)
 	e := &floodEngine{
-		frames: frames, socket: socket, poll: poll, now: now,
+		senders: senders, poll: poll, now: now,
 		tally: NewTally(out, f.job, now), out: out, name: f.job.Traffic.Name,
 		plan: newFloodPlan(f.pacer, seconds(f.job.Start), seconds(f.job.End)),
 	}
@@ -143,14 +144,13 @@ func (f *Flood) run(ctx context.Context, ready func(), out env.Recorder) error {
 
 // floodEngine is a running Flood. It is used by one goroutine.
 type floodEngine struct {
-	frames *floodFrames
-	socket *floodSocket
-	poll   *epoll.Poller
-	now    func() float64
-	tally  *Tally
-	out    env.Recorder
-	name   string
-	plan   *floodPlan
+	senders *floodSenders
+	poll    *epoll.Poller
+	now     func() float64
+	tally   *Tally
+	out     env.Recorder
+	name    string
+	plan    *floodPlan
 
 	unrecorded uint64 // not started, since the last Loss record
 }
@@ -169,7 +169,6 @@ func (e *floodEngine) loop(ctx context.Context) error {
 			flush = now + flushEvery
 		}
 		if ctx.Err() != nil {
-			e.account(p.take(math.MaxUint64), floodCount.asStopped)
 			return nil
 		}
 		if p.waiting() == 0 {
@@ -182,27 +181,21 @@ func (e *floodEngine) loop(ctx context.Context) error {
 			}
 			continue
 		}
-		if err := e.send(int(min(p.waiting(), floodBatch)), now); err != nil {
+		if err := e.send(now); err != nil {
 			return err
 		}
 	}
 }
 
-// send sends the next n packets.
-func (e *floodEngine) send(n int, now float64) error {
-	for i := range n {
-		e.frames.put(e.socket.frames[i], e.plan.done+uint64(i))
-	}
-	sent, errno := e.socket.send(n)
-	late := min(uint64(sent), e.plan.late(now))
+// send sends packets that wait, as many as the senders take at once.
+func (e *floodEngine) send(now float64) error {
+	r := e.senders.send(e.plan.done, e.plan.waiting())
+	late := min(r.sent, e.plan.late(now))
 	e.account(e.plan.take(late), floodCount.asLate)
-	e.account(e.plan.take(uint64(sent)-late), floodCount.asSent)
-	switch errno {
-	case 0:
-	case unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN:
-		e.account(e.plan.take(1), floodCount.asNoMemory)
-	default:
-		return fmt.Errorf("send frames: %w", errno)
+	e.account(e.plan.take(r.sent-late), floodCount.asSent)
+	e.account(e.plan.take(r.refused), floodCount.asNoMemory)
+	if r.errno != 0 {
+		return fmt.Errorf("send frames: %w", r.errno)
 	}
 	return nil
 }
@@ -225,7 +218,10 @@ func (e *floodEngine) flush() {
 	}
 }
 
+// finish counts what waits still, if anything does: the flood has been
+// stopped, or has failed.
 func (e *floodEngine) finish() {
+	e.account(e.plan.take(math.MaxUint64), floodCount.asStopped)
 	e.flush()
 	e.tally.Close()
 }

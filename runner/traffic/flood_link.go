@@ -8,16 +8,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	floodBatch    = 256 // frames handed to the kernel by one system call at most
 	resolveWithin = 3 * time.Second
 	resolveEvery  = 10 * time.Millisecond
 )
@@ -124,66 +121,3 @@ func (p floodPath) txDropped() (n uint64, ok bool) {
 	}
 	return link.Attrs().Statistics.TxDropped, true
 }
-
-// floodSocket sends frames past the queueing discipline.
-type floodSocket struct {
-	fd     int
-	frames [][]byte
-	iov    []unix.Iovec
-	msgs   []mmsghdr
-}
-
-// mmsghdr is struct mmsghdr of sendmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
-}
-
-// openFloodSocket needs CAP_NET_RAW.
-func openFloodSocket(p floodPath, f *floodFrames) (*floodSocket, error) {
-	// Protocol 0: the socket receives nothing.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open packet socket: %w", err)
-	}
-	s := &floodSocket{fd: fd}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: p.index}); err != nil {
-		s.close()
-		return nil, fmt.Errorf("bind packet socket to %s: %w", p.name, err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		s.close()
-		return nil, fmt.Errorf("bypass the queueing discipline of %s: %w", p.name, err)
-	}
-	s.iov = make([]unix.Iovec, floodBatch)
-	s.msgs = make([]mmsghdr, floodBatch)
-	for i := range floodBatch {
-		b := f.frame()
-		s.frames = append(s.frames, b)
-		s.iov[i].Base = &b[0]
-		s.iov[i].SetLen(len(b))
-		s.msgs[i].hdr.Iov = &s.iov[i]
-		s.msgs[i].hdr.SetIovlen(1)
-	}
-	return s, nil
-}
-
-// send hands the first n frames to the kernel and returns how many it took.
-// errno is why it did not take the next one, 0 where it took all.
-func (s *floodSocket) send(n int) (sent int, errno unix.Errno) {
-	for sent < n {
-		r, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.msgs[sent])), uintptr(n-sent), unix.MSG_DONTWAIT, 0, 0)
-		if e == unix.EINTR {
-			continue
-		}
-		if e != 0 {
-			return sent, e
-		}
-		sent += int(r)
-	}
-	runtime.KeepAlive(s)
-	return sent, 0
-}
-
-func (s *floodSocket) close() { _ = unix.Close(s.fd) }

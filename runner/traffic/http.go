@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -91,7 +90,12 @@ func httpPacing(s scenarios.HTTP) scenarios.Pacing { return s.Pacing }
 // Run implements env.Worker.
 func (h *HTTP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	now := Clock(h.epoch)
-	r := &httpRun{HTTP: h, ctx: ctx, out: out, now: now, tally: NewTally(out, h.job, now), attempts: map[uint64]*httpAttempt{}}
+	// Requests must tell the job's end from their own: it is always a
+	// cancellation to them, even where it is a deadline to ctx.
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	r := &httpRun{HTTP: h, ctx: ctx, requests: requests, out: out, now: now, tally: NewTally(out, h.job, now), attempts: map[uint64]*httpAttempt{}}
 	r.dialer = newHTTPDialer(h, now)
 	r.transport = &http.Transport{
 		DialContext:         r.dialer.dial,
@@ -114,6 +118,7 @@ func (h *HTTP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 type httpRun struct {
 	*HTTP
 	ctx       context.Context // of the job
+	requests  context.Context // of its requests
 	out       env.Recorder
 	now       func() float64
 	tally     *Tally
@@ -333,10 +338,4 @@ func (o *httpOutcome) classify(err error, connected bool) {
 	default:
 		o.outcome = runlog.Other
 	}
-	if o.outcome != runlog.ConnectTimeout {
-		o.syns = 0 // something was heard
-	}
 }
-
-// nan is for times that an attempt does not have.
-var nan = math.NaN()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -44,13 +45,13 @@ type httpAttemptKey struct{}
 // RoundTrip implements http.RoundTripper.
 func (r *httpRun) RoundTrip(req *http.Request) (*http.Response, error) {
 	timeout := time.Duration(r.job.Traffic.Timeout)
-	a := &httpAttempt{deadline: time.Now().Add(timeout), dialed: nan}
+	a := &httpAttempt{deadline: time.Now().Add(timeout), dialed: math.NaN()}
 	if seq, err := strconv.ParseUint(req.Header.Get("X-Vegeta-Seq"), 10, 64); err == nil {
 		r.mu.Lock()
 		r.attempts[seq] = a
 		r.mu.Unlock()
 	}
-	ctx, cancel := context.WithDeadline(context.WithValue(r.ctx, httpAttemptKey{}, a), a.deadline)
+	ctx, cancel := context.WithDeadline(context.WithValue(r.requests, httpAttemptKey{}, a), a.deadline)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: a.gotConn, WroteRequest: a.wrote})
 	resp, err := r.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
@@ -87,7 +88,7 @@ func (a *httpAttempt) setErr(err error) {
 func (a *httpAttempt) finish(code uint16, d *httpDialer) httpOutcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := httpOutcome{src: a.dialSrc, dst: a.dialDst, connected: nan, conns: a.conns, syns: a.syns}
+	o := httpOutcome{src: a.dialSrc, dst: a.dialDst, connected: math.NaN(), conns: a.conns, syns: a.syns}
 	if a.conn != nil {
 		o.src, o.dst = a.conn.src, a.conn.dst
 		if !a.reused && a.conn.attempt == a {
@@ -116,6 +117,9 @@ func (a *httpAttempt) finish(code uint16, d *httpDialer) httpOutcome {
 		if a.dialErr != nil {
 			d.hidden.Add(1)
 		}
+	}
+	if o.outcome != runlog.ConnectTimeout {
+		o.syns = 0 // something was heard
 	}
 	return o
 }

@@ -81,7 +81,7 @@ func TestIdleDead(t *testing.T) {
 	network(t)
 	serve(t, target4, 1, scenarios.Server{})
 	j := idleJob(target4, time.Hour, scenarios.Idle{Count: 10, OpenRate: 1000, ValidateEvery: scenarios.Duration(500 * time.Millisecond)})
-	j.Load.Traffic.Timeout = scenarios.Duration(300 * time.Millisecond)
+	j.Load.Traffic.Timeout = scenarios.Duration(1500 * time.Millisecond)
 	w, err := New(j)
 	require.NoError(t, err)
 	stopLoad, out := start(t, w)

@@ -91,7 +91,9 @@ func TestShortLivedOutcomes(t *testing.T) {
 			target := netip.AddrPortFrom(target4.Addr(), port)
 			serve(t, target, 1, scenarios.Server{Behaviour: c.behaviour})
 			j := load(target, 100*time.Millisecond)
-			j.Load.Traffic.Timeout = scenarios.Duration(150 * time.Millisecond)
+			if c.outcome == runlog.ResponseTimeout {
+				j.Load.Traffic.Timeout = scenarios.Duration(300 * time.Millisecond)
+			}
 			j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 200}}
 			got := drive(t, j)
 			assert.Equal(t, map[runlog.Outcome]uint64{c.outcome: 19}, got.outcomes)
@@ -157,6 +159,7 @@ func TestShortLivedPortsUsedUp(t *testing.T) {
 	j := load(target4, 100*time.Millisecond)
 	j.Load.Ports = 2
 	j.Load.SourceCount = 5
+	j.Load.Traffic.Timeout = scenarios.Duration(time.Second)
 	j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 200}, SourcePorts: &scenarios.SourcePorts{Fixed: 5000}}
 	got := drive(t, j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 10}, got.outcomes)
@@ -176,11 +179,13 @@ func TestShortLivedReusesPorts(t *testing.T) {
 	}
 	network(t)
 	serve(t, target4, 1, scenarios.Server{})
-	j := load(target4, 200*time.Millisecond)
+	j := load(target4, time.Second)
 	j.Load.SourceCount = 5
-	j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 200}, SourcePorts: &scenarios.SourcePorts{Fixed: 5000}}
+	j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 50}, SourcePorts: &scenarios.SourcePorts{Fixed: 5000}}
 	got := drive(t, j)
-	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 39}, got.outcomes)
+	// One may meet its predecessor, where that takes more than 100 ms.
+	assert.Equal(t, got.due, got.outcomes[runlog.OK]+got.notStarted[runlog.NoPorts])
+	assert.Greater(t, got.outcomes[runlog.OK], uint64(5))
 	n := 0
 	for _, c := range states(t, target4.Port()) {
 		n += c
@@ -217,7 +222,6 @@ func TestShortLivedLargeAndDelayed(t *testing.T) {
 				target := netip.AddrPortFrom(target4.Addr(), uint16(8100+2*i+k))
 				stop := serve(t, target, 1, scenarios.Server{Delay: scenarios.Duration(20 * time.Millisecond)})
 				j := load(target, 100*time.Millisecond)
-				j.Load.Traffic.Timeout = scenarios.Duration(3 * time.Second)
 				j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 50}, RequestBytes: 300_000, ResponseBytes: 7_000_000, Close: mode, Closer: closer}
 				got := drive(t, j)
 				assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 4}, got.outcomes)

@@ -175,7 +175,6 @@ func (e *tcpEngine) read(fd int32, events uint32) {
 			now := e.now()
 			c.answeredAt = now
 			if c.attempting() {
-				e.inFlight--
 				e.tally.OK(c.due, c.start, c.connected, now)
 			}
 			c.again = true
@@ -251,7 +250,6 @@ func (e *tcpEngine) fail(fd int32, o runlog.Outcome, err error) {
 		f.Packets = 1 + e.retransmits(fd)
 	}
 	if c.attempting() {
-		e.inFlight--
 		e.tally.Failed(f)
 	} else {
 		f.Phase, f.Due = "held", f.Start

@@ -71,7 +71,6 @@ type tcpEngine struct {
 	maxOpen    int
 	disposable bool      // kept connections may vanish where descriptors run out
 	keepAlive  int       // s between TCP keep-alives, 0 is none
-	inFlight   int       // attempts begun and not ended
 	conns      []tcpConn // by descriptor
 	// running are the connections with a deadline. They all have the same
 	// timeout, so the order of beginning is the order of deadlines. kept are
@@ -182,16 +181,30 @@ func (e *tcpEngine) run(ctx context.Context) error {
 
 func (e *tcpEngine) loop(ctx context.Context) error {
 	flush := e.now() + tcpFlushEvery
+	sleep := time.Duration(0)
 	for ctx.Err() == nil {
+		asked := e.now()
+		events, err := e.poll.Wait(sleep)
+		if err != nil {
+			return err
+		}
+		for _, ev := range events {
+			e.event(ev)
+		}
+		// Only now, and as of the moment before: an answer that came in time
+		// has been seen, however long this thread was kept from looking. The
+		// queue has more where it was as long as it can be.
+		if len(events) < tcpEvents {
+			e.expire(asked)
+		}
 		busy := e.begin()
 		now := e.now()
-		e.expire(now)
 		wake := e.shape.work(now)
 		if now >= flush {
 			e.tally.Flush()
 			flush = now + tcpFlushEvery
 		}
-		if !e.more && now >= e.job.End && e.inFlight == 0 && e.running.head == none {
+		if !e.more && now >= e.job.End && e.running.head == none {
 			return nil
 		}
 		wake = min(wake, flush)
@@ -204,16 +217,9 @@ func (e *tcpEngine) loop(ctx context.Context) error {
 		if e.running.head != none {
 			wake = min(wake, e.conns[e.running.head].deadline)
 		}
-		sleep := time.Duration(0)
+		sleep = 0
 		if !busy {
 			sleep = max(0, time.Duration(math.Ceil((wake-e.now())*1e9)))
-		}
-		events, err := e.poll.Wait(sleep)
-		if err != nil {
-			return err
-		}
-		for _, ev := range events {
-			e.event(ev)
 		}
 	}
 	return nil
@@ -275,7 +281,6 @@ func (e *tcpEngine) attempt(now float64) {
 		return
 	}
 	e.open++
-	e.inFlight++
 	c := &e.conns[fd]
 	*c = tcpConn{gen: c.gen, state: connecting, seq: e.seq, due: e.due, start: now, dst: dst, deadline: now + e.timeout}
 	e.running.push(e.conns, int32(fd))
@@ -295,7 +300,7 @@ func (e *tcpEngine) notStarted(why runlog.NotStartedReason, err error) {
 		Tuple: runlog.Tuple{Proto: "tcp", Src: src, Dst: dst}})
 }
 
-// expire ends what has taken longer than the timeout.
+// expire ends what had taken longer than the timeout by now.
 func (e *tcpEngine) expire(now float64) {
 	for fd := e.running.head; fd != none && e.conns[fd].deadline <= now; fd = e.running.head {
 		switch e.conns[fd].state {
@@ -320,7 +325,6 @@ func (e *tcpEngine) interrupt() {
 		c := &e.conns[fd]
 		if c.attempting() {
 			e.tally.Interrupted(c.due)
-			e.inFlight--
 		}
 		e.close(fd)
 	}

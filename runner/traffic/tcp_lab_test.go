@@ -106,10 +106,11 @@ func serve(t *testing.T, at netip.AddrPort, ports int, s scenarios.Server) (stop
 	return stop
 }
 
-// load is a job whose traffic lasts for d from now on.
+// load is a job whose traffic lasts for d from now on. Its timeout is one that
+// nothing reaches on the busiest of machines.
 func load(target netip.AddrPort, d time.Duration) env.Job {
 	j := env.Job{ID: "load", Epoch: monotonic(), Load: &env.LoadJob{
-		Traffic: scenarios.Traffic{Name: "web", Timeout: scenarios.Duration(900 * time.Millisecond)},
+		Traffic: scenarios.Traffic{Name: "web", Timeout: scenarios.Duration(20 * time.Second)},
 		End:     d.Seconds(), Target: target, Ports: 1, Sources: clients4, SourceCount: 8, FailuresPerSecond: 1000,
 	}}
 	if target.Addr().Is6() {
