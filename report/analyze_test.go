@@ -266,6 +266,28 @@ func TestListenOverflow(t *testing.T) {
 	}
 }
 
+// Connections that got into the queue that nobody empties are not those whose
+// SYN was dropped.
+func TestStalledListener(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 4))
+	var queued, dropped uint64
+	for i, due := range dues(0, 4, 200) {
+		s.enter(due)
+		if i < 34 {
+			queued++
+			seq := s.fail("web", due, runlog.ResponseTimeout, 0)
+			s.autopsy("web", seq, due, true, "FIN_WAIT", true)
+			continue
+		}
+		dropped++
+		s.bump(due, "web-1", "TcpExt.ListenDrops", 1)
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"listen_overflow": dropped, "backend_silent": queued}, causesOf(f))
+}
+
 // The same while the table is full and drops a flood: the counters alone could
 // explain it, but autopsies found the entries.
 func TestListenOverflowBesideAFullTable(t *testing.T) {
@@ -571,6 +593,7 @@ func TestGatewaySecondLeg(t *testing.T) {
 			firstLeg++
 		default: // the client's connection is reused; the gateway's SYN is dropped
 			s.bump(due+0.3, simNode, "drop", 1)
+			s.bump(due+1.3, simNode, "drop", 1) // its retransmission: nobody's failure
 			s.fail("web", due, runlog.BadResponse, 0)
 			s.records[len(s.records)-1].Failure.Errno = "HTTP_502"
 			second++
@@ -579,6 +602,39 @@ func TestGatewaySecondLeg(t *testing.T) {
 	f := s.analyze()
 	assert.Equal(t, map[string]uint64{"table_full": firstLeg + second}, causesOf(f))
 	assert.Contains(t, f.Causes[0].Evidence, "behind a gateway")
+}
+
+// A few second legs among many first ones: the surplus of drops that explains
+// them must not be used up by attempts that have drops of their own.
+func TestRareSecondLeg(t *testing.T) {
+	info := finTraffic("web", 0, 8)
+	info.Shape, info.EntriesPerAttempt, info.To = "http", 2, "gw"
+	s := newSim(t, 262144, 600, info)
+	s.header.Services = append(s.header.Services, runlog.ServiceInfo{Name: "gw", Gateway: "web", Backends: []runlog.BackendInfo{{Name: "gw-1", Addr: netip.MustParseAddrPort("10.244.0.4:80")}}})
+	s.records = append(s.records, runlog.Record{Host: "gw-1", T: 7, Served: &runlog.Served{Service: "gw", Backend: "gw-1", Accepted: 303, Served: 300}})
+	var failed uint64
+	for i, due := range dues(0, 8, 300) {
+		switch {
+		case int64(s.limit)-s.entries >= 2:
+			s.enter(due)
+			s.enter(due + 0.001)
+			s.ok("web", due)
+		case i == 301 || i == 700 || i == 1100:
+			for _, at := range []float64{0.001, 1.02, 2.04} {
+				s.bump(due+at, simNode, "drop", 1)
+			}
+			seq := s.fail("web", due, runlog.ResponseTimeout, 0)
+			s.autopsy("web", seq, due, true, "ESTABLISHED", true)
+			failed++
+		default:
+			s.bump(due, simNode, "drop", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+			failed++
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+	assert.Contains(t, f.Causes[0].Evidence, "3 attempts behind a gateway")
 }
 
 func TestTruncated(t *testing.T) {

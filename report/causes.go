@@ -334,8 +334,9 @@ type proof struct {
 // counter cannot be known and does not matter, but that the numbers fit does.
 // Attempts of which first is true lost the packets they sent at their start and
 // after; those of which later is true lost something while they waited, which
-// autopsies of their own entry say nothing about.
-func (a *attribution) lost(proofs []proof, first func(*item) bool, possible found, later func(*item) bool) {
+// autopsies of their own entry say nothing about. It returns what is left of the
+// supplies, whose kind is the index of their proof.
+func (a *attribution) lost(proofs []proof, first func(*item) bool, possible found, later func(*item) bool) []supply {
 	var demands []demand
 	for _, it := range a.items {
 		switch {
@@ -349,11 +350,12 @@ func (a *attribution) lost(proofs []proof, first func(*item) bool, possible foun
 			}
 		}
 	}
-	a.settle(proofs, demands, possible)
+	return a.settle(proofs, demands, possible)
 }
 
-// settle matches and takes what is explained.
-func (a *attribution) settle(proofs []proof, demands []demand, possible found) {
+// settle matches and takes what is explained. It returns what is left of the
+// supplies.
+func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
 	var supplies []supply
 	var deltas [kinds]float64
 	for k, p := range proofs {
@@ -364,7 +366,7 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) {
 		}
 	}
 	if len(demands) == 0 || len(supplies) == 0 {
-		return
+		return supplies
 	}
 	hosts, short := match(supplies, demands, a.slack)
 	for k, p := range proofs {
@@ -386,7 +388,7 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) {
 			c = &[kinds + 1]portion{}
 			carried[it.t] = c
 		}
-		a.takeAll(it, byItem[it], proofs, c, possible)
+		a.takeAll(it, byItem[it], proofs, c)
 	}
 	for k, p := range proofs {
 		if t := a.tallies[p.cause]; t != nil {
@@ -398,6 +400,7 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) {
 			maps.Copy(t.hosts, hosts[k])
 		}
 	}
+	return supplies
 }
 
 // capKind scales what demands got of one kind down to the limit.
@@ -419,10 +422,7 @@ func capKind(demands []demand, kind int, limit float64) {
 
 // takeAll puts the item's explained attempts down to the proofs' causes, in
 // the proportion in which these explain its packets.
-func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carried *[kinds + 1]portion, possible found) {
-	if it.class != silent {
-		possible = ^found(0)
-	}
+func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carried *[kinds + 1]portion) {
 	n := carried[kinds].of(it.allowed, explained(demands)/float64(it.allowed))
 	var by [kinds]float64
 	var got float64
@@ -451,7 +451,7 @@ func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carrie
 			m = min(rest, carried[k].of(n, by[k]/got))
 		}
 		rest -= m
-		a.take(it, proofs[k].cause, m, possible)
+		a.take(it, proofs[k].cause, m, it.mask)
 		if m > 0 {
 			a.tally(proofs[k].cause).packets += by[k]
 		}

@@ -96,7 +96,7 @@ func autopsyText(t *tally) string {
 		{noEntry, "found no entry"},
 		{unreplied, "found an entry to a pod that had not answered"},
 		{open, "found an open entry with packets of both sides"},
-		{old, "found an entry of a connection that was over"},
+		{old, "found an entry of a connection that was closing or over"},
 		{noDNAT, "found an entry that no service rule had rewritten"},
 		{staleDNAT, "found an entry to an address that is no pod of the service"},
 	}

@@ -48,7 +48,8 @@ type item struct {
 	// by is left, divided by what autopsies found: an extrapolation from
 	// those attempts that were looked up.
 	by      [findings]uint64
-	allowed uint64 // of left: what the current rule may take
+	allowed uint64 // of left: what the current rule may take, which is
+	mask    found  // attempts that have, or may have, one of these findings
 	packets uint64 // lost by all n
 	late    bool   // some were started late
 }
@@ -56,7 +57,7 @@ type item struct {
 // allow sets how many of the item's attempts a rule may take that can be true
 // only of attempts of which an autopsy would find one of possible.
 func (it *item) allow(possible found) uint64 {
-	it.allowed = 0
+	it.allowed, it.mask = 0, possible
 	for f, n := range it.by {
 		if possible.has(finding(f)) {
 			it.allowed += n

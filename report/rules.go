@@ -58,7 +58,10 @@ func (a *attribution) listenQueues() {
 		supplies := a.deltasOf(s, func(d netDelta) uint64 { return d.listen })
 		to := func(it *item, c class) bool { return it.t.info.To == s.Name && it.class == c && !it.t.udp() }
 		overflow := proof{cause: listenOverflow, counter: "ListenDrops", supplies: supplies, limit: math.Inf(1)}
-		a.lost([]proof{overflow}, func(it *item) bool { return to(it, silent) }, passed, func(it *item) bool { return to(it, unanswered) })
+		// A SYN that got no answer was certainly dropped; a connection that got
+		// none may also have stood in the queue. So SYNs come first.
+		left := a.lost([]proof{overflow}, func(it *item) bool { return to(it, silent) }, passed, func(*item) bool { return false })
+		a.waited(listenOverflow, "ListenDrops", left, func(it *item) bool { return to(it, unanswered) }, passed)
 	}
 }
 
@@ -196,13 +199,15 @@ func (a *attribution) refusals() {
 // the node still has their entry, with packets of both sides; or the pods say
 // that they took more in than they answered.
 func (a *attribution) silences() {
+	// The client closes what it gives up, so that the entry can be closing or
+	// over by the time of the look-up; it is this attempt's all the same, which
+	// had connected.
+	stood := foundAny(open, old)
 	for _, it := range a.items {
-		if it.class == unanswered && !a.behindGateway(it) {
-			if n := it.allow(foundAny(open)); n > 0 {
-				a.take(it, backendSilent, n, foundAny(open))
-				t := a.tally(backendSilent)
-				t.agree, t.how = foundAny(open), "the connections stood from end to end, and no answer came in time"
-			}
+		if it.class == unanswered && !a.behindGateway(it) && it.allow(stood) > 0 {
+			a.take(it, backendSilent, it.allowed, stood)
+			t := a.tally(backendSilent)
+			t.agree, t.how = stood, "the connections stood from end to end, and no answer came in time"
 		}
 	}
 	for _, s := range a.services() {
@@ -221,13 +226,12 @@ func (a *attribution) silences() {
 			if it.t.info.To != s.Name || it.class != unanswered && !(it.class == silent && it.t.udp()) || left == 0 {
 				continue
 			}
-			can := foundAny(unreplied, open, notLooked)
-			n := min(it.allow(can), left)
-			if n > 0 {
+			can := foundAny(unreplied, open, old, notLooked)
+			if n := min(it.allow(can), left); n > 0 {
 				a.take(it, backendSilent, n, can)
 				left -= n
 				t := a.tally(backendSilent)
-				t.agree = can
+				t.agree |= can
 				t.how = fmt.Sprintf("the pods of %s took in %d and answered %d", s.Name, accepted, served)
 			}
 		}

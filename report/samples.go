@@ -286,7 +286,7 @@ const (
 	noEntry   finding = iota // no entry
 	unreplied                // an entry to a pod that has not answered
 	open                     // an entry over which both sides have talked, still open
-	old                      // an entry that is over, as TIME_WAIT: it may be an earlier connection's
+	old                      // an entry that is closing or over, as TIME_WAIT: it may be an earlier connection's
 	noDNAT                   // an entry that no service rule rewrote
 	staleDNAT                // an entry to an address that is no pod of the service
 	notLooked                // no autopsy was made

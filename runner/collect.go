@@ -92,11 +92,11 @@ func (c *collector) add(r runlog.Record) {
 	}
 }
 
-// write needs mu. Records of jobs that began before run time 0 was chosen
-// carry times from the provisional one: servers and ballast, whose records
-// hold no other time than T.
+// write needs mu. Jobs that began before run time 0 was chosen, which are all
+// but the loads and the look-ups, count from the provisional one; their
+// records hold no other time than T.
 func (c *collector) write(r runlog.Record) {
-	if r.Host != controller && (r.Served != nil || (r.Event != nil && r.Event.Kind == "ballast")) {
+	if r.Host != controller && (r.Served != nil || r.Sample != nil || r.Census != nil || r.Event != nil) {
 		r.T -= c.shift
 	}
 	if err := c.w.Write(r); err != nil && c.err == nil {

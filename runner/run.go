@@ -39,8 +39,8 @@ const LogName = "run.jsonl"
 const teardownTimeout = 30 * time.Second
 
 // lead is the time between choosing run time 0 and run time 0 itself: enough
-// to start the samplers and the loads on every host.
-const lead = 500 * time.Millisecond
+// to start the loads.
+const lead = 300 * time.Millisecond
 
 // Dirty says that something could not be put back.
 type Dirty struct{ Err error }
@@ -128,17 +128,20 @@ func (r *run) run(ctx context.Context) error {
 	if err := r.startSetupJobs(ctx, provisional); err != nil {
 		return err
 	}
-	// Everything slow is done: now choose run time 0.
+	if err := r.startSamplers(ctx, provisional); err != nil {
+		return err
+	}
+	// Everything slow is done: now choose run time 0. On the samplers' grid,
+	// so that samples and bins have the same edges.
+	every := int64(r.Plan.Scenario.Sampling.Every)
 	zero := monotonic() + lead.Nanoseconds()
+	zero += every - 1 - (zero-provisional-1)%every
 	if err := r.writeHeader(zero); err != nil {
 		return err
 	}
 	r.collect.release(float64(zero-provisional) / 1e9)
 	stopProgress := r.collect.watch(r.Config, zero)
 	defer stopProgress()
-	if err := r.startSamplers(ctx, zero); err != nil {
-		return err
-	}
 	autopsies := startAutopsies(ctx, r.nodes(), r.epochs(zero), r.collect, r.Plan.Scenario.Sampling.NoAutopsy)
 	err := r.drive(ctx, zero)
 	autopsies.stop()
@@ -262,6 +265,8 @@ const maxCensusCPU = 0.02
 // topSources is how many heavy hitters a census names.
 const topSources = 10
 
+// startSamplers starts what reads counters and walks tables. It takes as long
+// as the first walk, so run time 0 is chosen only after it.
 func (r *run) startSamplers(ctx context.Context, zero int64) error {
 	epochs := r.epochs(zero)
 	s := r.Plan.Scenario.Sampling

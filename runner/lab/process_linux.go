@@ -31,6 +31,7 @@ type process struct {
 	waitErr  error         // valid after done
 
 	mu     sync.Mutex
+	told   bool              // reply has returned that it died
 	made   bool              // the supervisor has made the work directory
 	exited map[string]string // host -> how its agent ended
 }
@@ -158,6 +159,9 @@ func (p *process) reply(ctx context.Context) (message, error) {
 	case m := <-p.replies:
 		return m, nil
 	default:
+		p.mu.Lock()
+		p.told = true
+		p.mu.Unlock()
 		return message{}, p.died()
 	}
 }
@@ -198,7 +202,8 @@ func (p *process) madeDir() bool {
 }
 
 // end asks the supervisor to take the lab down and waits for its end, after
-// which no process of the lab is left.
+// which no process of the lab is left. That it had ended before is an error,
+// unless reply has returned that already.
 func (p *process) end() error {
 	_ = p.lifeline.Close() // nothing buffered
 	t := time.NewTimer(endDeadline)
@@ -210,7 +215,10 @@ func (p *process) end() error {
 		late = errors.Join(fmt.Errorf("the lab's supervisor did not end within %v and was killed", endDeadline), p.cmd.Process.Kill())
 		<-p.done
 	}
-	if late == nil && p.waitErr != nil {
+	p.mu.Lock()
+	told := p.told
+	p.mu.Unlock()
+	if late == nil && p.waitErr != nil && !told {
 		late = p.died()
 	}
 	return late

@@ -4,13 +4,17 @@ package traffic
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,10 +31,10 @@ import (
 var oneShot = false // for KeepAlive
 
 func httpLoad(target netip.AddrPort, h scenarios.HTTP) env.Job {
-	j := load(target, 200*time.Millisecond)
+	j := load(target, 100*time.Millisecond)
 	j.Load.Traffic.Timeout = scenarios.Duration(20 * time.Second)
 	if h.Rate == 0 {
-		h.Rate = 250
+		h.Rate = 500
 	}
 	j.Load.Traffic.HTTP = &h
 	return j
@@ -129,6 +133,7 @@ func TestHTTPOutcomes(t *testing.T) {
 		{behaviour: "reset", outcome: runlog.Reset, errno: "ECONNRESET", phase: "response"},
 		{behaviour: "silent", timeout: 500 * time.Millisecond, outcome: runlog.ResponseTimeout, phase: "response"},
 		{answer: "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n123", outcome: runlog.Closed, phase: "response"},
+		{answer: "", outcome: runlog.Closed, phase: "response"},
 		{answer: "HTTP/1.1 200 O", outcome: runlog.Closed, phase: "response"},
 		{answer: "220 smtp.example.com ESMTP\r\n\r\n", outcome: runlog.BadResponse, phase: "response"},
 		{answer: "HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", outcome: runlog.BadResponse, errno: "HTTP_503", phase: "response"},
@@ -142,7 +147,7 @@ func TestHTTPOutcomes(t *testing.T) {
 				} else {
 					raw(t, target, c.answer)
 				}
-				j := httpLoad(target, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 50}, KeepAlive: &keep})
+				j := httpLoad(target, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 100}, KeepAlive: &keep})
 				if c.timeout > 0 {
 					j.Load.Traffic.Timeout = scenarios.Duration(c.timeout)
 				}
@@ -179,7 +184,7 @@ func TestHTTPBodyTimeout(t *testing.T) {
 	s.Listener = l
 	s.Start()
 	defer s.Close()
-	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 50}})
+	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 100}})
 	j.Load.Traffic.Timeout = scenarios.Duration(500 * time.Millisecond)
 	got, _ := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 9}, got.outcomes)
@@ -197,18 +202,21 @@ func TestHTTPConnectTimeout(t *testing.T) {
 	for timeout, syns := range map[time.Duration]uint64{700 * time.Millisecond: 1, 1500 * time.Millisecond: 2} {
 		port++
 		target := netip.AddrPortFrom(target4.Addr(), port)
-		serveAs(t, "http", target, 1, scenarios.Server{Behaviour: "stall", Backlog: 2})
-		j := httpLoad(target, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 100}, KeepAlive: &oneShot})
-		j.Load.Traffic.Timeout = scenarios.Duration(timeout)
-		got, _ := run(t, t.Context(), j)
-		assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 3, runlog.ConnectTimeout: 16}, got.outcomes)
-		assert.Equal(t, 16*syns, got.lostPackets)
-		for _, f := range got.failures {
-			if f.Outcome == runlog.ConnectTimeout {
-				assert.Equal(t, syns, f.Packets)
-				assert.Equal(t, "connect", f.Phase)
+		t.Run(timeout.String(), func(t *testing.T) {
+			t.Parallel()
+			serveAs(t, "http", target, 1, scenarios.Server{Behaviour: "stall", Backlog: 2})
+			j := httpLoad(target, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 200}, KeepAlive: &oneShot})
+			j.Load.Traffic.Timeout = scenarios.Duration(timeout)
+			got, _ := run(t, t.Context(), j)
+			assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 3, runlog.ConnectTimeout: 16}, got.outcomes)
+			assert.Equal(t, 16*syns, got.lostPackets)
+			for _, f := range got.failures {
+				if f.Outcome == runlog.ConnectTimeout {
+					assert.Equal(t, syns, f.Packets)
+					assert.Equal(t, "connect", f.Phase)
+				}
 			}
-		}
+		})
 	}
 }
 
@@ -234,7 +242,7 @@ func TestHTTPPortsUsedUp(t *testing.T) {
 	serveAs(t, "http", target4, 1, scenarios.Server{Behaviour: "silent"})
 	j := httpLoad(target4, scenarios.HTTP{KeepAlive: &oneShot})
 	j.Load.SourceCount = 2
-	j.Load.Traffic.Timeout = scenarios.Duration(2 * time.Second)
+	j.Load.Traffic.Timeout = scenarios.Duration(1500 * time.Millisecond)
 	got, _ := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 4}, got.outcomes)
 	assert.Equal(t, map[runlog.NotStartedReason]uint64{runlog.NoPorts: 45}, got.notStarted)
@@ -306,7 +314,7 @@ func TestHTTPResent(t *testing.T) {
 		}
 	}()
 	defer func() { _ = l.Close(); <-done }()
-	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 20}})
+	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 40}})
 	got, out := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 3}, got.outcomes)
 	var event *runlog.Event
@@ -361,6 +369,38 @@ func TestHTTPThroughGateway(t *testing.T) {
 		gw := servedTotal(stopGateway())
 		assert.Equal(t, uint64(49), gw.Errors)
 		assert.Zero(t, gw.Served)
+	}
+}
+
+// Where net/http hides why a connection failed, the connection knows.
+func TestHTTPClassifies(t *testing.T) {
+	hidden := errors.New("http: it broke, and nobody says why")
+	for _, c := range []struct {
+		err, conn, dial error
+		want            httpOutcome
+	}{
+		{err: hidden, conn: &net.OpError{Op: "read", Err: syscall.ECONNRESET}, want: httpOutcome{outcome: runlog.Reset, errno: "ECONNRESET", phase: "request"}},
+		{err: hidden, conn: io.EOF, want: httpOutcome{outcome: runlog.Closed, phase: "request"}},
+		{err: hidden, conn: syscall.EPIPE, want: httpOutcome{outcome: runlog.Reset, errno: "EPIPE", phase: "request"}},
+		{err: hidden, want: httpOutcome{outcome: runlog.Other, phase: "connect"}},
+		{err: context.DeadlineExceeded, want: httpOutcome{outcome: runlog.ConnectTimeout, phase: "connect", syns: 3}},
+		{err: syscall.ETIMEDOUT, want: httpOutcome{outcome: runlog.ConnectTimeout, errno: "ETIMEDOUT", phase: "connect", syns: 3}},
+		{err: context.DeadlineExceeded, dial: syscall.ECONNREFUSED, want: httpOutcome{outcome: runlog.Refused, errno: "ECONNREFUSED", phase: "connect"}},
+		{err: os.ErrDeadlineExceeded, conn: io.EOF, want: httpOutcome{outcome: runlog.ResponseTimeout, phase: "request"}},
+		{err: syscall.EMFILE, want: httpOutcome{notStarted: runlog.NoFiles, errno: "EMFILE"}},
+		{err: syscall.EPERM, want: httpOutcome{outcome: runlog.NotPermitted, errno: "EPERM", phase: "connect"}},
+		{err: context.Canceled, conn: io.EOF, want: httpOutcome{outcome: runlog.Interrupted, phase: "request"}},
+	} {
+		a := &httpAttempt{err: c.err, dialErr: c.dial, syns: 3, dialed: math.NaN()}
+		if c.conn != nil {
+			a.conn = &httpConn{attempt: a}
+			a.conn.note(net.ErrClosed) // net/http closing it explains nothing
+			a.conn.note(c.conn)
+		}
+		got := a.finish(0, nil)
+		assert.True(t, math.IsNaN(got.connected))
+		got.connected = 0
+		assert.Equal(t, c.want, got, "%v, %v, %v", c.err, c.conn, c.dial)
 	}
 }
 

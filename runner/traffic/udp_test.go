@@ -56,10 +56,10 @@ func run(t *testing.T, ctx context.Context, j env.Job) (totals, *records) {
 }
 
 func udpLoad(target netip.AddrPort, u scenarios.UDP) env.Job {
-	j := load(target, 200*time.Millisecond)
+	j := load(target, 100*time.Millisecond)
 	j.Load.Traffic.Timeout = scenarios.Duration(150 * time.Millisecond)
 	if u.Rate == 0 {
-		u.Rate = 500
+		u.Rate = 1000
 	}
 	j.Load.Traffic.UDP = &u
 	return j
@@ -156,7 +156,7 @@ func TestUDPOutcomes(t *testing.T) {
 				port++
 				target := netip.AddrPortFrom(target.Addr(), port)
 				serveAs(t, "udp", target, 1, scenarios.Server{Behaviour: c.behaviour})
-				j := udpLoad(target, scenarios.UDP{Pacing: scenarios.Pacing{Rate: 100}, Socket: c.socket, DNSPair: c.pair})
+				j := udpLoad(target, scenarios.UDP{Pacing: scenarios.Pacing{Rate: 200}, Socket: c.socket, DNSPair: c.pair})
 				if c.outcome != runlog.ResponseTimeout {
 					j.Load.Traffic.Timeout = scenarios.Duration(20 * time.Second)
 				}
@@ -364,7 +364,7 @@ func TestUDPPortsUsedUp(t *testing.T) {
 	serveAs(t, "udp", target4, 1, scenarios.Server{Behaviour: "silent"})
 	j := udpLoad(target4, scenarios.UDP{SourcePorts: &scenarios.SourcePorts{From: 7000, To: 7001}})
 	j.Load.SourceCount = 2
-	j.Load.Traffic.Timeout = scenarios.Duration(2 * time.Second) // longer than the traffic lasts
+	j.Load.Traffic.Timeout = scenarios.Duration(1500 * time.Millisecond) // longer than the traffic lasts
 	got, _ := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 4}, got.outcomes)
 	assert.Equal(t, map[runlog.NotStartedReason]uint64{runlog.NoPorts: 95}, got.notStarted)
@@ -379,7 +379,7 @@ func TestUDPFilesUsedUp(t *testing.T) {
 	serveAs(t, "udp", target4, 1, scenarios.Server{Behaviour: "silent"})
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: spareFiles + 10, Max: spareFiles + 10}))
 	j := udpLoad(target4, scenarios.UDP{})
-	j.Load.Traffic.Timeout = scenarios.Duration(2 * time.Second)
+	j.Load.Traffic.Timeout = scenarios.Duration(1500 * time.Millisecond)
 	got, _ := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.ResponseTimeout: 10}, got.outcomes)
 	assert.Equal(t, map[runlog.NotStartedReason]uint64{runlog.NoFiles: 89}, got.notStarted)
@@ -426,7 +426,7 @@ func TestUDPManyInFlight(t *testing.T) {
 	}
 	network(t)
 	serveAs(t, "udp", target4, 1, scenarios.Server{Delay: scenarios.Duration(150 * time.Millisecond)})
-	j := udpLoad(target4, scenarios.UDP{Pacing: scenarios.Pacing{Rate: 10000}, Socket: "long_lived", Sockets: 64})
+	j := udpLoad(target4, scenarios.UDP{Pacing: scenarios.Pacing{Rate: 20000}, Socket: "long_lived", Sockets: 64})
 	j.Load.Traffic.Timeout = scenarios.Duration(10 * time.Second)
 	got, _ := run(t, t.Context(), j)
 	assert.Equal(t, uint64(1999), got.due)
@@ -453,6 +453,20 @@ func TestUDPRefusesJobs(t *testing.T) {
 		_, err = NewUDP(j)
 		assert.Error(t, err, name)
 	}
+}
+
+// The ring's slots are used again: an answer to an attempt that is over must
+// not be taken for one to the attempt that has its slot now.
+func TestUDPLateAnswerIsNobodys(t *testing.T) {
+	e := &udpEngine{UDP: &UDP{token: 7}, flights: make([]udpFlight, 256), head: 300, tail: 310}
+	for id := e.head; id < e.tail; id++ {
+		e.flight(id).want = 1
+	}
+	assert.True(t, e.inFlight(wire.UDP{Token: 7, ID: 305}))
+	assert.False(t, e.inFlight(wire.UDP{Token: 7, ID: 305 - 256}), "over")
+	assert.False(t, e.inFlight(wire.UDP{Token: 7, ID: 305 + 256}), "not begun")
+	assert.False(t, e.inFlight(wire.UDP{Token: 8, ID: 305}), "another traffic's")
+	assert.False(t, e.inFlight(wire.UDP{Token: 7, ID: 305, Part: 1}), "not asked")
 }
 
 func TestUDPTuplesComeRoundLate(t *testing.T) {

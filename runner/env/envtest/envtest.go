@@ -40,7 +40,8 @@ func Namespace(t *testing.T) bool {
 		return true
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+pattern(t.Name())+"$", "-test.v", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), inside+"="+t.Name())
+	// The race detector sleeps for a second when a process ends, unless told.
+	cmd.Env = append(os.Environ(), inside+"="+t.Name(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.SysProcAttr = Attr(syscall.CLONE_NEWNET)
 	out, err := cmd.CombinedOutput()
 	if cmd.Process == nil {
