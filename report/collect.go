@@ -83,9 +83,10 @@ type traffic struct {
 	peak    uint64 // connections held at most
 	// autopsies by class of outcome and second of the due time.
 	autopsies [classes]map[int64]*autopsies
-	dueCounts *counts           // see due
-	firstFull float64           // start of the first attempt known to have met a full table; NaN for none
-	errnos    map[string]uint64 // of Failure records, by outcome and errno
+	dueCounts *counts                   // see due
+	firstFull float64                   // start of the first attempt known to have met a full table; NaN for none
+	unplaced  map[runlog.Outcome]uint64 // failures of bins at impossible times
+	errnos    map[string]uint64         // of Failure records, by outcome and errno
 }
 
 // bin is what is kept of the attempts of one traffic due in one stretch of time.
@@ -233,7 +234,7 @@ func (l *log) addHeader(h *runlog.Header) {
 func (l *log) traffic(name string) *traffic {
 	t := l.traffics[name]
 	if t == nil {
-		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}, firstFull: math.NaN()}
+		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}, firstFull: math.NaN()}
 		l.traffics[name] = t
 		l.order = append(l.order, t)
 	}
@@ -251,6 +252,11 @@ func (l *log) addBin(b *runlog.Bin) {
 	}
 	if !sane(b.Start) {
 		l.doubt("a bin of traffic %s begins at the impossible time %g s: it counts in the totals only", b.Traffic, b.Start)
+		for o, n := range b.Outcomes {
+			if o != runlog.OK && o != runlog.Interrupted {
+				t.unplaced[o] += n
+			}
+		}
 		return
 	}
 	if b.Width > 0 && math.Abs(b.Width-t.width) > t.width/100 {

@@ -35,6 +35,16 @@ func FuzzAnalyze(f *testing.F) {
 		if got.Verdict != Pass {
 			require.NotEmpty(t, got.Reasons)
 		}
+		var failed, explained uint64
+		for _, x := range got.Traffic {
+			failed += x.Failed
+		}
+		for _, c := range got.Causes {
+			if c.ShareOf == "failed" {
+				explained += c.Failures
+			}
+		}
+		require.Equal(t, failed, explained)
 		for _, format := range Formats() {
 			require.NoError(t, Render(format, got, io.Discard), format)
 		}

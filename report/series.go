@@ -49,23 +49,3 @@ func (c *counts) in(a, b float64) float64 {
 	}
 	return c.before(b) - c.before(a)
 }
-
-// at returns the time at which the n-th (from 1) is due, spread evenly in its
-// bin, and false where there are fewer.
-func (c *counts) at(n float64) (float64, bool) {
-	if n > c.total || len(c.sum) == 0 {
-		return 0, false
-	}
-	i := sort.Search(len(c.sum), func(i int) bool { return c.sum[i] >= n }) - 1
-	if i < 0 {
-		i = 0
-	}
-	next := c.total
-	if i+1 < len(c.sum) {
-		next = c.sum[i+1]
-	}
-	if next == c.sum[i] {
-		return c.start[i], true
-	}
-	return c.start[i] + c.width*(n-c.sum[i])/(next-c.sum[i]), true
-}

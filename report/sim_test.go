@@ -154,7 +154,7 @@ func (s *sim) ok(name string, due float64) {
 	if s.lat[name][i] == nil {
 		s.lat[name][i] = hdrhistogram.New(1, 60_000_000, 3)
 	}
-	require.NoError(s.t, s.lat[name][i].RecordValue(500+int64(i)*100))
+	require.NoError(s.t, s.lat[name][i].RecordValue(500+i*100))
 }
 
 // sent is one packet of one-way traffic.
@@ -293,7 +293,8 @@ func (s *sim) samples() []runlog.Record {
 				}
 			}
 			total := 2 * (t + 100)
-			out = append(out, runlog.Record{Host: simNode, T: t, Sample: &runlog.Sample{Took: 0.0002,
+			out = append(out, runlog.Record{Host: simNode, T: t, Sample: &runlog.Sample{
+				Took:      0.0002,
 				Conntrack: &runlog.Conntrack{Entries: uint64(now[simNode]["entries"]), Limit: limit, Counters: counters},
 				CPU:       &runlog.CPU{Idle: total * s.cpuIdle, User: total * (1 - s.cpuIdle), Self: t * 0.01},
 			}})

@@ -96,7 +96,7 @@ func (c *collector) add(r runlog.Record) {
 // but the loads and the look-ups, count from the provisional one; their
 // records hold no other time than T.
 func (c *collector) write(r runlog.Record) {
-	if r.Host != controller && (r.Served != nil || r.Sample != nil || r.Census != nil || r.Event != nil) {
+	if r.Host != controller && (r.Served != nil || r.Sample != nil || r.Census != nil || (r.Event != nil && r.Event.Kind == "ballast")) {
 		r.T -= c.shift
 	}
 	if err := c.w.Write(r); err != nil && c.err == nil {

@@ -107,8 +107,8 @@ func events(t testing.TB, h env.Host, j env.Job) []runlog.Event {
 	return all
 }
 
-// dialed has a host make n connections and returns the answers and errors.
-func dialed(t testing.TB, h env.Host, network string, to netip.AddrPort, n int, from netip.Prefix, ports int) []runlog.Event {
+// connects has a host make n connections and returns the answers and errors.
+func connects(t testing.TB, h env.Host, network string, to netip.AddrPort, n int, from netip.Prefix, ports int) []runlog.Event {
 	t.Helper()
 	var seed uint64
 	if from.IsValid() && from == addressingOf(from.Addr().Is6()).floods {
@@ -155,7 +155,7 @@ func TestTrafficReachesPods(t *testing.T) {
 		client := l.host("client")
 		const n = 600
 		src := l.Sources()
-		pods, peers := answers(t, dialed(t, client, "tcp", l.Services()[0].Addr, n, src, 5))
+		pods, peers := answers(t, connects(t, client, "tcp", l.Services()[0].Addr, n, src, 5))
 		assert.Len(t, pods, 3)
 		for pod, k := range pods {
 			// Binomial with p = 1/3: six standard deviations are 69.
@@ -166,7 +166,7 @@ func TestTrafficReachesPods(t *testing.T) {
 			want = want.Next()
 			require.Equal(t, want, p.Addr(), "the pod sees the client's own address")
 		}
-		pods, _ = answers(t, dialed(t, client, "udp", l.Services()[1].Addr, 60, src, 1))
+		pods, _ = answers(t, connects(t, client, "udp", l.Services()[1].Addr, 60, src, 1))
 		assert.Len(t, pods, 2)
 
 		// The node tracks and translates; it sees each connection once.
@@ -190,7 +190,7 @@ func TestEverySourceAddressWorks(t *testing.T) {
 		b := last.AsSlice()
 		b[len(b)-2], b[len(b)-1] = 0xff, 0xfd
 		before, _ := netip.AddrFromSlice(b)
-		_, peers := answers(t, dialed(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, netip.PrefixFrom(before, 16), 1))
+		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, netip.PrefixFrom(before, 16), 1))
 		assert.Equal(t, before.Next(), peers[0].Addr())
 		assert.True(t, l.Sources().Contains(peers[0].Addr()))
 	})
@@ -201,7 +201,7 @@ func TestEverySourceAddressWorks(t *testing.T) {
 func TestPodReachesService(t *testing.T) {
 	families(t, func(t *testing.T, family string) {
 		l := up(t, topology(t, family, service("gw", "tcp", 2), service("web", "tcp", 1)))
-		pods, peers := answers(t, dialed(t, l.host("gw-1"), "tcp", l.Services()[1].Addr, 10, netip.Prefix{}, 1))
+		pods, peers := answers(t, connects(t, l.host("gw-1"), "tcp", l.Services()[1].Addr, 10, netip.Prefix{}, 1))
 		assert.Equal(t, map[string]int{"web-1": 10}, pods)
 		assert.Equal(t, l.Services()[0].Backends[0].Addr.Addr(), peers[0].Addr())
 		assert.Len(t, entries(t, l), 10)
@@ -214,14 +214,14 @@ func TestMasquerade(t *testing.T) {
 		top.Lab.Proxy.Masquerade = true
 		l := up(t, top)
 		node := addressingOf(family == "ipv6").gateway
-		_, peers := answers(t, dialed(t, l.host("client"), "tcp", l.Services()[1].Addr, 20, l.Sources(), 1))
+		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[1].Addr, 20, l.Sources(), 1))
 		for _, p := range peers {
 			assert.Equal(t, node, p.Addr())
 		}
 		for _, e := range entries(t, l) {
 			assert.Equal(t, node.String(), e["reply_dst"])
 		}
-		_, peers = answers(t, dialed(t, l.host("gw-1"), "tcp", l.Services()[1].Addr, 1, netip.Prefix{}, 1))
+		_, peers = answers(t, connects(t, l.host("gw-1"), "tcp", l.Services()[1].Addr, 1, netip.Prefix{}, 1))
 		assert.Equal(t, l.Services()[0].Backends[0].Addr.Addr(), peers[0].Addr(), "pods keep their address")
 	})
 }
@@ -231,13 +231,13 @@ func TestNoEndpointIsRefused(t *testing.T) {
 		l := up(t, topology(t, family, service("none", "tcp", 0), service("web", "tcp", 1)))
 		other := netip.AddrPortFrom(l.Services()[1].Addr.Addr(), 9)
 		for _, to := range []netip.AddrPort{l.Services()[0].Addr, other} {
-			for _, e := range dialed(t, l.host("client"), "tcp", to, 3, l.Sources(), 1) {
+			for _, e := range connects(t, l.host("client"), "tcp", to, 3, l.Sources(), 1) {
 				assert.Equal(t, "ECONNREFUSED", e.Name, "%+v", e)
 			}
 		}
 		// A pod without a listener refuses by itself.
 		l2 := netip.AddrPortFrom(l.Services()[1].Backends[0].Addr.Addr(), 9)
-		assert.Equal(t, "ECONNREFUSED", dialed(t, l.host("client"), "tcp", l2, 1, l.Sources(), 1)[0].Name)
+		assert.Equal(t, "ECONNREFUSED", connects(t, l.host("client"), "tcp", l2, 1, l.Sources(), 1)[0].Name)
 	})
 }
 
@@ -247,7 +247,7 @@ func TestFloodSourcesAreSilent(t *testing.T) {
 	families(t, func(t *testing.T, family string) {
 		l := up(t, topology(t, family, service("web", "tcp", 1)))
 		floods := addressingOf(family == "ipv6").floods
-		list := dialed(t, l.host("client"), "tcp", l.Services()[0].Addr, 2, floods, 1)
+		list := connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 2, floods, 1)
 		for _, e := range list {
 			assert.Equal(t, "error", e.Kind)
 			assert.Empty(t, e.Name, "a timeout, not an answer: %s", e.Detail)
@@ -346,7 +346,7 @@ func TestLongWorkDir(t *testing.T) {
 	require.NoError(t, os.MkdirAll(parent, 0o700))
 	top.WorkDir = filepath.Join(parent, strings.Repeat("x", 200))
 	l := up(t, top)
-	answers(t, dialed(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, l.Sources(), 1))
+	answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, l.Sources(), 1))
 }
 
 func TestWorkDirIsPrivate(t *testing.T) {
@@ -384,7 +384,7 @@ func TestLabsSideBySide(t *testing.T) {
 	wg.Wait()
 	for i, l := range labs {
 		require.NotNil(t, l)
-		pods, _ := answers(t, dialed(t, l.host("client"), "tcp", l.Services()[0].Addr, 50, l.Sources(), 1))
+		pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 50, l.Sources(), 1))
 		names := slices.Sorted(maps.Keys(pods))
 		assert.Equal(t, []string{fmt.Sprintf("web%d-1", i), fmt.Sprintf("web%d-2", i)}, names)
 		assert.Len(t, entries(t, l), 50, "each has its own table")
@@ -432,10 +432,21 @@ func TestMainRefusesOutsideItsNamespace(t *testing.T) {
 	assert.ErrorContains(t, Main(t.Context(), nil, strings.NewReader("{}"), os.Stderr), "for the program itself")
 }
 
-func BenchmarkUpDown10Pods(b *testing.B) {
-	for b.Loop() {
-		l, err := newEnv().Up(b.Context(), env.Topology{WorkDir: filepath.Join(b.TempDir(), "work"), Services: []scenarios.Service{service("web", "tcp", 10)}})
-		require.NoError(b, err)
-		require.NoError(b, l.Close(b.Context()))
+// As many pods as a service may have.
+func TestManyPods(t *testing.T) {
+	l := up(t, topology(t, "ipv4", service("web", "tcp", 64)))
+	pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1500, l.Sources(), 1))
+	assert.Len(t, pods, 64)
+}
+
+func BenchmarkUpDown(b *testing.B) {
+	for _, pods := range []int{10, 64} {
+		b.Run(fmt.Sprintf("pods=%d", pods), func(b *testing.B) {
+			for b.Loop() {
+				l, err := newEnv().Up(b.Context(), env.Topology{WorkDir: filepath.Join(b.TempDir(), "work"), Services: []scenarios.Service{service("web", "tcp", pods)}})
+				require.NoError(b, err)
+				require.NoError(b, l.Close(b.Context()))
+			}
+		})
 	}
 }

@@ -229,7 +229,46 @@ func TestKilledControllerLeavesNothing(t *testing.T) {
 	}
 }
 
-// supervisorOf finds the lab's supervisor: the marked process without a host.
+// A controller that leaked its life-line to a process that outlives it: the
+// supervisor notices by the controller's pidfd.
+func TestLeakedLifeline(t *testing.T) {
+	needLab(t)
+	mark, dir := fmt.Sprint(rand.Uint64()), t.TempDir()
+	cmd := exec.Command("/proc/self/exe", "hidden", "leaky controller", dir)
+	cmd.Env = append(os.Environ(), markVar+"="+mark)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var heir int
+	_, err = fmt.Fscan(out, &heir)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, unix.Kill(heir, unix.SIGKILL)) }()
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait() // it was killed
+	eventually(t, func() bool { p, _ := marked(mark); return len(p) == 1 && p[0] == heir }, "the lab remains")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+// leakyController brings a lab up and starts a process that inherits the
+// life-line, whose number it prints.
+func leakyController(ctx context.Context, args []string) error {
+	l, err := newEnv().Up(ctx, env.Topology{WorkDir: filepath.Join(args[0], "work"), Services: []scenarios.Service{service("web", "tcp", 1)}})
+	if err != nil {
+		return err
+	}
+	heir := exec.Command("sleep", "300")
+	heir.ExtraFiles = []*os.File{l.(*Lab).super.lifeline}
+	if err := heir.Start(); err != nil {
+		return err
+	}
+	fmt.Println(heir.Process.Pid)
+	return heir.Wait()
+}
+
+// pidsOf are the marked processes whose command line has part in it.
 func pidsOf(t *testing.T, mark, part string) []int {
 	t.Helper()
 	var out []int
@@ -275,7 +314,7 @@ func TestKilledAgent(t *testing.T) {
 	err := l.host("web-1").Wait(t.Context(), "serve")
 	assert.EqualError(t, err, "web-1: the agent has ended: signal: killed")
 	var refused, answered int
-	for _, e := range dialed(t, l.host("client"), "tcp", l.Services()[0].Addr, 40, netip.Prefix{}, 1) {
+	for _, e := range connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 40, netip.Prefix{}, 1) {
 		switch {
 		case e.Name == "ECONNREFUSED":
 			refused++

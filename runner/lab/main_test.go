@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 			err = agent.Run(ctx, args, os.Stdin, os.Stderr, testWorker)
 		case "controller":
 			err = controller(ctx, args)
+		case "leaky controller":
+			err = leakyController(ctx, args)
 		default:
 			err = fmt.Errorf("no command %s", os.Args[2])
 		}

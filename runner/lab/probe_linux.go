@@ -62,7 +62,7 @@ func machineFacts() (env.Capabilities, error) {
 		Kernel:      unix.ByteSliceToString(u.Release[:]),
 		Arch:        unix.ByteSliceToString(u.Machine[:]),
 		CPUs:        runtime.NumCPU(),
-		MemoryBytes: uint64(si.Totalram) * uint64(si.Unit),
+		MemoryBytes: uint64(si.Totalram) * uint64(si.Unit), //nolint:unconvert // 32 bits on some machines
 		MaxFiles:    files.Max,
 	}, nil
 }

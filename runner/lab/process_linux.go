@@ -21,6 +21,10 @@ import (
 // which ends everything in its PID namespace.
 const endDeadline = downDeadline + 5*time.Second
 
+// processName is what ps shows of supervisors and agents; their binary may be
+// /proc/self/exe.
+const processName = "tablefull"
+
 // process is a supervisor as its controller sees it.
 type process struct {
 	cmd      *exec.Cmd
@@ -50,6 +54,7 @@ func start(command []string) (*process, error) {
 	defer out.Close()
 	p := &process{lifeline: lifeline, replies: make(chan message, 1), done: make(chan struct{}), exited: map[string]string{}}
 	p.cmd = exec.Command(command[0], command[1:]...)
+	p.cmd.Args[0] = processName
 	p.cmd.Dir = "/"
 	p.cmd.Stdin = in
 	p.cmd.Stderr = &p.stderr

@@ -241,6 +241,7 @@ func (s *supervisor) startAgent(host string, listener func() (*os.File, error), 
 		"--host", host, "--listen", fmt.Sprintf("fd:%d", listenerFD), "--lifeline",
 		"--spool", filepath.Join(s.plan.WorkDir, host+".jsonl"))
 	cmd := exec.Command(s.plan.Command[0], args...)
+	cmd.Args[0] = processName
 	cmd.Env = append(os.Environ(), agent.TokenVar+"="+s.plan.Token)
 	cmd.Stdin = lifeline
 	cmd.Stderr = s.stderr

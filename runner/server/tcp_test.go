@@ -52,6 +52,7 @@ func end(c net.Conn) error {
 }
 
 func TestTCPAnswers(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -72,6 +73,7 @@ func TestTCPAnswers(t *testing.T) {
 }
 
 func TestTCPEnds(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -108,6 +110,7 @@ func TestTCPEnds(t *testing.T) {
 
 // A request may come in any pieces.
 func TestTCPPieces(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -127,6 +130,7 @@ func TestTCPPieces(t *testing.T) {
 }
 
 func TestTCPRefusesForeignRequests(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -149,6 +153,7 @@ func TestTCPRefusesForeignRequests(t *testing.T) {
 }
 
 func TestTCPBehaviours(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -191,6 +196,7 @@ func TestTCPBehaviours(t *testing.T) {
 }
 
 func TestTCPDelay(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -211,6 +217,7 @@ func TestTCPDelay(t *testing.T) {
 }
 
 func TestTCPAddressInUse(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -226,6 +233,7 @@ func TestTCPAddressInUse(t *testing.T) {
 // With few descriptors, connections that nobody will ever close make room for
 // new ones, oldest first and without a packet.
 func TestTCPKeepsWhatItCan(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}

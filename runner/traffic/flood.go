@@ -20,6 +20,7 @@ const (
 	floodSources    = 4096  // by default
 	maxFloodSources = 65534 // fits 198.18.0.0/15 with room to spare
 	floodTick       = 0.001 // s between two batches
+	floodBehind     = 0.1   // s after its due time a packet is not sent any more
 	binNanos        = int64(time.Second) / binsPerSecond
 )
 
@@ -31,10 +32,13 @@ const (
 //
 // It sends what is due about every millisecond, in one go, on up to four
 // threads where one does not keep up: in a lab on one machine a packet's whole
-// way through the node and to the pod runs on the CPU that sends it. Packets that are
-// more than a second behind are not sent but counted, however many they are,
-// in constant time: a rate of millions asks for "as fast as possible", and the
-// log says how fast that was. Packets have no Failure records of their own,
+// way through the node and to the pod runs on the CPU that sends it.
+//
+// Packets that are more than 0.1 s behind are not sent but counted, however
+// many they are, in constant time: a rate of millions asks for "as fast as
+// possible", and the log says how fast that was. (Other shapes wait for a
+// second. A flood that cannot keep up would then always be a second late, and
+// go on for one after its end.) Packets have no Failure records of their own,
 // only Loss counts.
 //
 // # What it needs from its surroundings

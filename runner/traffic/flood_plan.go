@@ -52,9 +52,9 @@ func (p *floodPlan) becomeDue(now float64) []floodPart {
 	return p.split(&p.dueBin, from, p.due)
 }
 
-// giveUp takes the packets that wait longer than maxBehind.
+// giveUp takes the packets that wait longer than floodBehind.
 func (p *floodPlan) giveUp(now float64) []floodPart {
-	return p.take(p.by(now-maxBehind, p.done) - p.done)
+	return p.take(p.by(now-floodBehind, p.done) - p.done)
 }
 
 // take takes the next n packets that wait, or all where there are fewer.

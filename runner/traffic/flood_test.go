@@ -194,8 +194,8 @@ func TestFloodPlanGivesUpInBulk(t *testing.T) {
 	for _, part := range p.giveUp(9.5) {
 		n += part.n
 	}
-	assert.Equal(t, uint64(85e6), n)
-	assert.Equal(t, uint64(10e6), p.waiting())
+	assert.Equal(t, uint64(94e6), n)
+	assert.Equal(t, uint64(1e6), p.waiting())
 	assert.Less(t, calls, 20000)
 }
 

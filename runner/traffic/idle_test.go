@@ -23,6 +23,7 @@ func idleJob(target netip.AddrPort, d time.Duration, i scenarios.Idle) env.Job {
 }
 
 func TestIdleHoldsAndValidates(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -50,6 +51,7 @@ func TestIdleHoldsAndValidates(t *testing.T) {
 // Held is not alive: a server that goes away while connections are idle shows
 // in the next round at the latest.
 func TestIdleLost(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -75,6 +77,7 @@ func TestIdleLost(t *testing.T) {
 
 // Connections whose packets go nowhere look open; only asking tells.
 func TestIdleDead(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -97,6 +100,7 @@ func TestIdleDead(t *testing.T) {
 }
 
 func TestIdleSilentServer(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 )
 
 func TestShortLivedEnds(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -70,6 +71,7 @@ func servedTotal(out *records) (sum runlog.Served) {
 }
 
 func TestShortLivedOutcomes(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -115,6 +117,7 @@ func TestShortLivedOutcomes(t *testing.T) {
 // A server that does not accept: the queue takes backlog+1 connections, and
 // the SYNs of all others are dropped.
 func TestShortLivedStall(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -137,6 +140,7 @@ func TestShortLivedStall(t *testing.T) {
 }
 
 func TestShortLivedUnreachable(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -151,6 +155,7 @@ func TestShortLivedUnreachable(t *testing.T) {
 // A fixed port serves one connection at a time for each address and
 // destination; the shortage is the generator's, not the network's.
 func TestShortLivedPortsUsedUp(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -174,6 +179,7 @@ func TestShortLivedPortsUsedUp(t *testing.T) {
 // is in TIME_WAIT: the kernel has the timestamps to tell them apart. Every
 // attempt then meets the conntrack entry of the one before.
 func TestShortLivedReusesPorts(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -194,6 +200,7 @@ func TestShortLivedReusesPorts(t *testing.T) {
 }
 
 func TestShortLivedCycle(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -212,6 +219,7 @@ func TestShortLivedCycle(t *testing.T) {
 // Requests and answers that need more than one segment, and a server that
 // takes its time.
 func TestShortLivedLargeAndDelayed(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -235,6 +243,7 @@ func TestShortLivedLargeAndDelayed(t *testing.T) {
 
 // What is under way when the job is stopped is neither success nor failure.
 func TestShortLivedInterrupted(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -256,6 +265,7 @@ func TestShortLivedInterrupted(t *testing.T) {
 // Far more than any machine can do: what could not be begun in time is
 // counted, and the job ends when it should all the same.
 func TestShortLivedBehind(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}
@@ -274,6 +284,7 @@ func TestShortLivedBehind(t *testing.T) {
 
 // Ended before it began.
 func TestShortLivedStoppedAtOnce(t *testing.T) {
+	t.Parallel()
 	if !envtest.Namespace(t) {
 		return
 	}

@@ -41,6 +41,10 @@ const (
 // is not taken for another's; datagrams that fit no attempt in flight are
 // ignored, counted, and reported in an Event.
 //
+// Hosts limit how much ICMP they send (net.ipv4.icmp_ratelimit, for each peer
+// one per second after a burst), except over loopback: where a port is closed,
+// most attempts are ResponseTimeout and only some are Refused.
+//
 // One-way (reply: false) an attempt is OK once the kernel has taken it.
 // Nobody can tell whether it arrived, and its latency is that of sending.
 //

@@ -1,0 +1,337 @@
+package report
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// Negative controls: attempts fail, and not because of the table.
+
+func TestListenOverflow(t *testing.T) {
+	for name, looked := range map[string]bool{"with autopsies": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, 262144, 100000, finTraffic("web", 0, 10))
+			var lost uint64
+			for i, due := range dues(0, 10, 500) {
+				s.enter(due)
+				if due < 2 || i%2 == 0 {
+					s.ok("web", due)
+					continue
+				}
+				lost++
+				s.bump(due, "web-1", "TcpExt.ListenOverflows", 1)
+				s.bump(due, "web-1", "TcpExt.ListenDrops", 1)
+				if seq := s.fail("web", due, runlog.ConnectTimeout, 1); looked {
+					s.autopsy("web", seq, due, true, "SYN_SENT", false)
+				}
+			}
+			f := s.analyze()
+			assert.Equal(t, map[string]uint64{"listen_overflow": lost}, causesOf(f))
+			assert.Equal(t, Pass, f.Verdict, "no threshold, and nothing failed because of the table")
+			assert.Contains(t, f.Headline, "table held")
+		})
+	}
+}
+
+// Connections that got into the queue that nobody empties are not those whose
+// SYN was dropped.
+func TestStalledListener(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 4))
+	var queued, dropped uint64
+	for i, due := range dues(0, 4, 200) {
+		s.enter(due)
+		if i < 34 {
+			queued++
+			seq := s.fail("web", due, runlog.ResponseTimeout, 0)
+			s.autopsy("web", seq, due, true, "FIN_WAIT", true)
+			continue
+		}
+		dropped++
+		s.bump(due, "web-1", "TcpExt.ListenDrops", 1)
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"listen_overflow": dropped, "backend_silent": queued}, causesOf(f))
+}
+
+// The same while the table is full and drops a flood: the counters alone could
+// explain it, but autopsies found the entries.
+func TestListenOverflowBesideAFullTable(t *testing.T) {
+	s := newSim(t, 262144, 100, finTraffic("web", 0, 6), finTraffic("other", 0, 6))
+	s.header.Traffic[1].To = "api"
+	s.header.Services = append(s.header.Services, runlog.ServiceInfo{Name: "api", Backends: []runlog.BackendInfo{{Name: "api-1", Addr: netip.MustParseAddrPort("10.244.0.9:80")}}})
+	var full, overflow uint64
+	each(func(name string, due float64) {
+		if name == "other" {
+			if s.enter(due) {
+				s.ok(name, due)
+				return
+			}
+			full++
+			seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+			s.autopsy(name, seq, due, false, "", false)
+			return
+		}
+		// Held in the table since before: its SYN passes.
+		overflow++
+		s.bump(due, "web-2", "TcpExt.ListenDrops", 1)
+		seq := s.fail(name, due, runlog.ConnectTimeout, 1)
+		s.autopsy(name, seq, due, true, "SYN_SENT", false)
+	}, map[string][]float64{"other": dues(0, 6, 401), "web": dues(1, 6, 200)})
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": full, "listen_overflow": overflow}, causesOf(f))
+	for _, c := range f.Causes {
+		if c.Cause == "table_full" {
+			assert.Equal(t, map[string]uint64{"other": full}, c.Proof.Traffic)
+		}
+	}
+}
+
+func TestContradictingAutopsies(t *testing.T) {
+	s := newSim(t, 262144, 100, finTraffic("web", 0, 5))
+	s.header.Services[0].Backends[0].Name = "gone" // no pod counts anything
+	var lost uint64
+	for i, due := range dues(0, 5, 400) {
+		if s.enter(due) {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, i%4 == 0, "SYN_SENT", false) // a quarter passed the node
+	}
+	f := s.analyze()
+	got := causesOf(f)
+	assert.InDelta(t, 0.75*float64(lost), float64(got["table_full"]), 0.01*float64(lost))
+	assert.Equal(t, lost-got["table_full"], got["unknown"])
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "found an entry on the node")
+}
+
+func TestPodsThatReset(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		s.bump(due+0.001, "web-1", "Tcp.OutRsts", 1)
+		if i == 77 {
+			s.bump(due, simNode, "invalid", 1) // a single one proves nothing
+		}
+		lost++
+		o := runlog.Reset
+		if i%3 == 0 {
+			o = runlog.Closed
+		}
+		seq := s.fail("web", due, o, 0)
+		if i%10 == 0 {
+			s.autopsy("web", seq, due, true, "CLOSE", true)
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"backend_reset": lost}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop)
+	assert.NotNil(t, f.Knee.ClientLoss)
+}
+
+func TestInvalidReset(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%10 != 0 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		s.bump(due+0.2, simNode, "invalid", 2)
+		s.fail("web", due, runlog.Reset, 0)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"invalid_reset": lost}, causesOf(f))
+}
+
+func TestGonePod(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%2 == 0 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"unknown": lost}, causesOf(f))
+	assert.NotContains(t, f.Headline, "table is full")
+}
+
+func TestStaleBackend(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for _, due := range dues(0, 5, 100) {
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, true, "SYN_SENT", false)
+	}
+	for i := range s.records {
+		if a := s.records[i].Autopsy; a != nil {
+			a.ReplySrc = netip.MustParseAddrPort("10.244.7.7:8080")
+		}
+	}
+	assert.Equal(t, map[string]uint64{"stale_backend": 500}, causesOf(s.analyze()))
+}
+
+func TestNoEndpoint(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	s.header.Services[0].Backends = nil
+	for i, due := range dues(0, 5, 100) {
+		s.fail("web", due, []runlog.Outcome{runlog.Refused, runlog.Unreachable, runlog.ConnectTimeout}[i%3], 1)
+	}
+	assert.Equal(t, map[string]uint64{"no_endpoint": 500}, causesOf(s.analyze()))
+}
+
+func TestRefused(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for i, due := range dues(0, 5, 100) {
+		s.fail("web", due, runlog.Refused, 0)
+		if i < 400 {
+			s.bump(due+0.0002, "web-1", "Tcp.OutRsts", 1)
+		}
+	}
+	got := causesOf(s.analyze())
+	assert.Equal(t, uint64(500), got["backend_refused"]+got["unknown"])
+	assert.InDelta(t, 400, float64(got["backend_refused"]), 0, "each needs a reset that a pod sent")
+}
+
+func TestSilentPod(t *testing.T) {
+	t.Run("by autopsies", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.enter(due)
+			seq := s.fail("web", due, runlog.ResponseTimeout, 0)
+			s.autopsy("web", seq, due, true, "ESTABLISHED", true)
+		}
+		assert.Equal(t, map[string]uint64{"backend_silent": 500}, causesOf(s.analyze()))
+	})
+	t.Run("by what the pods say", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.fail("web", due, runlog.ResponseTimeout, 0)
+		}
+		s.records = append(s.records, runlog.Record{Host: "web-1", T: 6, Served: &runlog.Served{Service: "web", Backend: "web-1", Accepted: 450, Served: 0}})
+		assert.Equal(t, map[string]uint64{"backend_silent": 450, "unknown": 50}, causesOf(s.analyze()))
+	})
+	t.Run("without evidence", func(t *testing.T) {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		for _, due := range dues(0, 5, 100) {
+			s.fail("web", due, runlog.ResponseTimeout, 0)
+		}
+		assert.Equal(t, map[string]uint64{"unknown": 500}, causesOf(s.analyze()))
+	})
+}
+
+func TestPortsUsedUp(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	var refused uint64
+	for i, due := range dues(0, 10, 3000) {
+		if i < 28000 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		refused++
+		s.notStarted("web", due, runlog.NoPorts)
+	}
+	s.header.Thresholds = []string{"errors < 0.1%"}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"generator_ports": refused}, causesOf(f))
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "generator could not start")
+	assert.Contains(t, f.Headline, "Inconclusive: the generator")
+	assert.Zero(t, f.Traffic[0].Failed)
+}
+
+// The generator is the limit even where the table is full and a threshold has
+// failed: that is said first.
+func TestGeneratorTooSlow(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	for _, b := range s.bins["web"] {
+		b.Late = b.Started / 10
+	}
+	for _, due := range dues(8, 10, 5000) {
+		s.notStarted("web", due, runlog.Behind)
+	}
+	s.header.Thresholds = []string{"errors < 0.1%"}
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Reasons[0], "the generator could not keep up")
+	assert.Equal(t, uint64(10000), causesOf(f)["generator_late"])
+	assert.Equal(t, 4, ExitCode(f))
+}
+
+func TestClash(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	var lost uint64
+	for i, due := range dues(0, 5, 300) {
+		s.enter(due)
+		if i%50 != 49 {
+			s.ok("web", due)
+			continue
+		}
+		lost++
+		s.bump(due, simNode, "drop", 1)
+		s.bump(due, simNode, "insert_failed", 1)
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		s.autopsy("web", seq, due, false, "", false)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"nat_clash": lost}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop, "a clash is no full table")
+	assert.Zero(t, f.Nodes[0].TableFullDrops)
+}
+
+// In a full table, clashes and chains are told from drops by insert_failed.
+func TestClashAndChainInAFullTable(t *testing.T) {
+	s := newSim(t, 262144, 500, finTraffic("web", 0, 5))
+	full, clash, chain := uint64(0), uint64(0), uint64(0)
+	for i, due := range dues(0, 5, 300) {
+		switch {
+		case i%40 == 13:
+			clash++
+			s.bump(due, simNode, "drop", 1)
+			s.bump(due, simNode, "insert_failed", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		case i%40 == 27:
+			chain++
+			s.bump(due, simNode, "chainlength", 1)
+			s.bump(due, simNode, "insert_failed", 1)
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		case s.enter(due):
+			s.ok("web", due)
+		default:
+			full++
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"table_full": full, "nat_clash": clash, "chain_too_long": chain}, causesOf(f))
+}
+
+func TestDropBelowTheLimit(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+	for _, due := range dues(0, 5, 100) {
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"unknown": 500}, causesOf(f))
+	assert.Nil(t, f.Knee.Drop)
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "below its limit")
+}

@@ -1,0 +1,144 @@
+package report
+
+import (
+	"maps"
+	"math"
+)
+
+// A proof is a counter whose increments are evidence of a cause.
+type proof struct {
+	cause, counter string
+	supplies       []supply
+	delta          float64 // increments in all, where supplies are not them any more
+	limit          float64 // increments that may be taken in all
+	shared         bool    // with traffic whose losses nobody counts
+}
+
+// lost explains attempts by the packets that counters say were lost, of all
+// proofs at once: which of the attempts of one moment lost its packet to which
+// counter cannot be known and does not matter, but that the numbers fit does.
+// Attempts of which first is true lost the packets they sent at their start and
+// after; those of which later is true lost something while they waited, which
+// autopsies of their own entry say nothing about. It returns what is left of the
+// supplies, whose kind is the index of their proof.
+func (a *attribution) lost(proofs []proof, first func(*item) bool, possible found, later func(*item) bool) []supply {
+	var demands []demand
+	for _, it := range a.items {
+		switch {
+		case first(it):
+			if it.allow(possible) > 0 {
+				demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
+			}
+		case later(it):
+			if it.allow(^found(0)) > 0 {
+				demands = append(demands, it.waiting())
+			}
+		}
+	}
+	return a.settle(proofs, demands, possible)
+}
+
+// settle matches and takes what is explained. It returns what is left of the
+// supplies.
+func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
+	var supplies []supply
+	var deltas [kinds]float64
+	for k, p := range proofs {
+		for _, s := range p.supplies {
+			s.kind = k
+			deltas[k] += s.left
+			supplies = append(supplies, s)
+		}
+	}
+	if len(demands) == 0 || len(supplies) == 0 {
+		return supplies
+	}
+	hosts, short := match(supplies, demands, a.slack)
+	for k, p := range proofs {
+		capKind(demands, k, p.limit)
+	}
+	// A stable order of items: that of their first demand.
+	byItem := map[*item][]demand{}
+	var order []*item
+	for _, d := range demands {
+		if byItem[d.item] == nil {
+			order = append(order, d.item)
+		}
+		byItem[d.item] = append(byItem[d.item], d)
+	}
+	carried := map[*traffic]*[kinds + 1]portion{}
+	for _, it := range order {
+		c := carried[it.t]
+		if c == nil {
+			c = &[kinds + 1]portion{}
+			carried[it.t] = c
+		}
+		a.takeAll(it, byItem[it], proofs, c)
+	}
+	for k, p := range proofs {
+		if t := a.tallies[p.cause]; t != nil {
+			t.counter, t.delta = p.counter, max(t.delta, uint64(math.Round(max(deltas[k], p.delta))))
+			if t.agree == 0 {
+				t.agree = possible
+			}
+			t.shared = t.shared || short || p.shared
+			maps.Copy(t.hosts, hosts[k])
+		}
+	}
+	return supplies
+}
+
+// capKind scales what demands got of one kind down to the limit.
+func capKind(demands []demand, kind int, limit float64) {
+	var got float64
+	for _, d := range demands {
+		got += d.by[kind]
+	}
+	if got <= limit {
+		return
+	}
+	for i := range demands {
+		d := &demands[i]
+		less := d.by[kind] * (1 - limit/got)
+		d.by[kind] -= less
+		d.got -= less
+	}
+}
+
+// takeAll puts the item's explained attempts down to the proofs' causes, in
+// the proportion in which these explain its packets.
+func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carried *[kinds + 1]portion) {
+	n := carried[kinds].of(it.allowed, explained(demands)/float64(it.allowed))
+	var by [kinds]float64
+	var got float64
+	last := 0
+	for _, d := range demands {
+		for k := range by {
+			by[k] += d.by[k]
+			got += d.by[k]
+		}
+	}
+	if n == 0 || got < slop {
+		return
+	}
+	for k := range by {
+		if by[k] > slop {
+			last = k
+		}
+	}
+	rest := n
+	for k := range proofs {
+		if by[k] <= slop {
+			continue
+		}
+		m := rest
+		if k != last {
+			m = min(rest, carried[k].of(n, by[k]/got))
+		}
+		rest -= m
+		a.take(it, proofs[k].cause, m, it.mask)
+		if m > 0 {
+			a.tally(proofs[k].cause).packets += by[k]
+		}
+	}
+}
