@@ -44,6 +44,8 @@ type tally struct {
 	packets  float64
 	counter  string
 	delta    uint64
+	rose     float64 // when the counter began to rise, s of run time
+	rested   float64 // and when it rose last
 	hosts    map[string]bool
 	kinds    map[*traffic]map[class]bool
 	looked   autopsies // of kinds, between from and to
@@ -276,7 +278,7 @@ func (t *tally) look() {
 func (a *attribution) tally(cause string) *tally {
 	t := a.tallies[cause]
 	if t == nil {
-		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, from: math.Inf(1), to: math.Inf(-1)}
+		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1)}
 		a.tallies[cause] = t
 	}
 	return t

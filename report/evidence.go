@@ -53,7 +53,7 @@ func (a *attribution) counterText(t *tally) string {
 	if hosts := slices.Sorted(maps.Keys(t.hosts)); len(hosts) > 0 {
 		s += " on " + strings.Join(hosts, ", ")
 	}
-	return s + fmt.Sprintf(" between %.1f s and %.1f s", t.from, t.to)
+	return s + fmt.Sprintf(" between %.1f s and %.1f s", t.rose, t.rested)
 }
 
 // occupancyText is the table's highest filling on the nodes that dropped.

@@ -153,7 +153,11 @@ func tablePlot(f *Findings, n Node) template.HTML {
 			low = max(0, low-(high-low)*0.1)
 		}
 		p := newPlot(f, low, high+(high-low)*0.05)
-		p.axes("entries")
+		unit := "entries"
+		if low > 0 {
+			unit = "entries; the axis begins at " + number(low)
+		}
+		p.axes(unit)
 		p.path("limit", s.T, limit)
 		p.path("entries", s.T, entries)
 		p.marks(n.Knee)

@@ -43,10 +43,12 @@ func (a *attribution) lost(proofs []proof, first func(*item) bool, possible foun
 func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
 	var supplies []supply
 	var deltas [kinds]float64
+	from, to := [kinds]float64{math.Inf(1), math.Inf(1), math.Inf(1)}, [kinds]float64{}
 	for k, p := range proofs {
 		for _, s := range p.supplies {
 			s.kind = k
 			deltas[k] += s.left
+			from[k], to[k] = min(from[k], max(0, s.a)), max(to[k], s.b)
 			supplies = append(supplies, s)
 		}
 	}
@@ -78,6 +80,7 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) [
 	for k, p := range proofs {
 		if t := a.tallies[p.cause]; t != nil {
 			t.counter, t.delta = p.counter, max(t.delta, uint64(math.Round(max(deltas[k], p.delta))))
+			t.rose, t.rested = min(t.rose, from[k]), max(t.rested, to[k])
 			if t.agree == 0 {
 				t.agree = possible
 			}

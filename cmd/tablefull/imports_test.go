@@ -20,7 +20,7 @@ const module = "github.com/tablefull/tablefull/"
 var mayImport = map[string][]string{
 	"scenarios":        {},
 	"report/runlog":    {},
-	"report":           {"report/runlog", "scenarios"},
+	"report":           {"report", "report/runlog", "scenarios"},
 	"runner/env":       {"report/runlog", "scenarios"},
 	"runner/traffic":   {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
 	"runner/server":    {"runner/env", "report/runlog", "scenarios", "runner/server"},

@@ -28,7 +28,7 @@ func assertNotTheTable(t *testing.T, r result) {
 
 func TestLieListenQueueOverflows(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", tcpScenario, "--set", "services[0].server.behaviour=stall", "--set", "services[0].server.backlog=16")
+	r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=stall", "--set", "services[0].server.backlog=16")
 	assertNotTheTable(t, r)
 	assert.Equal(t, exitFail, r.code)
 	assert.NotZero(t, r.cause("listen_overflow"))
@@ -37,7 +37,7 @@ func TestLieListenQueueOverflows(t *testing.T) {
 // Even when the table is nearly full at the same time, without overflowing.
 func TestLieListenQueueOverflowsNearTheLimit(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", tcpScenario, "--set", "services[0].server.behaviour=stall", "--set", "services[0].server.backlog=16",
+	r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=stall", "--set", "services[0].server.backlog=16",
 		"--set", "conntrack.headroom=1500")
 	assertNotTheTable(t, r)
 	assert.NotZero(t, r.cause("listen_overflow"))
@@ -54,7 +54,7 @@ func TestLieSourcePortsUsedUp(t *testing.T) {
 
 func TestLiePodResets(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", tcpScenario, "--set", "services[0].server.behaviour=reset")
+	r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=reset")
 	assertNotTheTable(t, r)
 	assert.Equal(t, exitFail, r.code)
 	assert.Equal(t, r.Traffic[0].Failed, r.cause("backend_reset"))
@@ -62,7 +62,7 @@ func TestLiePodResets(t *testing.T) {
 
 func TestLiePodRefuses(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", tcpScenario, "--set", "services[0].server.behaviour=refuse")
+	r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=refuse")
 	assertNotTheTable(t, r)
 	assert.Equal(t, exitFail, r.code)
 	assert.NotZero(t, r.Traffic[0].Failed)
@@ -70,14 +70,14 @@ func TestLiePodRefuses(t *testing.T) {
 
 func TestLiePodSilent(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", tcpScenario, "--set", "services[0].server.behaviour=silent")
+	r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=silent")
 	assertNotTheTable(t, r)
 	assert.Equal(t, exitFail, r.code)
 }
 
 func TestLieNoEndpoint(t *testing.T) {
 	needLab(t)
-	r := runIt(t, "-", `
+	r := runHonest(t, "-", `
 name: lie
 duration: 2s
 services: [{name: web, no_pods: true}]
