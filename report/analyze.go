@@ -53,7 +53,7 @@ func (l *log) findings() *Findings {
 		if len(l.nodeList) == 1 {
 			k.ClientLoss = loss // with several nodes nobody knows whose it was
 		}
-		f.Nodes = append(f.Nodes, n.finding(k, a.total[n.name]))
+		f.Nodes = append(f.Nodes, n.finding(k, a.total[n.name], f.Environment.DurationS))
 	}
 	for _, t := range l.order {
 		f.Traffic = append(f.Traffic, t.finding())
@@ -135,7 +135,7 @@ func quantileMs(h *hdrhistogram.Histogram, q float64) *float64 {
 	return finite(float64(us) / 1000)
 }
 
-func (n *node) finding(k Knee, full uint64) Node {
+func (n *node) finding(k Knee, full uint64, duration float64) Node {
 	f := Node{Name: n.name, Counters: n.counters, TableFullDrops: full, Knee: k, Samples: n.samples}
 	if n.last != nil {
 		limit, peak, start, end := n.last.limit, n.peak, n.atStart.entries, n.last.entries
@@ -159,20 +159,36 @@ func (n *node) finding(k Knee, full uint64) Node {
 			f.Census.Sources = []runlog.TopSource{}
 		}
 	}
-	if len(n.cpu) > 1 {
-		a, b := n.cpu[0], n.cpu[len(n.cpu)-1]
-		if d := b.total - a.total; d > 0 && b.t > a.t {
-			f.CPU = map[string]float64{
-				"user": (b.user - a.user) / d, "system": (b.system - a.system) / d, "softirq": (b.softirq - a.softirq) / d,
-				"idle": (b.idle - a.idle) / d, "steal": (b.steal - a.steal) / d, "self": (b.self - a.self) / (b.t - a.t),
-			}
-		}
-	}
+	f.CPU = cpuShares(n.cpu, duration)
 	if n.slab > 0 {
 		v := n.slab
 		f.SlabBytesPeak = &v
 	}
 	return f
+}
+
+// cpuShares is who used the CPUs while traffic was due, from 0 to end s. What
+// is read before and after it, the first and the last walk over the table
+// above all, disturbs nothing.
+func cpuShares(samples []cpuSample, end float64) map[string]float64 {
+	var a, b *cpuSample
+	for i := range samples {
+		s := &samples[i]
+		if s.t >= 0 && a == nil {
+			a = s
+		}
+		if s.t <= end || end <= 0 {
+			b = s
+		}
+	}
+	if a == nil || b == nil || b.t <= a.t || b.total <= a.total {
+		return nil
+	}
+	d := b.total - a.total
+	return map[string]float64{
+		"user": (b.user - a.user) / d, "system": (b.system - a.system) / d, "softirq": (b.softirq - a.softirq) / d,
+		"idle": (b.idle - a.idle) / d, "steal": (b.steal - a.steal) / d, "self": (b.self - a.self) / (b.t - a.t),
+	}
 }
 
 func (l *log) backendFindings() []Backend {

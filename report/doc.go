@@ -20,7 +20,8 @@
 //   - table_full: `drop` rose, less the part that is unresolved clashes, while
 //     the entries were at the limit, and the attempt's packets fall into that
 //     interval. Autopsies that found the attempt's entry on the node contradict
-//     it and take failures away from it.
+//     it and take failures away from it. Behind a gateway an attempt also counts
+//     that waited, or got a 502 to 504, while more was dropped than clients lost.
 //   - chain_too_long: the kernel's chain length counter rose (hash chains of
 //     more than 50 entries), and the attempt's packets fall into that interval.
 //   - nat_clash: `insert_failed` and `drop` rose together (an unresolved clash

@@ -18,10 +18,11 @@ import (
 
 // machine is what a run must leave as it was.
 type machine struct {
-	limit      string
-	namespaces []string // network namespaces that processes live in
-	processes  []string // processes of this test binary
-	temp       []string
+	limit     string
+	processes []string // of this test binary; what lives in a namespace of ours is one
+	named     []string // namespaces that have a name
+	mounts    string
+	temp      []string
 }
 
 func lookAround(t *testing.T) machine {
@@ -31,17 +32,18 @@ func lookAround(t *testing.T) machine {
 	m := machine{limit: string(limit)}
 	self, err := os.Readlink("/proc/self/exe")
 	require.NoError(t, err)
-	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
 	require.NoError(t, err)
 	for _, l := range links {
-		if ns, err := os.Readlink(l); err == nil && !slices.Contains(m.namespaces, ns) {
-			m.namespaces = append(m.namespaces, ns)
-		}
-		pid := strings.Split(l, "/")[2]
-		if exe, err := os.Readlink("/proc/" + pid + "/exe"); err == nil && exe == self {
-			m.processes = append(m.processes, pid)
+		if exe, err := os.Readlink(l); err == nil && exe == self {
+			m.processes = append(m.processes, strings.Split(l, "/")[2])
 		}
 	}
+	m.named, err = filepath.Glob("/run/netns/*")
+	require.NoError(t, err)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	m.mounts = string(mounts)
 	entries, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	for _, e := range entries {
@@ -49,7 +51,6 @@ func lookAround(t *testing.T) machine {
 			m.temp = append(m.temp, e.Name())
 		}
 	}
-	slices.Sort(m.namespaces)
 	slices.Sort(m.processes)
 	return m
 }

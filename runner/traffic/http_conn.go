@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -88,6 +89,9 @@ func (a *httpAttempt) setErr(err error) {
 func (a *httpAttempt) finish(code uint16, d *httpDialer) httpOutcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.err != nil && a.conn == nil {
+		a.countSYNs()
+	}
 	o := httpOutcome{src: a.dialSrc, dst: a.dialDst, connected: math.NaN(), conns: a.conns, syns: a.syns}
 	if a.conn != nil {
 		o.src, o.dst = a.conn.src, a.conn.dst
@@ -200,11 +204,10 @@ func (c *httpConn) failure() error {
 // that the kernel chooses for the destination (IP_BIND_ADDRESS_NO_PORT), with
 // TCP keep-alive off, since its probes would keep conntrack entries alive.
 type httpDialer struct {
-	tuples  tcpTuples
-	now     func() float64
-	timeout time.Duration
-	next    atomic.Uint64
-	hidden  atomic.Uint64 // connections that failed, whose attempt was answered over another
+	tuples tcpTuples
+	now    func() float64
+	next   atomic.Uint64
+	hidden atomic.Uint64 // connections that failed, whose attempt was answered over another
 
 	ctx    context.Context // ends with the dialer: net/http dials on after its request is over
 	cancel context.CancelFunc
@@ -214,7 +217,7 @@ type httpDialer struct {
 }
 
 func newHTTPDialer(h *HTTP, now func() float64) *httpDialer {
-	d := &httpDialer{tuples: h.tuples, now: now, timeout: time.Duration(h.job.Traffic.Timeout)}
+	d := &httpDialer{tuples: h.tuples, now: now}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -249,28 +252,36 @@ func (d *httpDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	a.mu.Lock()
 	a.dialDst, a.syns = dst, 1
 	a.mu.Unlock()
-	var counter *time.Timer
-	defer func() {
-		if counter != nil {
-			counter.Stop()
-		}
-	}()
-	nd := net.Dialer{Deadline: a.deadline, KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
-		// Within its first second a SYN is not repeated. Later the socket
-		// knows how often it was, as long as it is there: ask just before the
-		// dialer closes it.
-		if d.timeout >= time.Second {
-			counter = time.AfterFunc(time.Until(a.deadline)-10*time.Millisecond, func() { a.countSYNs(c) })
-		}
+	dial, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	// Before the socket is closed it is asked how many SYNs it has sent: by
+	// this timer, or by finish if that comes first.
+	expired := false // under a.mu
+	timer := time.AfterFunc(time.Until(a.deadline), func() {
+		a.mu.Lock()
+		expired = true
+		a.countSYNs()
+		a.mu.Unlock()
+		cancel()
+	})
+	defer timer.Stop()
+	nd := net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		a.mu.Lock()
+		a.raw = c
+		a.mu.Unlock()
 		return setHTTPOptions(c, src)
 	}}
 	if !src.Addr().IsUnspecified() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(src)
 	}
-	c, err := nd.DialContext(d.ctx, "tcp", dst.String())
+	c, err := nd.DialContext(dial, "tcp", dst.String())
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.raw = nil
 	if err != nil {
+		if expired && errors.Is(err, context.Canceled) {
+			err = os.ErrDeadlineExceeded
+		}
 		a.dialErr = err
 		if a.dialSrc = src; a.answered {
 			d.hidden.Add(1)
@@ -286,16 +297,16 @@ func (d *httpDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return conn, nil
 }
 
-// countSYNs asks the connecting socket how many SYNs it has sent.
-func (a *httpAttempt) countSYNs(c syscall.RawConn) {
-	_ = c.Control(func(fd uintptr) { // fails where the socket is closed by now
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil {
-			return
+// countSYNs asks the connecting socket, if there is one, how many SYNs it has
+// sent. The caller holds a.mu.
+func (a *httpAttempt) countSYNs() {
+	if a.raw == nil {
+		return
+	}
+	_ = a.raw.Control(func(fd uintptr) { // fails where the socket is closed by now: it has been counted
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			a.syns = 1 + uint64(info.Total_retrans)
 		}
-		a.mu.Lock()
-		a.syns = 1 + uint64(info.Total_retrans)
-		a.mu.Unlock()
 	})
 }
 

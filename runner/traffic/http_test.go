@@ -13,7 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -294,7 +294,7 @@ func TestHTTPResent(t *testing.T) {
 	l, err := net.Listen("tcp", target4.String())
 	require.NoError(t, err)
 	done := make(chan struct{})
-	var conns atomic.Int64
+	var conns sync.WaitGroup
 	go func() {
 		defer close(done)
 		for {
@@ -302,19 +302,18 @@ func TestHTTPResent(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// One answer per connection, then the second request is reset.
-			if conns.Add(1) > 1 {
-				_ = c.(*net.TCPConn).SetLinger(0)
-			}
-			b := make([]byte, 4096)
-			_, _ = c.Read(b)
-			_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1"))
-			_, _ = c.Read(b)
-			_ = c.Close()
+			conns.Go(func() {
+				defer c.Close()
+				b := make([]byte, 4096)
+				_, _ = c.Read(b)
+				_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1"))
+				_, _ = c.Read(b) // and closes with the second request unanswered
+			})
 		}
 	}()
-	defer func() { _ = l.Close(); <-done }()
-	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 40}})
+	defer func() { _ = l.Close(); <-done; conns.Wait() }()
+	j := httpLoad(target4, scenarios.HTTP{Pacing: scenarios.Pacing{Rate: 5}})
+	j.Load.End = 0.7
 	got, out := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 3}, got.outcomes)
 	var event *runlog.Event

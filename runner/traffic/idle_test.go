@@ -13,6 +13,7 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/server/wire"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -73,6 +74,25 @@ func TestIdleLost(t *testing.T) {
 		assert.Equal(t, f.Start, f.Due)
 	}
 	assert.Equal(t, runlog.Held{Traffic: "web", Lost: 20}, got.held[len(got.held)-1])
+}
+
+// A server that answers once and closes: the attempts succeed, and what they
+// opened is lost.
+func TestIdleClosedByServer(t *testing.T) {
+	t.Parallel()
+	if !envtest.Namespace(t) {
+		return
+	}
+	network(t)
+	listen(t, target4, append(wire.Response{Payload: 64}.Append(nil), make([]byte, 64)...))
+	got := drive(t, idleJob(target4, 500*time.Millisecond, scenarios.Idle{Count: 10, OpenRate: 1000}))
+	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 10}, got.outcomes)
+	require.Len(t, got.failures, 10)
+	for _, f := range got.failures {
+		assert.Equal(t, runlog.Closed, f.Outcome)
+		assert.Equal(t, "held", f.Phase)
+	}
+	assert.Equal(t, runlog.Held{Traffic: "web", Lost: 10}, got.held[len(got.held)-1])
 }
 
 // Connections whose packets go nowhere look open; only asking tells.

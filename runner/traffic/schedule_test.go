@@ -126,6 +126,17 @@ func TestStages(t *testing.T) {
 		got := dues(t, scenarios.Pacing{Stages: []scenarios.Stage{{From: rate(10), To: 0, For: sec(2)}}}, 0, time.Hour)
 		assert.Len(t, got, 10)
 	})
+	t.Run("a hit due at a stage's end is not lost to rounding", func(t *testing.T) {
+		// Ten times 0.1 is 0.9999999999999999.
+		var stages []scenarios.Stage
+		for range 10 {
+			stages = append(stages, scenarios.Stage{From: rate(0.1), To: 0.1, For: sec(1)})
+		}
+		stages = append(stages, scenarios.Stage{From: rate(0), To: 0, For: sec(10)})
+		got := dues(t, scenarios.Pacing{Stages: stages}, 0, 20*time.Second)
+		require.Len(t, got, 1)
+		assert.InDelta(t, 10, got[0], 1e-8)
+	})
 	t.Run("nothing at all", func(t *testing.T) {
 		assert.Empty(t, dues(t, scenarios.Pacing{Stages: []scenarios.Stage{{To: 0, For: sec(2)}}}, 0, time.Hour))
 	})

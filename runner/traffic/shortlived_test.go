@@ -5,7 +5,10 @@ package traffic
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/server/wire"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -238,6 +242,67 @@ func TestShortLivedLargeAndDelayed(t *testing.T) {
 				assert.Zero(t, served.Errors)
 			})
 		}
+	}
+}
+
+// listen answers each connection's first request with answer, and then
+// closes.
+func listen(t *testing.T, at netip.AddrPort, answer []byte) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(c, make([]byte, wire.RequestHeader+64))
+			_, _ = c.Write(answer)
+			_ = c.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+}
+
+func TestShortLivedForeignServers(t *testing.T) {
+	t.Parallel()
+	if !envtest.Namespace(t) {
+		return
+	}
+	network(t)
+	payload := func(n int) []byte { return append(wire.Response{Payload: uint32(n)}.Append(nil), make([]byte, n)...) }
+	port := uint16(9100)
+	for name, c := range map[string]struct {
+		answer []byte
+		want   runlog.Outcome
+	}{
+		"right":          {payload(64), runlog.OK},
+		"nothing":        {nil, runlog.Closed},
+		"half a header":  {payload(64)[:5], runlog.Closed},
+		"half an answer": {payload(64)[:30], runlog.Closed},
+		"other protocol": {[]byte("HTTP/1.1 400 Bad Request\r\n\r\n"), runlog.BadResponse},
+		"too long":       {append(payload(64), 'x'), runlog.BadResponse},
+		"other length":   {payload(63), runlog.BadResponse},
+		"status":         {append(wire.Response{Status: 1, Payload: 64}.Append(nil), make([]byte, 64)...), runlog.BadResponse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port++
+			target := netip.AddrPortFrom(target4.Addr(), port)
+			listen(t, target, c.answer)
+			j := load(target, 100*time.Millisecond)
+			j.Load.Traffic.ShortLived = &scenarios.ShortLived{Pacing: scenarios.Pacing{Rate: 50}}
+			got := drive(t, j)
+			assert.Equal(t, map[runlog.Outcome]uint64{c.want: 4}, got.outcomes)
+			for _, f := range got.failures {
+				assert.Equal(t, "response", f.Phase)
+				assert.Empty(t, f.Errno)
+			}
+		})
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 const (
 	firstEphemeral = 32768 // the kernel's default net.ipv4.ip_local_port_range
 	lastEphemeral  = 60999
-	bindTries      = 256 // ports in use that are passed over for one socket
+	bindTries      = 256     // ports in use that are passed over for one socket
+	udpBuffer      = 4 << 20 // bytes of receive buffer of a long-lived socket
 )
 
 // udpTuples chooses source addresses and ports and destination ports.
@@ -181,6 +182,14 @@ func (e *udpEngine) setUp(s *udpSocket, family int) error {
 	}
 	if err := unix.SetsockoptInt(s.fd, level, recverr, 1); err != nil {
 		return err
+	}
+	if e.shape.Socket == "long_lived" {
+		// Many answers may wait in it while this thread waits for a CPU; what
+		// does not fit would look like the network's loss. With CAP_NET_ADMIN
+		// it may be larger than net.core.rmem_max.
+		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, udpBuffer) != nil {
+			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, udpBuffer)
+		}
 	}
 	source := e.tuples.source()
 	for range min(bindTries, e.tuples.ports) {
