@@ -65,8 +65,9 @@ func BenchmarkObserverEffect(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// The sampler's own CPU time bounds what it can take from the traffic. It is
-// measured by the run itself, on an idle table and on a full one.
+// The node's agent (samplers, census, ballast, look-ups of failures) bounds
+// what observing can take from the traffic. The run measures it itself, while
+// traffic was due, and so on a table that fills and is full.
 func TestSamplingCostsLittle(t *testing.T) {
 	needLab(t)
 	r := runHonest(t, "short-lived", "", "--set", "duration=8s")

@@ -36,6 +36,7 @@ type httpAttempt struct {
 	dialSrc  netip.AddrPort // what it was dialed from, once that is bound
 	dialDst  netip.AddrPort
 	dialErr  error
+	raw      syscall.RawConn // the socket that is being connected
 	syns     uint64
 	deadline time.Time
 	answered bool // it is over, and was OK
