@@ -160,6 +160,7 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 		}
 	}
 	f.CPU = cpuShares(n.cpu, duration)
+	f.Reclaimed = n.reclaimed(k.Drop, duration)
 	if n.slab > 0 {
 		v := n.slab
 		f.SlabBytesPeak = &v
@@ -237,6 +238,11 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 	}
 	if l.clockBound > 0.01 {
 		out = append(out, fmt.Sprintf("the hosts' clocks are known to within %.0f ms only", l.clockBound*1000))
+	}
+	for _, n := range f.Nodes {
+		if n.Reclaimed != nil {
+			out = append(out, n.Reclaimed.doubt(n.Name))
+		}
 	}
 	for _, n := range l.nodeList {
 		if n.backwards > 0 || n.reversed > 0 {

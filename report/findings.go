@@ -182,6 +182,7 @@ type Node struct {
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
 	Samples         uint64             `json:"samples"`
+	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full at once, uncounted; null where there were none."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal), and self, the sampling agent's CPU time in s per s; null where not measured."`
 	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`

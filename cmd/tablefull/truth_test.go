@@ -68,17 +68,20 @@ func (r result) cause(name string) uint64 {
 }
 
 // runHonest is runIt on a machine that may be busy with something else for a
-// while: a run that says of itself that the generator was the limit proves
-// nothing either way, and is made again. That is decided by the generator's
-// audit alone, before anything else of the result is looked at.
+// while. A run that says of itself that the generator was the limit proves
+// nothing either way; nor does one out of whose table the kernel took entries
+// because another namespace's table, such as the run's before, was full. Such a
+// run is made again. That is decided by what the run says of its conditions,
+// never by its result.
 func runHonest(t *testing.T, scenario, stdin string, args ...string) result {
 	t.Helper()
 	for range 4 {
-		if r := runIt(t, scenario, stdin, args...); !r.Generator.Saturated {
+		r := runIt(t, scenario, stdin, args...)
+		if re := r.Nodes[0].Reclaimed; !r.Generator.Saturated && (re == nil || !re.Early) {
 			return r
 		}
 	}
-	require.FailNow(t, "this machine is too busy: the generator was the limit in every one of 4 runs")
+	require.FailNow(t, "this machine is too busy: the conditions were not given in any of 4 runs")
 	return result{}
 }
 
