@@ -233,7 +233,7 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 	}
 	for _, k := range l.lossOrder {
 		if k.What != "failures" && k.What != "autopsies" && l.losses[k] > 0 {
-			out = append(out, fmt.Sprintf("%d %s were lost: %s", l.losses[k], k.What, k.Why))
+			out = append(out, fmt.Sprintf("lost %s: %d (%s)", k.What, l.losses[k], k.Why))
 		}
 	}
 	if l.clockBound > 0.01 {
@@ -247,6 +247,9 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 	for _, n := range l.nodeList {
 		if n.backwards > 0 || n.reversed > 0 {
 			out = append(out, fmt.Sprintf("on %s %s backwards and %s out of order: what happened there is not in the numbers", n.name, plural(n.backwards, "counter went", "counters went"), plural(n.reversed, "sample came", "samples came")))
+		}
+		if lo, hi := n.limits(); lo != hi {
+			out = append(out, fmt.Sprintf("%s's limit was not always the same: between %d and %d while traffic flowed", n.name, lo, hi))
 		}
 		every := 0.1
 		if l.header != nil && l.header.SampleEvery > 0 {
@@ -265,12 +268,18 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 	if g := f.Generator; g.InFlight > 0 {
 		out = append(out, fmt.Sprintf("the log does not say how %s ended", plural(g.InFlight, "attempt")))
 	}
-	for _, t := range f.Traffic {
-		if t.HeldLost != nil && *t.HeldLost > 0 {
-			out = append(out, fmt.Sprintf("%s lost %s; their cause was not looked for", t.Name, plural(*t.HeldLost, "held connection")))
-		}
-	}
 	return out
+}
+
+// limits are the lowest and the highest limit while traffic flowed.
+func (n *node) limits() (lo, hi uint64) {
+	for i, iv := range n.intervals {
+		if i == 0 {
+			lo = iv.b.limit
+		}
+		lo, hi = min(lo, iv.b.limit), max(hi, iv.b.limit)
+	}
+	return lo, hi
 }
 
 func longestGap(n *node) float64 {

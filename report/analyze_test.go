@@ -408,7 +408,7 @@ func TestThresholds(t *testing.T) {
 }
 
 func TestSizing(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 20))
+	s := newSim(t, 131072, 131072-62144, finTraffic("web", 0, 20))
 	s.fill("web", 1000, 0, 20)
 	idle := runlog.TrafficInfo{Name: "idle", Shape: "idle", To: "web", End: 20, Timeout: 1, EntriesPerAttempt: 1, Residence: 432000, ResidueState: "ESTABLISHED", ExpectsAnswer: true}
 	s.header.Traffic = append(s.header.Traffic, idle)
@@ -472,7 +472,7 @@ func TestHeldConnections(t *testing.T) {
 	assert.Equal(t, uint64(1), *f.Traffic[0].HeldLost)
 	assert.Empty(t, f.Causes, "the attempt itself had succeeded")
 	assert.Nil(t, f.Knee.ClientLoss)
-	assert.Contains(t, strings.Join(f.Doubts, "\n"), "1 held connection")
+	assert.Contains(t, strings.Join(f.Reasons, "\n"), "1 held connection")
 
 	s.fail("idle", 0.08, runlog.Refused, 0)
 	assert.InDelta(t, 0.08, s.analyze().Knee.ClientLoss.AtS, 1e-9, "the attempt that failed, not the one whose connection was lost")
@@ -492,7 +492,7 @@ func TestLossesAndDoubts(t *testing.T) {
 	s.trailer.Records = map[string]uint64{"web-1": 1e6}
 	f := s.analyze()
 	doubts := strings.Join(f.Doubts, "\n")
-	for _, want := range []string{"3 samples were lost", "something odd", "clocks", "idle"} {
+	for _, want := range []string{"lost samples: 3 (too slow)", "something odd", "clocks", "idle"} {
 		assert.Contains(t, doubts, want)
 	}
 	assert.Contains(t, strings.Join(f.NotMeasured, "\n"), "9 failures")
@@ -518,7 +518,7 @@ func TestTwoNodes(t *testing.T) {
 	s.header.Nodes = []string{"node0", simNode}
 	failed := s.fill("web", 700, 0, 10)
 	for i := range 100 {
-		s.records = append(s.records, runlog.Record{Host: "node0", T: float64(i)*0.1 - 0.4, Sample: &runlog.Sample{Conntrack: &runlog.Conntrack{Entries: 5, Limit: 1000, Counters: map[string]uint64{"drop": 0}}}})
+		s.records = append(s.records, runlog.Record{Host: "node0", T: float64(i)*0.1 - 0.4, Sample: &runlog.Sample{Conntrack: &runlog.Conntrack{Entries: 5, Limit: 1000, Counters: map[string]uint64{"drop": 0, "early_drop": 0, "insert_failed": 0}}}})
 	}
 	f := s.analyze()
 	assert.Equal(t, f.Nodes[1].Knee.Drop, f.Knee.Drop)

@@ -52,6 +52,7 @@ type log struct {
 	lossOrder   []runlog.Loss
 	clockBound  float64
 	doubts      []string
+	wrong       []string // what cannot be right in the log, so that nothing can be concluded from it
 
 	joins    map[attempt]failed
 	joinRing []attempt
@@ -148,7 +149,7 @@ func collect(in io.Reader) (*log, error) {
 func (l *log) add(r *runlog.Record) {
 	l.records++
 	if !sane(r.T) {
-		l.doubt("a record of %s has the impossible time %g s", r.Host, r.T)
+		l.mistake("a record of %s has the impossible time %g s", r.Host, r.T)
 		return
 	}
 	if r.Header == nil {
@@ -195,25 +196,35 @@ func (l *log) add(r *runlog.Record) {
 // sane says whether v can be a run time or a length of time in s.
 func sane(v float64) bool { return v >= -maxTime && v <= maxTime }
 
-// doubt notes something wrong with the log itself.
+// doubt notes what limits the trust in the numbers.
 func (l *log) doubt(format string, args ...any) {
-	if s := fmt.Sprintf(format, args...); len(l.doubts) < maxDoubts && !slices.Contains(l.doubts, s) {
-		l.doubts = append(l.doubts, s)
+	l.doubts = appendNew(l.doubts, fmt.Sprintf(format, args...))
+}
+
+// mistake notes that the log cannot be right, or cannot be read rightly.
+func (l *log) mistake(format string, args ...any) {
+	l.wrong = appendNew(l.wrong, fmt.Sprintf(format, args...))
+}
+
+func appendNew(to []string, s string) []string {
+	if len(to) >= maxDoubts || slices.Contains(to, s) {
+		return to
 	}
+	return append(to, s)
 }
 
 func (l *log) addHeader(h *runlog.Header) {
 	if l.header != nil {
-		l.doubt("the log has a second header, which was ignored")
+		l.mistake("the log has a second header, which was ignored")
 		return
 	}
 	if h.Format != runlog.Format {
-		l.doubt("the log has format %d, and this version knows format %d: it may be misread", h.Format, runlog.Format)
+		l.mistake("the log has format %d, and this version knows format %d: it may be misread", h.Format, runlog.Format)
 	}
 	l.header = h
 	for _, info := range h.Traffic {
 		if !sane(info.Start) || !sane(info.End) || !sane(info.Timeout) || !sane(info.Residence) || info.EntriesPerAttempt < 0 || info.EntriesPerAttempt > 1e6 {
-			l.doubt("traffic %s has impossible times in the header", info.Name)
+			l.mistake("traffic %s has impossible times in the header", info.Name)
 			info.Start, info.End, info.Timeout, info.Residence, info.EntriesPerAttempt = 0, 0, 0, 0, 0
 		}
 		t := l.traffic(info.Name)
@@ -251,7 +262,7 @@ func (l *log) addBin(b *runlog.Bin) {
 		}
 	}
 	if !sane(b.Start) {
-		l.doubt("a bin of traffic %s begins at the impossible time %g s: it counts in the totals only", b.Traffic, b.Start)
+		l.mistake("a bin of traffic %s begins at the impossible time %g s: it counts in the totals only", b.Traffic, b.Start)
 		for o, n := range b.Outcomes {
 			if o != runlog.OK && o != runlog.Interrupted {
 				t.unplaced[o] += n
@@ -260,7 +271,7 @@ func (l *log) addBin(b *runlog.Bin) {
 		return
 	}
 	if b.Width > 0 && math.Abs(b.Width-t.width) > t.width/100 {
-		l.doubt("the bins of traffic %s differ in width", b.Traffic)
+		l.mistake("the bins of traffic %s differ in width", b.Traffic)
 	}
 	i := int64(math.Round(b.Start / t.width))
 	have := t.bins[i]
@@ -326,12 +337,12 @@ func (l *log) addLatency(b *runlog.Latency) {
 	t := l.traffic(b.Traffic)
 	var err error
 	if t.fromDue, err = runlog.MergeHistogram(t.fromDue, b.FromDue); err != nil {
-		l.doubt("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
+		l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		return
 	}
 	if b.Started != "" {
 		if t.started, err = runlog.MergeHistogram(t.started, b.Started); err != nil {
-			l.doubt("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
+			l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		}
 	}
 	for _, w := range l.windows {
@@ -344,7 +355,7 @@ func (l *log) addLatency(b *runlog.Latency) {
 
 func (l *log) addFailure(f *runlog.Failure) {
 	if !sane(f.Due) || !sane(f.Start) {
-		l.doubt("a failure of traffic %s has an impossible time", f.Traffic)
+		l.mistake("a failure of traffic %s has an impossible time", f.Traffic)
 		return
 	}
 	t := l.traffic(f.Traffic)

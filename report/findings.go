@@ -296,6 +296,7 @@ type Event struct {
 type Sizing struct {
 	NeededEntries    *uint64         `json:"needed_entries" jsonschema_description:"Entries in the steady state: arrivals per second times residence, plus held connections; null where unknown."`
 	RecommendedLimit *uint64         `json:"recommended_limit" jsonschema_description:"needed_entries / 0.75, rounded up."`
+	PresentLimit     *uint64         `json:"present_limit" jsonschema_description:"The highest nf_conntrack_max of the nodes; null where unknown. The settings never lower it."`
 	Buckets          *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
 	MemoryBytesMin   *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`
 	MemoryBytesMax   *uint64         `json:"memory_bytes_max" jsonschema_description:"The same at the larger entry size."`
@@ -303,8 +304,8 @@ type Sizing struct {
 	RunNeededHow     string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
 	Parts            []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
 	Timeouts         []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`
-	KubeProxy        string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit."`
-	Sysctl           string          `json:"sysctl" jsonschema_description:"The same as sysctl settings."`
+	KubeProxy        string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
+	Sysctl           string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
 	Notes            []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
 	Meaningless      bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
 }

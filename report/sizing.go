@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 )
 
 // Sizing constants.
@@ -19,6 +18,14 @@ const (
 	bucketBytes                  = 8
 	// kubeProxyCap is what kube-proxy 1.36 and later cut maxPerCore x cores to.
 	kubeProxyCap = 1048576
+	// memoryShare is how much of the machine's memory a full table may take
+	// before its limit is no recommendation.
+	memoryShare = 0.25
+	// maxLimit is the largest nf_conntrack_max that the kernel takes.
+	maxLimit = math.MaxInt32
+	// collectorGap is the longest pause of the kernel's collector of expired
+	// entries, s (GC_SCAN_INTERVAL_MAX).
+	collectorGap = 60
 )
 
 // sizing computes what limit the traffic needs, by Little's law: entries in
@@ -60,7 +67,8 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	s.NeededEntries, s.RecommendedLimit = &needed, &limit
 	s.memory(limit, l.header.EntryBytes)
 	s.timeouts(l)
-	s.settings(limit, l.header.CPUs)
+	s.caveats(l)
+	s.settings(limit, l.header, nodes)
 	s.compare(limit, nodes)
 	return s
 }
@@ -176,41 +184,6 @@ func (s *Sizing) timeouts(l *log) {
 	}
 }
 
-// settings spells the limit out for kube-proxy and for sysctl.
-func (s *Sizing) settings(limit uint64, cpus int) {
-	var b strings.Builder
-	b.WriteString("# KubeProxyConfiguration; the limit is max(maxPerCore x cores, min)\n")
-	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", limit)
-	s.KubeProxy = b.String()
-	s.Notes = append(s.Notes,
-		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
-		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
-	if limit > kubeProxyCap {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: another reason for maxPerCore: 1", kubeProxyCap))
-	}
-	if cpus > 0 {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", max(131072, 32768*cpus), plural(uint64(cpus), "core")))
-	}
-	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, *s.Buckets)
-}
-
-// compare says whether the present limit would do.
-func (s *Sizing) compare(limit uint64, nodes []Node) {
-	for _, n := range nodes {
-		if n.Limit == nil {
-			continue
-		}
-		verb := "is enough for"
-		switch {
-		case *n.Limit < *s.NeededEntries:
-			verb = "is too small for"
-		case *n.Limit < limit:
-			verb = "leaves less than a quarter free above"
-		}
-		s.Notes = append(s.Notes, fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state, an otherwise empty table provided", n.Name, *n.Limit, verb, *s.NeededEntries))
-	}
-}
-
 // runNeed is the limit at which this very run would have lost nothing.
 func (l *log) runNeed(s *Sizing, n *node) {
 	if n == nil || n.atStart == nil {
@@ -222,6 +195,9 @@ func (l *log) runNeed(s *Sizing, n *node) {
 		v := n.atStart.entries + uint64(math.Ceil(peak-slop))
 		s.RunNeeded = &v
 		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, math.Ceil(peak-slop))
+		if need.expires {
+			s.RunNeededHow += ", and those on top that have expired and not been collected"
+		}
 		return
 	}
 	var dropped uint64

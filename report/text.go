@@ -1,9 +1,11 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -165,12 +167,20 @@ func (t *text) census(c *Census) {
 	if c == nil {
 		return
 	}
-	var parts []string
-	for i, g := range c.Groups {
-		if i == 4 {
-			break
+	// Groups differ in service and pod too, which is too much for a line.
+	counts := map[string]uint64{}
+	var kinds []string
+	for _, g := range c.Groups {
+		kind := plain(strings.TrimSpace(g.Proto + " " + g.State))
+		if counts[kind] == 0 {
+			kinds = append(kinds, kind)
 		}
-		parts = append(parts, fmt.Sprintf("%d %s", g.Count, plain(strings.TrimSpace(g.Proto+" "+g.State))))
+		counts[kind] += g.Count
+	}
+	slices.SortStableFunc(kinds, func(x, y string) int { return cmp.Compare(counts[y], counts[x]) })
+	var parts []string
+	for _, kind := range kinds[:min(len(kinds), 4)] {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[kind], kind))
 	}
 	if c.Ballast > 0 {
 		parts = append(parts, fmt.Sprintf("%d filling of ours", c.Ballast))
@@ -330,12 +340,18 @@ func partText(p SizingPart) string {
 	return s
 }
 
+// memoryText is what the recommended limit costs, and whether there is more
+// already.
 func memoryText(s *Sizing) string {
 	lo, hi := byteSize(*s.MemoryBytesMin), byteSize(*s.MemoryBytesMax)
-	if lo == hi {
-		return lo + " when full"
+	text := lo + " when full"
+	if lo != hi {
+		text = lo + " to " + hi + " when full"
 	}
-	return lo + " to " + hi + " when full"
+	if s.PresentLimit != nil && *s.PresentLimit >= *s.RecommendedLimit {
+		text += fmt.Sprintf(" (the present limit of %d is no lower: leave it)", *s.PresentLimit)
+	}
+	return text
 }
 
 func byteSize(n uint64) string {

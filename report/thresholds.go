@@ -48,34 +48,48 @@ func (l *log) threshold(t scenarios.Threshold, a *attribution) ThresholdResult {
 	case scenarios.Time:
 		r.Unit = "s"
 	}
-	var v float64
+	// worst is what v would be if what is not known had gone as badly as it can.
+	var v, worst float64
 	switch t.Metric {
 	case "occupancy", "entries", "drop", "early_drop", "insert_failed":
-		v, r.Detail = l.nodeMetric(t)
+		v, worst, r.Detail = l.nodeMetric(t, a)
 	case "errors", "not_started", "late", "failures":
-		v, r.Detail = l.attemptMetric(t)
+		v, worst, r.Detail = l.attemptMetric(t)
 	default:
 		v, r.Detail = l.latencyMetric(t)
+		worst = v
 	}
 	if math.IsNaN(v) {
 		r.Detail = "no data: " + r.Detail
 		return r
 	}
 	r.Measured = &v
-	r.Result = Fail
-	if t.Holds(v) {
+	switch {
+	case !t.Holds(v):
+		r.Result = Fail
+	case !t.Holds(worst):
+		r.Detail += fmt.Sprintf("; but it can have been up to %.4g: that much is not known", worst)
+	default:
 		r.Result = Pass
 	}
 	return r
 }
 
 // nodeMetric is the highest value on any node for gauges, the sum over nodes
-// for counters. NaN is no data.
-func (l *log) nodeMetric(t scenarios.Threshold) (float64, string) {
-	v, seen := 0.0, 0
+// for counters. NaN is no data. Between two samples that are far apart the
+// table can have held as much more as arrived meanwhile: that is worst.
+func (l *log) nodeMetric(t scenarios.Threshold, a *attribution) (v, worst float64, detail string) {
+	seen := 0
 	for _, n := range l.nodeList {
 		for _, iv := range n.intervals {
-			s := iv.b
+			s, hole := iv.b, 0.0
+			if s.t-max(iv.a.t, 0) > l.patience() {
+				hole = a.arrivals(iv.a.t, s.t)
+			}
+			most := float64(max(s.entries, iv.a.entries)) + hole
+			if hole == 0 {
+				most = float64(s.entries)
+			}
 			// A counter's increase belongs to the moment it was read; windows
 			// that end between samples lose at most one interval.
 			if !covers(t, t.Traffic, s.t) {
@@ -87,8 +101,10 @@ func (l *log) nodeMetric(t scenarios.Threshold) (float64, string) {
 					continue
 				}
 				v = max(v, float64(s.entries)/float64(s.limit))
+				worst = max(worst, most/float64(s.limit))
 			case "entries":
 				v = max(v, float64(s.entries))
+				worst = max(worst, most)
 			case "drop":
 				v += float64(iv.drop)
 			case "early_drop":
@@ -100,16 +116,18 @@ func (l *log) nodeMetric(t scenarios.Threshold) (float64, string) {
 		}
 	}
 	if seen == 0 {
-		return math.NaN(), "no sample of a node in that time"
+		return math.NaN(), 0, "no sample of a node in that time"
 	}
 	if t.Metric == "occupancy" {
-		return v, fmt.Sprintf("highest of %s: %.2f %%", plural(uint64(seen), "sample"), v*100)
+		return v, worst, fmt.Sprintf("highest of %s: %.2f %%", plural(uint64(seen), "sample"), v*100)
 	}
-	return v, fmt.Sprintf("%s %.0f in %s", t.Metric, v, plural(uint64(seen), "sample"))
+	return v, max(v, worst), fmt.Sprintf("%s %.0f in %s", t.Metric, v, plural(uint64(seen), "sample"))
 }
 
-func (l *log) attemptMetric(t scenarios.Threshold) (float64, string) {
-	var due, started, ended, failed, late, notStarted float64
+// attemptMetric counts attempts. Worst is with all those failed of whose end
+// nothing is known.
+func (l *log) attemptMetric(t scenarios.Threshold) (v, worst float64, detail string) {
+	var due, started, ended, failed, late, notStarted, unknown float64
 	for _, tr := range l.order {
 		// Of one-way traffic nobody knows which attempts failed.
 		if t.Traffic != "" && tr.info.Name != t.Traffic {
@@ -130,29 +148,32 @@ func (l *log) attemptMetric(t scenarios.Threshold) (float64, string) {
 			if !tr.oneWay() || b.failed() > 0 {
 				ended += float64(b.ok + b.failed())
 			}
+			if done := b.ok + b.failed(); !tr.oneWay() && b.started > done {
+				unknown += float64(b.started - done)
+			}
 			if b.bad != nil {
 				notStarted += float64(b.bad.notStarted)
 			}
 		}
 	}
-	share := func(part, whole float64, what string) (float64, string) {
+	share := func(part, whole, unknown float64, what string) (float64, float64, string) {
 		if whole == 0 {
-			return math.NaN(), "no attempt was " + what + " in that time"
+			return math.NaN(), 0, "no attempt was " + what + " in that time"
 		}
-		return part / whole, fmt.Sprintf("%.0f of %.0f %s", part, whole, what)
+		return part / whole, (part + unknown) / (whole + unknown), fmt.Sprintf("%.0f of %.0f %s", part, whole, what)
 	}
 	switch t.Metric {
 	case "errors":
-		return share(failed, ended, "ended")
+		return share(failed, ended, unknown, "ended")
 	case "failures":
 		if ended == 0 {
-			return math.NaN(), "no attempt ended in that time"
+			return math.NaN(), 0, "no attempt ended in that time"
 		}
-		return failed, fmt.Sprintf("%.0f of %.0f ended attempts failed", failed, ended)
+		return failed, failed + unknown, fmt.Sprintf("%.0f of %.0f ended attempts failed", failed, ended)
 	case "late":
-		return share(late, started, "started")
+		return share(late, started, 0, "started")
 	default:
-		return share(notStarted, due, "due")
+		return share(notStarted, due, 0, "due")
 	}
 }
 

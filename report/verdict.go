@@ -97,25 +97,10 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	var inconclusive, fails, notes []string
 	inconclusive = append(inconclusive, generator...)
 	inconclusive = append(inconclusive, l.unfinished()...)
-	var started, ended uint64
-	answering := false
-	for _, t := range f.Traffic {
-		started += t.Attempted
-		answering = answering || !t.OneWay
-		if t.Succeeded != nil {
-			ended += *t.Succeeded + t.Failed
-		}
-	}
-	switch {
-	case started == 0:
+	if !slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Attempted > 0 }) {
 		inconclusive = append(inconclusive, "no data: no attempt was started")
-	case answering && ended == 0:
-		inconclusive = append(inconclusive, "no data: no attempt ended")
 	}
-	sampled := slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Samples > 1 })
-	if !sampled {
-		inconclusive = append(inconclusive, "no data: no node's table was sampled")
-	}
+	inconclusive = append(inconclusive, l.blanks(f)...)
 	for _, r := range f.Thresholds {
 		switch r.Result {
 		case Fail:
@@ -169,25 +154,37 @@ func (l *log) passText(f *Findings) string {
 // weigh sorts the causes into those by the table, those that leave open
 // whether it was the table, and the rest.
 func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
-	full := len(a.total) > 0 || slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Counters["early_drop"] > 0 })
-	failedAny := false
+	// Where none of these rose, the node refused and evicted nothing.
+	troubled := slices.ContainsFunc(f.Nodes, func(n Node) bool {
+		return n.Counters["drop"]+n.Counters["early_drop"]+n.Counters["insert_failed"] > 0
+	})
 	for _, c := range f.Causes {
 		switch {
 		case strings.HasPrefix(c.Cause, generatorPrefix):
 			continue // said by the audit
 		case byTable(c.Cause):
 			table = append(table, fmt.Sprintf("%s failed because of %s (%s of all failures): %s", plural(c.Failures, "attempt"), c.Cause, percent(c.Share), c.Evidence))
-		case c.Cause == unknownCause && full:
-			open = append(open, fmt.Sprintf("%s failed for no proven cause while the table was full at times: it may have been the table", plural(c.Failures, "attempt")))
+		case c.Cause == unknownCause && troubled:
+			open = append(open, fmt.Sprintf("%s failed for no proven cause in a run in which the node dropped or evicted: it may have been the table", plural(c.Failures, "attempt")))
 		default:
 			other = append(other, fmt.Sprintf("%s failed because of %s, not of the table: %s", plural(c.Failures, "attempt"), c.Cause, c.Evidence))
 			if c.Cause == unknownCause {
-				other[len(other)-1] = fmt.Sprintf("%s failed for an unknown cause; the table was never full: %s", plural(c.Failures, "attempt"), c.Evidence)
+				other[len(other)-1] = fmt.Sprintf("%s failed for an unknown cause; the node dropped and evicted nothing: %s", plural(c.Failures, "attempt"), c.Evidence)
 			}
 		}
-		failedAny = true
 	}
-	if failedAny || len(a.total) == 0 {
+	for _, t := range f.Traffic {
+		if t.HeldLost == nil || *t.HeldLost == 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s lost %s, whose cause was not looked for", t.Name, plural(*t.HeldLost, "held connection"))
+		if troubled {
+			open = append(open, text+": it may have been the table")
+		} else {
+			other = append(other, text+"; the node dropped and evicted nothing")
+		}
+	}
+	if len(table)+len(open) > 0 || len(a.total) == 0 {
 		return table, open, other
 	}
 	// Drops that no attempt that can be counted suffered from.

@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // An example is one `$ command` of a console block and the output shown
@@ -46,15 +49,14 @@ var (
 	spaces = regexp.MustCompile(`\s+`)
 )
 
-// shape is a line less what differs from run to run.
-func shape(line string) string {
-	line = spaces.ReplaceAllString(number.ReplaceAllString(strings.TrimSpace(line), "N"), " ")
-	return line
+// shape is a text less what differs from run to run.
+func shape(text string) string {
+	return spaces.ReplaceAllString(number.ReplaceAllString(strings.TrimSpace(text), "N"), " ")
 }
 
-// Every command of the README and of docs/ works as shown: each line of the
-// output under it comes out again, numbers apart. "..." stands for lines that
-// are left out. Only tablefull's own commands are run here; `make demo` and
+// Every command of the README and of docs/ works as shown: each paragraph of
+// the output under it comes out again, numbers apart. "..." stands for what is
+// left out. Only tablefull's own commands are run here; `make demo` and
 // `make test` are what CI runs.
 func TestDocumentedCommands(t *testing.T) {
 	needLab(t)
@@ -91,13 +93,43 @@ func checkExample(t *testing.T, e example) {
 	if toFile {
 		require.NoError(t, os.WriteFile(strings.TrimSpace(file), out.Bytes(), 0o644))
 	}
-	have := map[string]bool{}
-	for line := range strings.Lines(out.String() + errOut.String()) {
-		have[shape(line)] = true
+	have := shape(out.String() + " " + errOut.String())
+	for _, part := range parts(e.output) {
+		assert.Contains(t, have, shape(part), "%s no longer prints:\n%s\nbut:\n%s%s", e.command, part, out.String(), errOut.String())
 	}
-	for _, line := range e.output {
-		if s := shape(line); s != "" && s != "..." {
-			assert.True(t, have[s], "%s no longer prints:\n%s\nbut:\n%s%s", e.command, line, out.String(), errOut.String())
+}
+
+// parts are the paragraphs of an output as documented, less what "..." leaves
+// out. Where lines are broken depends on the numbers in them.
+func parts(lines []string) []string {
+	out := []string{""}
+	for _, l := range lines {
+		if l == "" || strings.TrimSpace(l) == "..." {
+			out = append(out, "")
+			continue
+		}
+		out[len(out)-1] += l + " "
+	}
+	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
+}
+
+// Every scenario shown in a document is one that the program takes.
+func TestDocumentedScenarios(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	checked := 0
+	for _, file := range append(files, "../../README.md") {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for i, block := range strings.Split(string(b), "```yaml\n") {
+			if i == 0 {
+				continue
+			}
+			block, _, _ = strings.Cut(block, "```")
+			_, err := scenarios.Parse(filepath.Base(file), []byte(block))
+			assert.NoError(t, err)
+			checked++
 		}
 	}
+	assert.NotZero(t, checked)
 }

@@ -4,17 +4,17 @@ package traffic
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +23,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/stretchr/testify/require"
-	vegeta "github.com/tsenart/vegeta/v12/lib"
+	"github.com/ti-mo/conntrack"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -47,59 +47,43 @@ var (
 	benchService = netip.MustParseAddrPort("10.96.0.1:8080")
 )
 
-const (
-	benchSources    = 64
-	benchConcurrent = 256 // connections under way, for all generators
-)
-
-type benchResult struct {
-	OK           int
-	Took         float64 // s
-	User, System float64 // s of CPU, of the generator
-	ServerCPU    float64 // s
-	Error        string
+// measureAs makes the network, has the client, a role, measure, and takes the
+// network down. The client's answer goes to result.
+func measureAs(b *testing.B, result any, client string, args ...string) {
+	b.Helper()
+	r, err := newRole(client, args...)
+	if err != nil {
+		envtest.Require(b, "netns", err.Error())
+	}
+	line, err := r.out.ReadBytes('\n')
+	if err != nil {
+		b.Fatalf("%s: no answer: %v", client, errors.Join(err, r.stop()))
+	}
+	require.NoError(b, json.Unmarshal(line, result), string(line))
+	require.NoError(b, r.stop())
 }
 
-// BenchmarkConnections measures how many new connections per second, with one
-// request each, a generator makes through a node that forwards, tracks and
-// translates, when it makes the next as soon as one is done: the comparison of
-// our engine with others, on the same network and machine.
-//
-// conn/s is the result, and only its ratios between generators mean anything.
-func BenchmarkConnections(b *testing.B) {
-	for _, generator := range []string{"engine", "c-epoll", "vegeta", "wrk"} {
-		b.Run(generator, func(b *testing.B) {
-			switch generator {
-			case "c-epoll":
-				if _, err := exec.LookPath("gcc"); err != nil {
-					envtest.Require(b, "gcc", err.Error())
-				}
-			case "wrk":
-				if _, err := exec.LookPath("wrk"); err != nil {
-					envtest.Require(b, "wrk", err.Error())
-				}
-			}
-			r := measure(b, generator, b.N)
-			b.ReportMetric(float64(r.OK)/r.Took, "conn/s")
-			b.ReportMetric(r.User/float64(max(1, r.OK))*1e6, "user-us/conn")
-			b.ReportMetric(r.System/float64(max(1, r.OK))*1e6, "system-us/conn")
-			b.ReportMetric(r.ServerCPU/float64(max(1, r.OK))*1e6, "server-us/conn")
-			if generator != "wrk" && r.OK < b.N*99/100 { // wrk knows a time, no number
-				b.Errorf("%d of %d connections succeeded: %s", r.OK, b.N, r.Error)
-			}
-		})
+// needTools skips the benchmark, or fails it, where a peer is not installed.
+func needTools(b *testing.B, names ...string) {
+	b.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			envtest.Require(b, name, err.Error())
+		}
 	}
 }
 
-// measure makes the network, has generator make n connections, and takes the
-// network down.
-func measure(b *testing.B, generator string, n int) (r benchResult) {
-	b.Helper()
-	client := startRole(b, "client", generator, strconv.Itoa(n), b.TempDir())
-	line, err := client.out.ReadString('\n')
-	require.NoError(b, err)
-	require.NoError(b, json.Unmarshal([]byte(line), &r), line)
-	client.stop(b)
+// median returns the middle of v, or the mean of the two middle ones.
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// ratios divides round by round: what was near in time is compared.
+func ratios(ours, peers []float64) (r []float64) {
+	for i := range ours {
+		r = append(r, ours[i]/peers[i])
+	}
 	return r
 }
 
@@ -109,21 +93,12 @@ type role struct {
 	out *bufio.Reader
 }
 
-// startRole starts this binary in a new network namespace.
-func startRole(t testing.TB, name string, args ...string) *role {
-	t.Helper()
-	r, err := newRole(name, args...)
-	if err != nil {
-		envtest.Require(t, "netns", err.Error())
-	}
-	return r
-}
-
+// newRole starts this binary in a new network namespace.
 func newRole(name string, args ...string) (*role, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVariable+"="+strings.Join(append([]string{name}, args...), ","))
 	cmd.SysProcAttr = envtest.Attr(syscall.CLONE_NEWNET)
-	if name != "client" {
+	if name == "node" || name == "server" {
 		// The client owns their user namespace, if there is one.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	}
@@ -140,21 +115,29 @@ func newRole(name string, args ...string) (*role, error) {
 }
 
 // stop ends the process and waits for it.
-func (r *role) stop(t testing.TB) {
-	t.Helper()
-	_ = r.in.Close()
-	require.NoError(t, r.cmd.Wait())
+func (r *role) stop() error {
+	return errors.Join(r.in.Close(), r.cmd.Wait())
+}
+
+// ask sends a line to the role and returns the line it answers.
+func (r *role) ask(question string) ([]byte, error) {
+	if _, err := io.WriteString(r.in, question+"\n"); err != nil {
+		return nil, fmt.Errorf("ask for %s: %w", question, err)
+	}
+	line, err := r.out.ReadBytes('\n')
+	if err != nil {
+		return nil, fmt.Errorf("ask for %s: %w", question, err)
+	}
+	return bytes.TrimSpace(line), nil
 }
 
 // playRole is what the processes do; TestMain calls it.
 func playRole(name string, args []string) error {
 	switch name {
-	case "client":
-		r, err := playClient(args[0], args[1], args[2])
-		if err != nil {
-			r.Error = err.Error()
-		}
-		return json.NewEncoder(os.Stdout).Encode(r)
+	case "connections":
+		return playConnections(args[0], args[1], args[2])
+	case "flood":
+		return playFlood(args[0])
 	case "node":
 		return playNode()
 	case "server":
@@ -163,132 +146,187 @@ func playRole(name string, args []string) error {
 	return fmt.Errorf("no role %s", name)
 }
 
-// playClient builds the network around itself and generates the load.
-func playClient(generator, count, dir string) (r benchResult, err error) {
-	n, err := strconv.Atoi(count)
-	if err != nil {
-		return r, err
+// benchNet is the network around a client.
+type benchNet struct{ node, server *role }
+
+// newBenchNet builds the network around this process, whose namespace is the
+// client's, with a server of that protocol.
+func newBenchNet(protocol string) (n *benchNet, err error) {
+	n = &benchNet{}
+	if n.node, err = newRole("node"); err != nil {
+		return nil, err
 	}
-	protocol := "tcp"
-	if generator == "vegeta" || generator == "wrk" {
-		protocol = "http"
+	if n.server, err = newRole("server", protocol); err != nil {
+		return nil, errors.Join(err, n.node.stop())
 	}
-	node, err := newRole("node")
-	if err != nil {
-		return r, err
+	if err := n.join(); err != nil {
+		return nil, errors.Join(err, n.close())
 	}
-	srv, err := newRole("server", protocol)
-	if err != nil {
-		return r, err
-	}
-	defer func() {
-		_ = node.in.Close()
-		_ = srv.in.Close()
-		_ = node.cmd.Wait()
-		_ = srv.cmd.Wait()
-		r.ServerCPU = srv.cmd.ProcessState.UserTime().Seconds() + srv.cmd.ProcessState.SystemTime().Seconds()
-	}()
+	return n, nil
+}
+
+func (n *benchNet) join() error {
 	for _, pair := range [][2]string{{"c0", "n0"}, {"n1", "s0"}} {
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: pair[0]}, PeerName: pair[1]}); err != nil {
-			return r, fmt.Errorf("add veth: %w", err)
+			return fmt.Errorf("add veth: %w", err)
 		}
 	}
-	for name, pid := range map[string]int{"n0": node.cmd.Process.Pid, "n1": node.cmd.Process.Pid, "s0": srv.cmd.Process.Pid} {
+	for name, to := range map[string]*role{"n0": n.node, "n1": n.node, "s0": n.server} {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
-			return r, err
+			return err
 		}
-		if err := netlink.LinkSetNsPid(l, pid); err != nil {
-			return r, fmt.Errorf("move %s: %w", name, err)
+		if err := netlink.LinkSetNsPid(l, to.cmd.Process.Pid); err != nil {
+			return fmt.Errorf("move %s: %w", name, err)
 		}
-	}
-	if err := address("c0", benchClient); err != nil {
-		return r, err
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
-		return r, err
+		return err
 	}
 	if err := netlink.LinkSetUp(lo); err != nil {
-		return r, err
+		return err
+	}
+	if err := address("c0", benchClient); err != nil {
+		return err
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(clients4), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}); err != nil {
-		return r, err
+		return err
 	}
 	if err := defaultRoute(benchNode[0].Addr()); err != nil {
-		return r, err
-	}
-	for _, x := range []*role{node, srv} {
-		if _, err := io.WriteString(x.in, "go\n"); err != nil {
-			return r, err
-		}
-		if line, err := x.out.ReadString('\n'); err != nil || line != "ready\n" {
-			return r, fmt.Errorf("a role is not ready: %q %w", line, err)
-		}
-	}
-	before := usage()
-	began := time.Now()
-	switch generator {
-	case "engine":
-		r.OK, err = benchEngine(n)
-	case "c-epoll":
-		r.OK, began, err = benchC(n, dir)
-	case "vegeta":
-		r.OK, err = benchVegeta(n)
-	case "wrk":
-		r.OK, err = benchWrk(n)
-	}
-	r.Took = time.Since(began).Seconds()
-	after := usage()
-	r.User, r.System = after[0]-before[0], after[1]-before[1]
-	return r, err
-}
-
-// usage is the CPU time, user and system in s, of this process and of those it
-// has waited for.
-func usage() (s [2]float64) {
-	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
-		var u unix.Rusage
-		if unix.Getrusage(who, &u) == nil {
-			s[0] += float64(u.Utime.Nano()) / 1e9
-			s[1] += float64(u.Stime.Nano()) / 1e9
-		}
-	}
-	return s
-}
-
-func playNode() error {
-	if err := awaitGo(); err != nil {
 		return err
+	}
+	if err := forward(false); err != nil { // what comes for a source that nobody has ends here
+		return err
+	}
+	for _, x := range []*role{n.node, n.server} {
+		if line, err := x.ask("go"); err != nil || string(line) != "ready" {
+			return fmt.Errorf("a role is not ready: %q %w", line, err)
+		}
+	}
+	return nil
+}
+
+func (n *benchNet) close() error { return errors.Join(n.node.stop(), n.server.stop()) }
+
+// nodeCount is what the node had got from the client at a time (s, of a clock
+// that all processes share).
+type nodeCount struct {
+	At      float64
+	SYNs    uint64 // TCP segments with SYN and no other flag
+	Frames  uint64 // received by the node's interface, of any kind
+	Entries uint32 // in the node's table
+}
+
+func (n *benchNet) count() (c nodeCount, err error) {
+	line, err := n.node.ask("count")
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal(line, &c)
+}
+
+// flush empties the node's table: the kernel would otherwise do it when the
+// namespace has gone, in the middle of the next measurement.
+func (n *benchNet) flush() error {
+	_, err := n.node.ask("flush")
+	return err
+}
+
+// playNode forwards, tracks and translates, and answers count and flush.
+func playNode() error {
+	in := bufio.NewScanner(os.Stdin)
+	if !in.Scan() { // until the client has moved the interfaces
+		return in.Err()
 	}
 	for i, name := range []string{"n0", "n1"} {
 		if err := address(name, benchNode[i]); err != nil {
 			return err
 		}
 	}
-	if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(clients4), Gw: benchClient.Addr().AsSlice()}); err != nil {
+	if err := defaultRoute(benchClient.Addr()); err != nil {
 		return err
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+	if err := forward(true); err != nil {
 		return err
 	}
-	nft := nftables.Conn{}
+	nft := &nftables.Conn{}
+	counted := nodeRules(nft)
+	if err := nft.Flush(); err != nil {
+		return fmt.Errorf("add rules: %w", err)
+	}
+	ct, err := conntrack.Dial(nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ct.Close() }()
+	fmt.Println("ready")
+	for in.Scan() {
+		switch in.Text() {
+		case "count":
+			c, err := countNode(nft, counted, ct)
+			if err != nil {
+				return err
+			}
+			if err := json.NewEncoder(os.Stdout).Encode(c); err != nil {
+				return err
+			}
+		case "flush":
+			if err := ct.Flush(); err != nil {
+				return err
+			}
+			fmt.Println("flushed")
+		}
+	}
+	return in.Err()
+}
+
+// nodeRules translates the service, and counts SYNs before anything is done
+// with them, in the one rule of the chain it returns.
+func nodeRules(nft *nftables.Conn) (counted *nftables.Chain) {
 	table := nft.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "services"})
-	chain := nft.AddChain(&nftables.Chain{Table: table, Name: "dnat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
-	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+	counted = nft.AddChain(&nftables.Chain{Table: table, Name: "syns", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: counted, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{2}},
+		&expr.Counter{},
+	}})
+	dnat := nft.AddChain(&nftables.Chain{Table: table, Name: "dnat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: dnat, Exprs: []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: benchService.Addr().AsSlice()},
 		&expr.Immediate{Register: 1, Data: benchServer.Addr().AsSlice()},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 	}})
-	if err := nft.Flush(); err != nil {
-		return err
+	return counted
+}
+
+func countNode(nft *nftables.Conn, counted *nftables.Chain, ct *conntrack.Conn) (c nodeCount, err error) {
+	rules, err := nft.GetRules(counted.Table, counted)
+	if err != nil || len(rules) != 1 {
+		return c, fmt.Errorf("read the rule that counts: %d rules: %w", len(rules), err)
 	}
-	return untilClosed()
+	c.At = time.Duration(monotonic()).Seconds()
+	for _, e := range rules[0].Exprs {
+		if x, ok := e.(*expr.Counter); ok {
+			c.SYNs = x.Packets
+		}
+	}
+	l, err := netlink.LinkByName("n0")
+	if err != nil {
+		return c, err
+	}
+	c.Frames = l.Attrs().Statistics.RxPackets
+	stats, err := ct.StatsGlobal()
+	c.Entries = stats.Entries
+	return c, err
 }
 
 func playServer(protocol string) error {
-	if err := awaitGo(); err != nil {
+	in := bufio.NewReader(os.Stdin)
+	if _, err := in.ReadString('\n'); err != nil {
 		return err
 	}
 	if err := address("s0", benchServer); err != nil {
@@ -304,22 +342,9 @@ func playServer(protocol string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx, func() { fmt.Println("ready") }, discard{}) }()
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	_, _ = io.Copy(io.Discard, in)
 	cancel()
 	return <-ended
-}
-
-// awaitGo waits until the client has moved the interfaces.
-func awaitGo() error {
-	var b [3]byte
-	_, err := io.ReadFull(os.Stdin, b[:])
-	return err
-}
-
-func untilClosed() error {
-	fmt.Println("ready")
-	_, err := io.Copy(io.Discard, os.Stdin)
-	return err
 }
 
 func address(link string, a netip.Prefix) error {
@@ -337,101 +362,15 @@ func defaultRoute(gateway netip.Addr) error {
 	return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: gateway.AsSlice()})
 }
 
+// forward says whether this namespace forwards.
+func forward(yes bool) error {
+	value := []byte("0")
+	if yes {
+		value = []byte("1")
+	}
+	return os.WriteFile("/proc/sys/net/ipv4/ip_forward", value, 0)
+}
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// closedLoop is a pacer that makes the next attempt due when fewer than
-// benchConcurrent sockets are open.
-type closedLoop struct {
-	e     *tcpEngine
-	start float64
-}
-
-func (c *closedLoop) Pace(elapsed time.Duration, _ uint64) (time.Duration, bool) {
-	wait := max(0, seconds(c.e.now()-c.start)-elapsed)
-	if c.e.open >= benchConcurrent {
-		wait += 100 * time.Microsecond
-	}
-	return wait, false
-}
-
-func (c *closedLoop) Rate(time.Duration) float64 { return 0 }
-
-func benchEngine(n int) (ok int, err error) {
-	j := load(benchService, time.Hour)
-	j.Load.SourceCount = benchSources
-	j.Load.End = 0
-	tuples, err := newTCPTuples(*j.Load, nil)
-	if err != nil {
-		return 0, err
-	}
-	shape := &shortLived{mode: "fin"}
-	pacer := &closedLoop{}
-	out := new(records)
-	e, err := newTCPEngine(j, out, shape, tcpSetup{schedule: NewSchedule(pacer, 0, 3600), limit: uint64(n), tuples: tuples, requestBytes: 64, responseBytes: 64})
-	if err != nil {
-		return 0, err
-	}
-	shape.e, pacer.e = e, e
-	if err := e.run(context.Background()); err != nil {
-		return 0, err
-	}
-	got := out.totals()
-	if len(got.failures) > 0 {
-		err = fmt.Errorf("%v %v", got.outcomes, got.failures[0])
-	}
-	return int(got.outcomes["ok"]), err
-}
-
-func benchC(n int, dir string) (ok int, began time.Time, err error) {
-	bin := filepath.Join(dir, "generator")
-	if out, err := exec.Command("gcc", "-O2", "-o", bin, "testdata/generator.c").CombinedOutput(); err != nil {
-		return 0, time.Now(), fmt.Errorf("compile generator: %w: %s", err, out)
-	}
-	began = time.Now()
-	out, err := exec.Command(bin, benchService.Addr().String(), strconv.Itoa(int(benchService.Port())), "10.9.0.1", strconv.Itoa(benchSources), strconv.Itoa(n), strconv.Itoa(benchConcurrent)).Output()
-	if err != nil {
-		return 0, began, err
-	}
-	ok, err = strconv.Atoi(strings.TrimSpace(string(out)))
-	return ok, began, err
-}
-
-// benchVegeta attacks as vegeta does without keep-alive, as fast as it can.
-func benchVegeta(n int) (ok int, err error) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return nil }}).DialContext}
-	attacker := vegeta.NewAttacker(vegeta.Workers(benchConcurrent), vegeta.MaxWorkers(benchConcurrent), vegeta.Client(&http.Client{Transport: transport, Timeout: 20 * time.Second}))
-	targeter := vegeta.NewStaticTargeter(vegeta.Target{Method: "GET", URL: "http://" + benchService.String() + "/"})
-	left := n
-	pacer := bounded{&left}
-	for r := range attacker.Attack(targeter, pacer, 0, "bench") {
-		if r.Code == 200 {
-			ok++
-		} else {
-			err = fmt.Errorf("%s", r.Error)
-		}
-	}
-	return ok, err
-}
-
-// bounded is a pacer for so many hits, as fast as possible.
-type bounded struct{ left *int }
-
-func (p bounded) Pace(_ time.Duration, hits uint64) (time.Duration, bool) {
-	return 0, hits >= uint64(*p.left)
-}
-func (p bounded) Rate(time.Duration) float64 { return 0 }
-
-// benchWrk runs for as long as n connections may take; wrk knows no number.
-func benchWrk(n int) (ok int, err error) {
-	d := max(1, n/10_000)
-	out, err := exec.Command("wrk", "-t1", "-c"+strconv.Itoa(benchConcurrent), "-d"+strconv.Itoa(d)+"s", "-H", "Connection: close", "http://"+benchService.String()+"/").Output()
-	for _, line := range strings.Split(string(out), "\n") {
-		var took string
-		if k, _ := fmt.Sscanf(strings.TrimSpace(line), "%d requests in %s", &ok, &took); k == 2 {
-			return ok, err
-		}
-	}
-	return 0, fmt.Errorf("wrk: %w: %s", err, out)
 }

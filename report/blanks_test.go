@@ -1,0 +1,173 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// A log that is whole by its numbers, and does not say what happened: none of
+// these may pass, with a threshold or without.
+func TestSilenceIsNoPass(t *testing.T) {
+	add := func(s *sim, r runlog.Record) { s.records = append(s.records, r) }
+	lost := func(s *sim, what string) {
+		add(s, runlog.Record{Host: "client", T: 5, Loss: &runlog.Loss{What: what, Count: 7, Why: "of a test"}})
+	}
+	for name, c := range map[string]struct {
+		spoil func(*sim)
+		want  string // in the reasons; empty for a pass
+	}{
+		"nothing":         {func(*sim) {}, ""},
+		"failure details": {func(s *sim) { lost(s, "failures") }, ""},
+		"records lost":    {func(s *sim) { lost(s, "records") }, "records were lost: 7 (of a test)"},
+		"samples stop":    {func(s *sim) { s.skip = func(_ string, t float64) bool { return t > 2 } }, "not sampled after 1.9 s"},
+		"samples begin":   {func(s *sim) { s.skip = func(_ string, t float64) bool { return t < 8 } }, "not sampled before 8.0 s"},
+		"samples before":  {func(s *sim) { s.skip = func(_ string, t float64) bool { return t > 0 } }, "no node's table was sampled"},
+		"second node":     {func(s *sim) { s.header.Nodes = append(s.header.Nodes, "node2") }, "node2's table was not sampled"},
+		"second traffic":  {func(s *sim) { s.header.Traffic = append(s.header.Traffic, finTraffic("other", 0, 10)) }, "no attempt of other was due"},
+		"counters set back": {func(s *sim) {
+			s.initial["drop"] = 50
+			s.bump(5, simNode, "drop", -47)
+		}, "counters were set back"},
+		"another format": {func(s *sim) { s.header.Format = 2 }, "format 2"},
+		"two headers":    {func(s *sim) { add(s, runlog.Record{Host: "x", Header: &runlog.Header{Format: runlog.Format}}) }, "second header"},
+		"bins at no time": {func(s *sim) {
+			add(s, runlog.Record{Host: "client", T: 5, Bin: &runlog.Bin{Traffic: "web", Start: 1e300, Width: 0.1, Outcomes: map[runlog.Outcome]uint64{runlog.Reset: 9}}})
+		}, "impossible time"},
+		"unreadable latencies": {func(s *sim) {
+			add(s, runlog.Record{Host: "client", T: 5, Latency: &runlog.Latency{Traffic: "web", Width: 1, FromDue: "x", Started: "x"}})
+		}, "unreadable"},
+		"no ends": {func(s *sim) {
+			for _, b := range s.bins["web"] {
+				if b.Start > 5 {
+					b.Outcomes = nil
+				}
+			}
+		}, "attempts of web would have ended is not known"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, thresholds := range [][]string{nil, {"errors < 50%", "drop == 0", "occupancy < 100%"}} {
+				s := newSim(t, 262144, 100000, finTraffic("web", 0, 10))
+				s.header.Thresholds = thresholds
+				s.fill("web", 100, 0, 10)
+				c.spoil(s)
+				f := s.analyze()
+				if c.want == "" {
+					assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
+					continue
+				}
+				assert.Equal(t, Inconclusive, f.Verdict, "%v", thresholds)
+				assert.Contains(t, joined(f.Reasons), c.want)
+			}
+		})
+	}
+}
+
+func joined(s []string) (all string) {
+	for _, x := range s {
+		all += x + "\n"
+	}
+	return all
+}
+
+// An attempt whose end is not known may have failed: a threshold that holds
+// only without those has no answer.
+func TestUnknownEndsAreNoSuccess(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 10))
+	s.header.Thresholds = []string{"errors < 2%", "errors < 0.5%", "failures == 0"}
+	s.fill("web", 100, 0, 10)
+	var spared int
+	for _, b := range s.bins["web"] {
+		if spared < 10 && b.Outcomes[runlog.OK] > 0 {
+			b.Outcomes[runlog.OK]--
+			b.Outcomes[runlog.Interrupted]++
+			spared++
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, Pass, f.Thresholds[0].Result)
+	assert.Equal(t, Inconclusive, f.Thresholds[1].Result, f.Thresholds[1].Detail)
+	assert.Equal(t, Inconclusive, f.Thresholds[2].Result, f.Thresholds[2].Detail)
+	assert.Equal(t, Inconclusive, f.Verdict)
+}
+
+// Where nobody looked for seconds, the table may have been as full as what
+// arrived meanwhile could make it.
+func TestOccupancyInAHole(t *testing.T) {
+	s := newSim(t, 10000, 1500, finTraffic("web", 0, 10))
+	s.header.Thresholds = []string{"entries < 8700", "entries < 9600"}
+	s.fill("web", 10, 0, 10)
+	s.skip = func(_ string, t float64) bool { return t > 3 && t < 8 }
+	f := s.analyze()
+	assert.Equal(t, Pass, f.Thresholds[1].Result, f.Thresholds[1].Detail)
+	s.header.Thresholds = []string{"entries < 8602"}
+	f = s.analyze()
+	assert.Equal(t, Inconclusive, f.Thresholds[0].Result, f.Thresholds[0].Detail)
+}
+
+// Drops that no rule could explain, and evictions, leave it open whether it
+// was the table; a table that was full is never called one that never was.
+func TestUnknownFailuresBesideATroubledTable(t *testing.T) {
+	for name, c := range map[string]struct {
+		counter  string
+		headroom uint64
+		verdict  Verdict
+	}{
+		"insert_failed rose":   {"insert_failed", 100000, Inconclusive},
+		"drop below the limit": {"drop", 100000, Inconclusive},
+		"full, and quiet":      {"", 400, Pass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, 262144, c.headroom, finTraffic("web", 0, 10))
+			for i, due := range dues(0, 10, 100) {
+				if i < 400 {
+					s.enter(due)
+					s.ok("web", due)
+					continue
+				}
+				s.fail("web", due, runlog.Other, 0)
+				if c.counter != "" {
+					s.bump(due, simNode, c.counter, 1)
+				}
+			}
+			f := s.analyze()
+			assert.Equal(t, c.verdict, f.Verdict, "%v", f.Reasons)
+			assert.NotContains(t, joined(f.Reasons), "never full")
+		})
+	}
+}
+
+// The settings are there to be pasted: they never lower what a node has.
+func TestSettingsNeverLower(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	z := s.analyze().Sizing
+	assert.Less(t, *z.RecommendedLimit, uint64(262144))
+	assert.Contains(t, z.KubeProxy, "min: 262144")
+	assert.Contains(t, z.Sysctl, "would LOWER")
+	assert.NotRegexp(t, `(?m)^net\.`, z.Sysctl, "nothing that takes effect")
+
+	s = newSim(t, 65536, 65536, finTraffic("web", 0, 10))
+	s.header.Buckets = 262144
+	s.fill("web", 700, 0, 10)
+	z = s.analyze().Sizing
+	assert.Contains(t, z.KubeProxy, "min: 114688")
+	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_max = 114688\n")
+	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_buckets = 262144\n")
+}
+
+// A limit that the machine has no memory for is no recommendation.
+func TestSettingsFitTheMachine(t *testing.T) {
+	leak := finTraffic("web", 0, 10)
+	leak.Close, leak.Residence, leak.ResidueState = "none", 432000, "ESTABLISHED"
+	s := newSim(t, 262144, 262144, leak)
+	s.header.MemoryBytes = 8 << 30
+	s.fill("web", 700, 0, 10)
+	z := s.analyze().Sizing
+	assert.Empty(t, z.KubeProxy)
+	assert.Empty(t, z.Sysctl)
+	assert.Contains(t, joined(z.Notes), "no settings are given")
+	assert.Contains(t, joined(z.Notes), "kube-proxy sets nf_conntrack_tcp_timeout_established to 86400 s")
+}

@@ -1,0 +1,103 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// settings spells the limit out for kube-proxy and for sysctl. People paste
+// what they are shown, so it never lowers what the nodes have, and a limit
+// that the machine has no memory for is not spelled out at all.
+func (s *Sizing) settings(limit uint64, h *runlog.Header, nodes []Node) {
+	present := h.Limit
+	for _, n := range nodes {
+		if n.Limit != nil {
+			present = max(present, *n.Limit)
+		}
+	}
+	if present > 0 {
+		s.PresentLimit = &present
+	}
+	if why := s.unfit(limit, h.MemoryBytes); why != "" {
+		s.Notes = append(s.Notes, fmt.Sprintf("no settings are given: %s. Shorten the timeout that keeps the entries, or make the clients close what they open", why))
+		return
+	}
+	s.kubeProxy(limit, present, h.CPUs)
+	if limit <= present {
+		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic, leave it.\n# Writing %d would LOWER it, and harm whatever else the node does.\n", present, limit)
+		return
+	}
+	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, max(*s.Buckets, h.Buckets))
+}
+
+// unfit says why the machine cannot have that limit, empty where it can.
+func (s *Sizing) unfit(limit, memory uint64) string {
+	switch {
+	case limit > maxLimit:
+		return fmt.Sprintf("a limit of %d is more than the kernel takes (%d)", limit, uint64(maxLimit))
+	case memory > 0 && float64(*s.MemoryBytesMax) > memoryShare*float64(memory):
+		return fmt.Sprintf("a full table of %d entries would take %s of this machine's %s", limit, byteSize(*s.MemoryBytesMax), byteSize(memory))
+	}
+	return ""
+}
+
+func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
+	var b strings.Builder
+	b.WriteString("# KubeProxyConfiguration; the limit is max(maxPerCore x cores, min)\n")
+	if limit < present {
+		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
+	}
+	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", max(limit, present))
+	s.KubeProxy = b.String()
+	s.Notes = append(s.Notes,
+		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
+		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
+	if max(limit, present) > kubeProxyCap {
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: another reason for maxPerCore: 1", kubeProxyCap))
+	}
+	if cpus > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", max(131072, 32768*cpus), plural(uint64(cpus), "core")))
+	}
+}
+
+// caveats says where another node's need differs from the one computed.
+func (s *Sizing) caveats(l *log) {
+	// What kube-proxy sets by default, s: a node of a cluster has these.
+	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": 3600}
+	sysctls := map[string]string{"ESTABLISHED": "nf_conntrack_tcp_timeout_established", "CLOSE_WAIT": "nf_conntrack_tcp_timeout_close_wait"}
+	short := false
+	for _, p := range s.Parts {
+		if !p.Counted || p.Entries == nil || p.ResidenceS <= 0 {
+			continue
+		}
+		short = short || p.ResidenceS < collectorGap
+		if d, ok := defaults[p.State]; ok && d != p.ResidenceS {
+			s.Notes = append(s.Notes, fmt.Sprintf("this is with the timeout of the run, %g s; kube-proxy sets %s to %g s by default, and with that %s needs about %.0f entries", p.ResidenceS, sysctls[p.State], d, p.Traffic, p.ArrivalsPerS*p.EntriesPerAttempt*d))
+		}
+	}
+	if short {
+		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: with timeouts as short as here the count can be higher than computed", collectorGap))
+	}
+}
+
+// compare says whether the present limit would do.
+func (s *Sizing) compare(limit uint64, nodes []Node) {
+	for _, n := range nodes {
+		if n.Limit == nil {
+			continue
+		}
+		verb := "is enough for"
+		switch {
+		case *n.Limit < *s.NeededEntries:
+			verb = "is too small for"
+		case *n.Limit < limit:
+			verb = "leaves less than a quarter free above"
+		}
+		s.Notes = append(s.Notes, fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state, an otherwise empty table provided", n.Name, *n.Limit, verb, *s.NeededEntries))
+		if n.StartEntries != nil && *n.StartEntries > 0 {
+			s.Notes[len(s.Notes)-1] += fmt.Sprintf("; in this run %d were there before", *n.StartEntries)
+		}
+	}
+}
