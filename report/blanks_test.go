@@ -158,6 +158,21 @@ func TestSettingsNeverLower(t *testing.T) {
 	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_buckets = 262144\n")
 }
 
+// Nor where the run itself had set a lower limit for a while.
+func TestSettingsKnowTheLimitBefore(t *testing.T) {
+	s := newSim(t, 1000, 1000, finTraffic("web", 0, 10))
+	s.header.Sysctls = map[string]string{"nf_conntrack_max": "262144"}
+	s.fill("web", 700, 0, 10)
+	z := s.analyze().Sizing
+	assert.Contains(t, z.KubeProxy, "min: 262144")
+	assert.NotRegexp(t, `(?m)^net\.`, z.Sysctl)
+
+	s = newSim(t, 262144, 262144, finTraffic("web", 0, 10))
+	s.header.Sysctls = map[string]string{"nf_conntrack_max": "65536"}
+	s.fill("web", 700, 0, 10)
+	assert.Contains(t, s.analyze().Sizing.Sysctl, "nf_conntrack_max = 114688\n", "what the run had raised is low again")
+}
+
 // A limit that the machine has no memory for is no recommendation.
 func TestSettingsFitTheMachine(t *testing.T) {
 	leak := finTraffic("web", 0, 10)

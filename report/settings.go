@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -16,6 +17,9 @@ func (s *Sizing) settings(limit uint64, h *runlog.Header, nodes []Node) {
 		if n.Limit != nil {
 			present = max(present, *n.Limit)
 		}
+	}
+	if before, err := strconv.ParseUint(h.Sysctls["nf_conntrack_max"], 10, 64); err == nil {
+		present = before // the run had a limit of its own, higher or lower
 	}
 	if present > 0 {
 		s.PresentLimit = &present

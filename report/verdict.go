@@ -156,7 +156,7 @@ func (l *log) passText(f *Findings) string {
 func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 	// Where none of these rose, the node refused and evicted nothing.
 	troubled := slices.ContainsFunc(f.Nodes, func(n Node) bool {
-		return n.Counters["drop"]+n.Counters["early_drop"]+n.Counters["insert_failed"] > 0
+		return n.Counters["drop"]+n.Counters["early_drop"]+n.Counters["insert_failed"] > 0 || n.Reclaimed != nil
 	})
 	for _, c := range f.Causes {
 		switch {

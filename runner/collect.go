@@ -236,6 +236,8 @@ func (c *collector) tick(progress bool, zero int64, duration float64) (Progress,
 type autopsies struct {
 	stopped func()
 	done    chan struct{}
+	queue   chan failed
+	collect *collector
 }
 
 // autopsiesPerSecond bounds what the look-ups cost the node.
@@ -243,13 +245,13 @@ const autopsiesPerSecond = 20
 
 func startAutopsies(ctx context.Context, nodes []env.Host, epochs map[string]int64, c *collector, off bool) *autopsies {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &autopsies{stopped: cancel, done: make(chan struct{})}
+	// A short queue: a look-up that waits says less and less.
+	queue := make(chan failed, 4)
+	a := &autopsies{stopped: cancel, done: make(chan struct{}), queue: queue, collect: c}
 	if off {
 		close(a.done)
 		return a
 	}
-	// A short queue: a look-up that waits says less and less.
-	queue := make(chan failed, 4)
 	c.mu.Lock()
 	c.failures = queue
 	c.mu.Unlock()
@@ -279,7 +281,15 @@ func startAutopsies(ctx context.Context, nodes []env.Host, epochs map[string]int
 	return a
 }
 
+// stop ends the look-ups. What still waits for one, and what fails from now
+// on, is counted as missed.
 func (a *autopsies) stop() {
 	a.stopped()
 	<-a.done
+	a.collect.mu.Lock()
+	defer a.collect.mu.Unlock()
+	if a.collect.failures != nil {
+		a.collect.missed += uint64(len(a.queue))
+		a.collect.failures = make(chan failed) // nobody receives
+	}
 }

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -89,8 +88,9 @@ func (p *Plan) refusals() []string {
 // spareFiles are descriptors an agent needs besides its sockets.
 const spareFiles = 200
 
-// sockets estimates how many sockets the client holds at once when nothing is
-// answered any more, which is what a full table does to it.
+// sockets estimates how many sockets the client holds open for good: idle and
+// half-closed connections. Those of attempts on their way come on top; where
+// they are too many, the audit of the generator says so.
 func (p *Plan) sockets() uint64 {
 	var n float64
 	for i, t := range p.Scenario.Traffic {
@@ -246,6 +246,3 @@ func (p *Plan) topology(runID, workDir string) env.Topology {
 	}
 	return t
 }
-
-// ErrInterrupted is the cause of a run that a person or a program stopped.
-var ErrInterrupted = errors.New("interrupted")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -81,8 +82,19 @@ func runTo(ctx context.Context, c Config, log io.Writer) (begun bool, err error)
 		return false, err
 	}
 	r := &run{Config: c, journal: journal, collect: newCollector(log)}
+	ended := false
+	defer func() {
+		if !ended { // a panic is passing through: put back all the same
+			_ = r.teardown(ctx)
+		}
+	}()
 	runErr := r.run(ctx)
+	ended = true
 	undoErr := r.teardown(ctx)
+	if runErr == nil {
+		// A host whose last records did not come: the log is not whole.
+		runErr = r.lost
+	}
 	logErr := r.writeTrailer(ctx, runErr, undoErr)
 	begun = r.collect.released
 	if undoErr != nil {
@@ -108,6 +120,7 @@ type run struct {
 	offset map[string]int64
 	// followers end when their agents have shut down and all records are here.
 	followers     *errgroup.Group
+	lost          error // of the first follower that did not get to the end
 	stopFollowing context.CancelFunc
 	setupJobs     []started // stopped at the end, in reverse order
 }
@@ -157,7 +170,11 @@ func (r *run) up(ctx context.Context, zero int64) error {
 			return err
 		}
 	}
-	workDir := filepath.Join(r.Dir, ".agents")
+	// The journal is replayed from any directory.
+	workDir, err := filepath.Abs(filepath.Join(r.Dir, ".agents"))
+	if err != nil {
+		return fmt.Errorf("find work directory: %w", err)
+	}
 	if err := r.journal.Plan(Undo{RemoveDir: workDir}); err != nil {
 		return err
 	}
@@ -393,7 +410,7 @@ func (r *run) teardown(ctx context.Context) error {
 				}
 			}
 			unblock := context.AfterFunc(ctx, r.stopFollowing)
-			_ = r.followers.Wait() // each follower has already recorded why it ended
+			r.lost = r.followers.Wait()
 			unblock()
 			r.stopFollowing()
 		}
@@ -424,6 +441,9 @@ func (r *run) writeHeader(zero int64) error {
 	}
 	if s.Sampling.NoCensus {
 		h.CensusEvery = 0
+	}
+	if s.Conntrack.Max != nil {
+		h.Sysctls = map[string]string{"nf_conntrack_max": strconv.FormatUint(p.Caps.Limit, 10)}
 	}
 	for _, c := range p.Caps.List {
 		h.Capabilities[c.Name] = string(c.State)

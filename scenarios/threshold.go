@@ -38,10 +38,21 @@ type Metric struct {
 // latency of the attempts that succeeded, from when they were due.
 func Metrics() []Metric {
 	return []Metric{
-		{"errors", Ratio, true}, {"not_started", Ratio, true}, {"late", Ratio, true}, {"failures", Count, true},
-		{"p50", Time, true}, {"p90", Time, true}, {"p95", Time, true}, {"p99", Time, true}, {"p999", Time, true}, {"max", Time, true},
-		{"occupancy", Ratio, false}, {"entries", Count, false},
-		{"drop", Count, false}, {"early_drop", Count, false}, {"insert_failed", Count, false},
+		{"errors", Ratio, true},
+		{"not_started", Ratio, true},
+		{"late", Ratio, true},
+		{"failures", Count, true},
+		{"p50", Time, true},
+		{"p90", Time, true},
+		{"p95", Time, true},
+		{"p99", Time, true},
+		{"p999", Time, true},
+		{"max", Time, true},
+		{"occupancy", Ratio, false},
+		{"entries", Count, false},
+		{"drop", Count, false},
+		{"early_drop", Count, false},
+		{"insert_failed", Count, false},
 	}
 }
 

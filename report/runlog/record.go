@@ -257,9 +257,9 @@ type Header struct {
 	MemoryBytes  uint64             `json:"memory_bytes"`
 	Limit        uint64             `json:"limit"`
 	Buckets      uint64             `json:"buckets"`
-	EntryBytes   uint64             `json:"entry_bytes,omitempty"` // slab object size of nf_conntrack, 0 where unreadable
-	Timeouts     map[string]float64 `json:"timeouts"`              // s, by sysctl name less the nf_conntrack_ prefix
-	Sysctls      map[string]string  `json:"sysctls,omitempty"`
+	EntryBytes   uint64             `json:"entry_bytes,omitempty"`  // slab object size of nf_conntrack, 0 where unreadable
+	Timeouts     map[string]float64 `json:"timeouts"`               // s, by sysctl name less the nf_conntrack_ prefix
+	Sysctls      map[string]string  `json:"sysctls,omitempty"`      // what the run found and changed outside the lab, before: nf_conntrack_max
 	Capabilities map[string]string  `json:"capabilities,omitempty"` // name -> yes, no: why, unknown: why
 	Duration     float64            `json:"duration"`               // s, planned
 	Traffic      []TrafficInfo      `json:"traffic"`

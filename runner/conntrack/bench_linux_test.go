@@ -2,11 +2,13 @@ package conntrack
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -32,42 +34,50 @@ func fill(tb testing.TB, n int, mark uint32) {
 	}
 }
 
+// benchRounds is how often the benchmarks that compare do everything. They
+// report medians: of what was measured, and of the ratios within each round.
+const benchRounds = 5
+
 // BenchmarkBallast compares filling, renewing and emptying a table with
 // ti-mo/conntrack's Create, in the same run: from a goroutine as it comes, and
 // from one locked to its thread, as programs do that change the network
 // namespace of a thread, where each answer costs a thread switch.
 func BenchmarkBallast(b *testing.B) {
-	var insert, renew, remove, create, locked time.Duration
 	const created = 10_000
-	for b.Loop() {
+	var insert, renew, remove, plain, locked []float64
+	for range b.N * benchRounds {
 		require.NoError(b, Flush(b.Context()))
 		f, err := (&ballast{timeout: 600}).newFilling()
 		require.NoError(b, err)
-		insert += timed(func() { require.NoError(b, f.settle(b.Context(), facts(b).Limit-benchEntries)) })
+		insert = append(insert, rate(benchEntries, timed(func() {
+			require.NoError(b, f.settle(b.Context(), facts(b).Limit-benchEntries))
+		})))
 		require.EqualValues(b, benchEntries, facts(b).Entries)
-		renew += timed(func() {
+		renew = append(renew, rate(benchEntries, timed(func() {
 			gone, err := f.renew(b.Context(), 0, len(f.live))
 			require.NoError(b, err)
 			require.Empty(b, gone)
-		})
-		remove += timed(func() {
+		})))
+		remove = append(remove, rate(benchEntries, timed(func() {
 			require.NoError(b, FlushBallast(b.Context()))
-		})
+		})))
 		f.close()
-		create += timed(func() { insertFlows(b, 0, created, 600) })
-		locked += timedLocked(func() { insertFlows(b, created, 2*created, 600) })
+		plain = append(plain, rate(created, timed(func() { insertFlows(b, 0, created, 600) })))
+		locked = append(locked, rate(created, timedLocked(func() { insertFlows(b, created, 2*created, 600) })))
+		i := len(insert) - 1
+		b.Logf("entries/s: inserted %.0f, renewed %.0f, removed %.0f; Create %.0f, on a locked thread %.0f", insert[i], renew[i], remove[i], plain[i], locked[i])
 	}
-	rate := func(n int, d time.Duration) float64 { return float64(n) * float64(b.N) / d.Seconds() }
-	b.ReportMetric(rate(benchEntries, insert), "inserted/s")
-	b.ReportMetric(rate(benchEntries, renew), "renewed/s")
-	b.ReportMetric(rate(benchEntries, remove), "removed/s")
-	b.ReportMetric(rate(benchEntries, insert)/rate(created, create), "x-Create")
-	b.ReportMetric(rate(benchEntries, insert)/rate(created, locked), "x-Create-locked")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(insert), "inserted/s")
+	b.ReportMetric(median(renew), "renewed/s")
+	b.ReportMetric(median(remove), "removed/s")
+	b.ReportMetric(median(ratios(insert, plain)), "x-Create")
+	b.ReportMetric(median(ratios(insert, locked)), "x-Create-locked")
 }
 
 // BenchmarkCensus compares a walk with ti-mo/conntrack's Dump (locked as in
 // BenchmarkBallast, and not), and with conntrack -L where that is installed, in
-// the same run. peak-MiB is how much the resident set grew for the walk.
+// the same run. peak-MiB is the most that the resident set grew for a walk.
 func BenchmarkCensus(b *testing.B) {
 	for _, kind := range []struct {
 		name string
@@ -87,43 +97,62 @@ func benchCensus(b *testing.B) {
 	if err != nil {
 		b.Log("conntrack(8) is not installed: not compared with it")
 	}
-	var census, part, dump, locked, list time.Duration
-	var cpu float64
+	var census, part, dump, locked, list, cpu []float64
 	var peak uint64
-	for b.Loop() {
+	for range b.N * benchRounds {
 		debug.FreeOSMemory()
 		idle := resident(b, "VmRSS:")
 		require.NoError(b, os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)) // resets VmHWM
-		census += timed(func() {
+		census = append(census, rate(benchEntries, timed(func() {
 			c, err := walk(b.Context(), newTally(16), 16, false)
 			require.NoError(b, err)
 			require.EqualValues(b, benchEntries, c.Entries)
-			cpu += c.CPU
-		})
+			cpu = append(cpu, c.CPU/benchEntries*1e9)
+		})))
 		peak = max(peak, resident(b, "VmHWM:")-idle)
-		part += timed(func() {
+		part = append(part, timed(func() {
 			_, err := walk(b.Context(), newTally(16), 16, true)
 			require.NoError(b, err)
-		})
-		dump += timed(func() { dumpAll(b) })
-		locked += timedLocked(func() { dumpAll(b) })
+		}).Seconds()*1e3)
+		dump = append(dump, rate(benchEntries, timed(func() { dumpAll(b) })))
+		locked = append(locked, rate(benchEntries, timedLocked(func() { dumpAll(b) })))
+		line := ""
 		if tool != "" {
-			list += timed(func() {
+			list = append(list, rate(benchEntries, timed(func() {
 				cmd := exec.CommandContext(b.Context(), tool, "-L") // writes to /dev/null
 				require.NoError(b, cmd.Run())
-			})
+			})))
+			line = fmt.Sprintf(", conntrack -L %.0f", list[len(list)-1])
 		}
+		i := len(census) - 1
+		b.Logf("entries/s: census %.0f, Dump %.0f, on a locked thread %.0f%s", census[i], dump[i], locked[i], line)
 	}
-	n := float64(b.N)
-	b.ReportMetric(benchEntries*n/census.Seconds(), "entries/s")
-	b.ReportMetric(cpu/n/benchEntries*1e9, "cpu-ns/entry")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(census), "entries/s")
+	b.ReportMetric(median(cpu), "cpu-ns/entry")
 	b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
-	b.ReportMetric(part.Seconds()/n*1e3, "without-ballast-ms")
-	b.ReportMetric(dump.Seconds()/census.Seconds(), "x-Dump")
-	b.ReportMetric(locked.Seconds()/census.Seconds(), "x-Dump-locked")
+	b.ReportMetric(median(part), "without-ballast-ms")
+	b.ReportMetric(median(ratios(census, dump)), "x-Dump")
+	b.ReportMetric(median(ratios(census, locked)), "x-Dump-locked")
 	if tool != "" {
-		b.ReportMetric(list.Seconds()/census.Seconds(), "x-conntrack-L")
+		b.ReportMetric(median(ratios(census, list)), "x-conntrack-L")
 	}
+}
+
+func rate(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
+
+// median returns the middle of v, or the mean of the two middle ones.
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// ratios divides round by round: what was near in time is compared.
+func ratios(ours, peers []float64) (r []float64) {
+	for i := range ours {
+		r = append(r, ours[i]/peers[i])
+	}
+	return r
 }
 
 func dumpAll(b *testing.B) {

@@ -245,7 +245,8 @@ func TestPace(t *testing.T) {
 		"others look alike":  {{mostlyBallast, 1, 25 * time.Second, false}},
 		"half of it ballast": {{runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 500}, 0, 25 * time.Second, false}},
 		"ballast has gone": {
-			{mostlyBallast, 0, time.Second, true}, {part, 0, 4 * time.Second, true},
+			{mostlyBallast, 0, time.Second, true},
+			{part, 0, 4 * time.Second, true},
 			{runlog.Census{CPU: 0.1, Entries: 100}, 0, 5 * time.Second, false},
 		},
 		"failed": {{runlog.Census{CPU: 0.5, Entries: 1000, Ballast: 900, Failed: "x"}, 0, 25 * time.Second, false}},

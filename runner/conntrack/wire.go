@@ -34,7 +34,7 @@ const (
 	nlmDump     = 0x300 // NLM_F_ROOT|NLM_F_MATCH
 
 	subsysCT = 1 << 8 // NFNL_SUBSYS_CTNETLINK
-	ctNew    = subsysCT | 0
+	ctNew    = subsysCT // IPCTNL_MSG_CT_NEW is 0
 	ctGet    = subsysCT | 1
 	ctDelete = subsysCT | 2
 

@@ -216,8 +216,10 @@ func (e *floodEngine) account(parts []floodPart, as func(floodCount, uint64) flo
 func (e *floodEngine) flush() {
 	e.tally.Flush()
 	if e.unrecorded > 0 {
-		e.out.Record(runlog.Record{Loss: &runlog.Loss{What: "failures", Count: e.unrecorded,
-			Why: fmt.Sprintf("traffic %s: packets of a flood that were not sent are counted, not recorded one by one", e.name)}})
+		e.out.Record(runlog.Record{Loss: &runlog.Loss{
+			What: "failures", Count: e.unrecorded,
+			Why: fmt.Sprintf("traffic %s: packets of a flood that were not sent are counted, not recorded one by one", e.name),
+		}})
 		e.unrecorded = 0
 	}
 }

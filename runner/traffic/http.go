@@ -181,8 +181,10 @@ func (r *httpRun) result(res *vegeta.Result, start, end float64) {
 	if o.conns > 1 {
 		r.resent++
 	}
-	f := runlog.Failure{Seq: d.seq, Due: d.due, Start: start, Outcome: o.outcome, NotStarted: o.notStarted, Errno: o.errno, Phase: o.phase, Packets: o.syns,
-		Tuple: runlog.Tuple{Proto: "tcp", Src: o.src, Dst: o.dst}}
+	f := runlog.Failure{
+		Seq: d.seq, Due: d.due, Start: start, Outcome: o.outcome, NotStarted: o.notStarted, Errno: o.errno, Phase: o.phase, Packets: o.syns,
+		Tuple: runlog.Tuple{Proto: "tcp", Src: o.src, Dst: o.dst},
+	}
 	if f.NotStarted != "" {
 		f.Start = 0
 		r.tally.NotStarted(f)

@@ -33,7 +33,8 @@ func TestIdleHoldsAndValidates(t *testing.T) {
 		t.Run(target.Addr().String(), func(t *testing.T) {
 			stop := serve(t, target, 1, scenarios.Server{})
 			got := drive(t, idleJob(target, 1500*time.Millisecond, scenarios.Idle{
-				Count: 50, OpenRate: 500, ValidateEvery: scenarios.Duration(250 * time.Millisecond), KeepAlive: scenarios.Duration(time.Second)}))
+				Count: 50, OpenRate: 500, ValidateEvery: scenarios.Duration(250 * time.Millisecond), KeepAlive: scenarios.Duration(time.Second),
+			}))
 			assert.Equal(t, uint64(50), got.due)
 			assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 50}, got.outcomes)
 			assert.Empty(t, got.failures)

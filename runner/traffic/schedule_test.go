@@ -40,8 +40,15 @@ func TestConstantRate(t *testing.T) {
 		rate float64
 		d    time.Duration
 	}{
-		{700, 20 * time.Second}, {2.5, 20 * time.Second}, {1.0 / 3, 30 * time.Second}, {1.0 / 3600, 5 * time.Hour},
-		{17_000, 10 * time.Second}, {699_999, time.Second}, {0.7, time.Hour}, {999.999, time.Minute}, {3, 7 * time.Second},
+		{700, 20 * time.Second},
+		{2.5, 20 * time.Second},
+		{1.0 / 3, 30 * time.Second},
+		{1.0 / 3600, 5 * time.Hour},
+		{17_000, 10 * time.Second},
+		{699_999, time.Second},
+		{0.7, time.Hour},
+		{999.999, time.Minute},
+		{3, 7 * time.Second},
 	} {
 		t.Run(fmt.Sprint(c.rate), func(t *testing.T) {
 			got := dues(t, scenarios.Pacing{Rate: scenarios.Rate(c.rate)}, 3, c.d)

@@ -33,10 +33,14 @@ func TestShortLivedEnds(t *testing.T) {
 			mode, closer string
 			state        uint8
 		}{
-			{"fin", "client", ctTimeWait}, {"fin", "server", ctTimeWait},
-			{"rst", "client", ctClose}, {"rst", "server", ctClose},
-			{"half", "client", ctCloseWait}, {"half", "server", ctCloseWait},
-			{"none", "client", ctEstablished}, {"none", "server", ctEstablished},
+			{"fin", "client", ctTimeWait},
+			{"fin", "server", ctTimeWait},
+			{"rst", "client", ctClose},
+			{"rst", "server", ctClose},
+			{"half", "client", ctCloseWait},
+			{"half", "server", ctCloseWait},
+			{"none", "client", ctEstablished},
+			{"none", "server", ctEstablished},
 		} {
 			t.Run(fmt.Sprint(target.Addr(), c.mode, c.closer), func(t *testing.T) {
 				port++

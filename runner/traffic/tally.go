@@ -53,8 +53,10 @@ type bin struct {
 
 var notStartedReasons = [...]runlog.NotStartedReason{runlog.NoPorts, runlog.NoFiles, runlog.NoMemory, runlog.Behind, runlog.Stopped}
 
-var outcomes = [...]runlog.Outcome{runlog.OK, runlog.ConnectTimeout, runlog.ResponseTimeout, runlog.Refused, runlog.Reset,
-	runlog.Unreachable, runlog.NotPermitted, runlog.Closed, runlog.BadResponse, runlog.Interrupted, runlog.Other}
+var outcomes = [...]runlog.Outcome{
+	runlog.OK, runlog.ConnectTimeout, runlog.ResponseTimeout, runlog.Refused, runlog.Reset,
+	runlog.Unreachable, runlog.NotPermitted, runlog.Closed, runlog.BadResponse, runlog.Interrupted, runlog.Other,
+}
 
 // window is the latencies of the attempts due within one second.
 type window struct{ fromDue, fromStart, connect *hdrhistogram.Histogram }
@@ -261,8 +263,10 @@ func (t *Tally) failure(f runlog.Failure) {
 
 func (t *Tally) loss(n uint64) {
 	if n > 0 {
-		t.out.Record(runlog.Record{Loss: &runlog.Loss{What: "failures", Count: n,
-			Why: fmt.Sprintf("traffic %s: more than %d in a second are not recorded one by one", t.job.Traffic.Name, t.failures.perSecond)}})
+		t.out.Record(runlog.Record{Loss: &runlog.Loss{
+			What: "failures", Count: n,
+			Why: fmt.Sprintf("traffic %s: more than %d in a second are not recorded one by one", t.job.Traffic.Name, t.failures.perSecond),
+		}})
 	}
 }
 

@@ -129,8 +129,10 @@ func TestTallyBinEdges(t *testing.T) {
 
 func TestTallySums(t *testing.T) {
 	tally, out, now := newTally(1000)
-	all := []runlog.Outcome{runlog.OK, runlog.ConnectTimeout, runlog.ResponseTimeout, runlog.Refused, runlog.Reset, runlog.Unreachable,
-		runlog.NotPermitted, runlog.Closed, runlog.BadResponse, runlog.Interrupted, runlog.Other}
+	all := []runlog.Outcome{
+		runlog.OK, runlog.ConnectTimeout, runlog.ResponseTimeout, runlog.Refused, runlog.Reset, runlog.Unreachable,
+		runlog.NotPermitted, runlog.Closed, runlog.BadResponse, runlog.Interrupted, runlog.Other,
+	}
 	for i := range 11_000 {
 		*now = float64(i) / 1000
 		due := *now

@@ -262,7 +262,7 @@ func (e *tcpEngine) attempt(now float64) {
 	fd, err := e.socket(src)
 	if err == nil {
 		gen := e.generation(fd)
-		if err = e.connect(fd, dst); err == nil || err == unix.EINPROGRESS {
+		if err = e.connect(fd, dst); err == nil || errors.Is(err, unix.EINPROGRESS) {
 			// Not before: a socket that is neither connected nor connecting
 			// has an event already.
 			err = e.poll.Add(fd, gen, epoll.In|epoll.Out)
@@ -290,14 +290,18 @@ func (e *tcpEngine) attempt(now float64) {
 }
 
 func (e *tcpEngine) failureOf(err error, src, dst netip.AddrPort, now float64) runlog.Failure {
-	return runlog.Failure{Seq: e.seq, Due: e.due, Start: now, Outcome: outcomeOf(err, true), Errno: errnoName(err), Phase: "connect",
-		Tuple: runlog.Tuple{Proto: "tcp", Src: src, Dst: dst}}
+	return runlog.Failure{
+		Seq: e.seq, Due: e.due, Start: now, Outcome: outcomeOf(err, true), Errno: errnoName(err), Phase: "connect",
+		Tuple: runlog.Tuple{Proto: "tcp", Src: src, Dst: dst},
+	}
 }
 
 func (e *tcpEngine) notStarted(why runlog.NotStartedReason, err error) {
 	src, dst := e.tuples.at(e.seq)
-	e.tally.NotStarted(runlog.Failure{Seq: e.seq, Due: e.due, Start: e.now(), NotStarted: why, Errno: errnoName(err), Phase: "connect",
-		Tuple: runlog.Tuple{Proto: "tcp", Src: src, Dst: dst}})
+	e.tally.NotStarted(runlog.Failure{
+		Seq: e.seq, Due: e.due, Start: e.now(), NotStarted: why, Errno: errnoName(err), Phase: "connect",
+		Tuple: runlog.Tuple{Proto: "tcp", Src: src, Dst: dst},
+	})
 }
 
 // expire ends what had taken longer than the timeout by now.

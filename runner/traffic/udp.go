@@ -450,8 +450,10 @@ func (e *udpEngine) notOpened(seq uint64, due float64, err error) {
 	// network's doing.
 	now := e.now()
 	e.tally.Started(due, now)
-	e.tally.Failed(runlog.Failure{Seq: seq, Due: due, Start: now, Outcome: outcomeOf(errno, true), Errno: errnoName(errno), Phase: "connect",
-		Tuple: runlog.Tuple{Proto: "udp", Dst: e.job.Target}})
+	e.tally.Failed(runlog.Failure{
+		Seq: seq, Due: due, Start: now, Outcome: outcomeOf(errno, true), Errno: errnoName(errno), Phase: "connect",
+		Tuple: runlog.Tuple{Proto: "udp", Dst: e.job.Target},
+	})
 }
 
 func (e *udpEngine) notStarted(seq uint64, due float64, why runlog.NotStartedReason, errno unix.Errno, src, dst netip.AddrPort) {
@@ -465,8 +467,10 @@ func (e *udpEngine) failed(f *udpFlight, errno unix.Errno, phase string, packets
 func (e *udpEngine) fail(f *udpFlight, o runlog.Outcome, errno, phase string, packets uint64) {
 	f.want = 0
 	s := e.sockets[f.socket]
-	e.tally.Failed(runlog.Failure{Seq: f.seq, Due: f.due, Start: f.start, Outcome: o, Errno: errno, Phase: phase, Packets: packets,
-		Tuple: runlog.Tuple{Proto: "udp", Src: s.src, Dst: s.dst}})
+	e.tally.Failed(runlog.Failure{
+		Seq: f.seq, Due: f.due, Start: f.start, Outcome: o, Errno: errno, Phase: phase, Packets: packets,
+		Tuple: runlog.Tuple{Proto: "udp", Src: s.src, Dst: s.dst},
+	})
 }
 
 // flight returns the attempt with this id, which must be in [head, tail).

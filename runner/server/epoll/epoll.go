@@ -74,7 +74,7 @@ func (p *Poller) Add(fd int, gen int32, events uint32) error {
 // a Wake.
 func (p *Poller) Wait(timeout time.Duration) ([]Event, error) {
 	n, err := p.wait(timeout)
-	if err != nil && err != unix.EINTR {
+	if err != nil && !errors.Is(err, unix.EINTR) {
 		return nil, fmt.Errorf("wait for events: %w", err)
 	}
 	p.events = p.events[:0]
