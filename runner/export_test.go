@@ -13,3 +13,6 @@ func RunTo(ctx context.Context, c Config, log io.Writer) error {
 
 // Abandon lets go of the journal as the kernel does for a killed process.
 func (j *Journal) Abandon() { j.file.Close() }
+
+// LockFor is lockFor.
+func (j *Journal) LockFor(path string) error { return j.lockFor(path) }

@@ -22,6 +22,22 @@ import (
 type Journal struct {
 	file  *os.File
 	undos []Undo
+	locks []*os.File // of what only one run at a time may change
+}
+
+// lockFor keeps other runs from changing path until everything is undone: the
+// second would take the first one's value for the original, and put that back
+// last. The lock is on path itself, so that runs of all users meet.
+func (j *Journal) lockFor(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("lock %s, which another run may have changed and will put back: %w", path, err), f.Close())
+	}
+	j.locks = append(j.locks, f)
+	return nil
 }
 
 // An Undo is one step back. Exactly one field is set.
@@ -123,6 +139,9 @@ func (j *Journal) Undo() error {
 			err = nil
 		}
 	}
+	for _, f := range j.locks {
+		err = errors.Join(err, f.Close())
+	}
 	return errors.Join(err, j.file.Close())
 }
 
@@ -139,7 +158,7 @@ func undoAll(undos []Undo) error {
 // Restored is what Restore did about one journal.
 type Restored struct {
 	RunID string
-	Alive bool // its run is still going: left alone
+	Alive bool // its run is still going, or has just put everything back: left alone
 	Steps []Undo
 	Err   error // what could not be put back
 }
@@ -158,6 +177,11 @@ func Restore(dir string) ([]Restored, error) {
 	return out, nil
 }
 
+func sameFile(f *os.File, info fs.FileInfo) bool {
+	have, err := f.Stat()
+	return err == nil && os.SameFile(have, info)
+}
+
 func restoreOne(name string) Restored {
 	r := Restored{RunID: strings.TrimSuffix(filepath.Base(name), ".journal")}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
@@ -168,6 +192,10 @@ func restoreOne(name string) Restored {
 	defer f.Close()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		r.Alive = true
+		return r
+	}
+	if now, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) || err == nil && !sameFile(f, now) {
+		r.Alive = true // its run undid everything and ended while it was opened
 		return r
 	}
 	dec := json.NewDecoder(f)

@@ -16,10 +16,14 @@ import (
 // network namespaces and writable only from the initial one.
 const limitPath = "/proc/sys/net/netfilter/nf_conntrack_max"
 
-// setGlobalLimit writes nf_conntrack_max for the run. It refuses while any
-// other namespace that can be seen holds more entries than the new limit
-// allows, because that would break it.
+// setGlobalLimit writes nf_conntrack_max for the run. It refuses while
+// another run has it changed, and while any other namespace that can be seen
+// holds more than half of what the new limit allows, because it could run full
+// within the run.
 func setGlobalLimit(j *Journal, want uint64) error {
+	if err := j.lockFor(limitPath); err != nil {
+		return err
+	}
 	old, err := readUint(limitPath)
 	if err != nil {
 		return fmt.Errorf("read nf_conntrack_max: %w", err)
@@ -31,8 +35,8 @@ func setGlobalLimit(j *Journal, want uint64) error {
 	if err != nil {
 		return fmt.Errorf("look into the other network namespaces: %w", err)
 	}
-	if fullest > want {
-		return fmt.Errorf("conntrack.max: %d is refused: the network namespace of process %d holds %d entries, and would drop its new connections; use conntrack.headroom instead", want, pid, fullest)
+	if fullest > want/2 {
+		return fmt.Errorf("conntrack.max: %d is refused: the network namespace of process %d holds %d entries already, and could soon drop new connections; use conntrack.headroom instead", want, pid, fullest)
 	}
 	if err := j.Plan(Undo{WriteFile: &WriteFile{Path: limitPath, Value: strconv.FormatUint(old, 10)}}); err != nil {
 		return err

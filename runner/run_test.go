@@ -159,6 +159,92 @@ func TestAgentLost(t *testing.T) {
 	assert.Contains(t, tr.Error, "web-1")
 }
 
+// One that dies while it is asked for its last records leaves a log that is
+// not whole, and that must not look as if it were.
+func TestAgentLostInTheEnd(t *testing.T) {
+	f := &envtest.Fake{}
+	f.Build = func(host string, j env.Job) (env.Worker, error) {
+		switch {
+		case j.Load != nil:
+			return work(oneBin), nil
+		case host == "web-1" && j.Serve != nil:
+			return work(func(ctx context.Context, ready func(), _ env.Recorder) error {
+				ready()
+				<-ctx.Done()
+				f.Kill("web-1")
+				return nil
+			}), nil
+		}
+		return work(untilStopped), nil
+	}
+	c := config(t, f)
+	require.NoError(t, runner.Run(t.Context(), c), "the log tells it")
+	recs := records(t, c.Dir)
+	tr := recs[len(recs)-1].Trailer
+	require.NotNil(t, tr)
+	assert.Equal(t, "failed", tr.Outcome)
+	assert.Contains(t, tr.Error, "web-1")
+}
+
+type panicking struct{ *envtest.Fake }
+
+func (panicking) Up(_ context.Context, t env.Topology) (env.Lab, error) {
+	if err := os.Mkdir(t.WorkDir, 0o700); err != nil {
+		return nil, err
+	}
+	panic("a bug")
+}
+
+func TestPanicPutsBack(t *testing.T) {
+	c := config(t, &envtest.Fake{})
+	c.Env = panicking{&envtest.Fake{}}
+	assert.PanicsWithValue(t, "a bug", func() { _ = runner.Run(t.Context(), c) })
+	assert.Empty(t, journals(t, c))
+	assert.NoDirExists(t, filepath.Join(c.Dir, ".agents"))
+}
+
+// The journal is replayed from wherever the user happens to be.
+func TestJournalPathsAreAbsolute(t *testing.T) {
+	c := config(t, &envtest.Fake{})
+	t.Chdir(c.Dir)
+	c.Dir = "."
+	c.Env = seen{&envtest.Fake{UpErr: errors.New("boom")}, func(env.Topology) {
+		for _, name := range journals(t, c) {
+			b, err := os.ReadFile(name)
+			require.NoError(t, err)
+			assert.Contains(t, string(b), `"remove_dir":"/`)
+		}
+	}}
+	require.Error(t, runner.Run(t.Context(), c))
+}
+
+type seen struct {
+	*envtest.Fake
+	up func(env.Topology)
+}
+
+func (s seen) Up(ctx context.Context, t env.Topology) (env.Lab, error) {
+	s.up(t)
+	return s.Fake.Up(ctx, t)
+}
+
+// Two runs must not both change one setting: the second would put the first
+// one's value back as if it were the original.
+func TestOneRunAtATimeChangesASetting(t *testing.T) {
+	target := filepath.Join(t.TempDir(), "value")
+	require.NoError(t, os.WriteFile(target, []byte("7"), 0o600))
+	dir := t.TempDir()
+	a, err := runner.OpenJournal(dir, "a")
+	require.NoError(t, err)
+	b, err := runner.OpenJournal(dir, "b")
+	require.NoError(t, err)
+	require.NoError(t, a.LockFor(target))
+	require.ErrorContains(t, b.LockFor(target), "another run")
+	require.NoError(t, a.Undo())
+	require.NoError(t, b.LockFor(target))
+	require.NoError(t, b.Undo())
+}
+
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := false

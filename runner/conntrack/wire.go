@@ -33,7 +33,7 @@ const (
 	nlmCreate   = 0x400
 	nlmDump     = 0x300 // NLM_F_ROOT|NLM_F_MATCH
 
-	subsysCT = 1 << 8 // NFNL_SUBSYS_CTNETLINK
+	subsysCT = 1 << 8   // NFNL_SUBSYS_CTNETLINK
 	ctNew    = subsysCT // IPCTNL_MSG_CT_NEW is 0
 	ctGet    = subsysCT | 1
 	ctDelete = subsysCT | 2

@@ -290,8 +290,7 @@ func TestGatewayErrors(t *testing.T) {
 	stop, out := begin(t, env.ServeJob{Protocol: "http", Addr: at4, Upstream: silent})
 	c := httpClient(t)
 	c.Timeout = 200 * time.Millisecond
-	_, err = c.Get("http://" + at4.String())
-	require.Error(t, err)
+	require.Error(t, getFails(c, at4))
 	require.Eventually(t, func() bool { s, _ := out.get(); return s.Errors == 1 }, 10*time.Second, 10*time.Millisecond)
 	stop()
 }
