@@ -152,6 +152,9 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 	}
 	if c := n.census; c != nil {
 		f.Census = &Census{AtS: n.censusAt, Entries: c.Entries, Ballast: c.Ballast, Groups: c.Groups, Other: c.Other, Sources: c.Sources, Walks: n.walks}
+		if c.WithoutBallast {
+			f.Census.Entries, f.Census.Ballast = c.Entries+n.ballast, n.ballast
+		}
 		if f.Census.Groups == nil {
 			f.Census.Groups = []runlog.CensusGroup{}
 		}

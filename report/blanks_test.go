@@ -186,3 +186,25 @@ func TestSettingsFitTheMachine(t *testing.T) {
 	assert.Contains(t, joined(z.Notes), "no settings are given")
 	assert.Contains(t, joined(z.Notes), "kube-proxy sets nf_conntrack_tcp_timeout_established to 86400 s")
 }
+
+// After traffic the clients close: what the table holds then is not what
+// filled it. And a walk that left ballast out does not say there is none.
+func TestCensusIsOfTheTraffic(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 100, 0, 10)
+	walk := func(at float64, c runlog.Census) {
+		s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: &c})
+	}
+	state := func(name string) []runlog.CensusGroup {
+		return []runlog.CensusGroup{{Proto: "tcp", State: name, Count: 500}}
+	}
+	walk(-0.3, runlog.Census{Entries: 259144, Ballast: 259144})
+	walk(4, runlog.Census{Entries: 500, Groups: state("ESTABLISHED"), WithoutBallast: true})
+	walk(10.5, runlog.Census{Entries: 259644, Ballast: 259144, Groups: state("TIME_WAIT")})
+	c := s.analyze().Nodes[0].Census
+	assert.Equal(t, "ESTABLISHED", c.Groups[0].State)
+	assert.InDelta(t, 4, c.AtS, 1e-9)
+	assert.Equal(t, uint64(259144), c.Ballast)
+	assert.Equal(t, uint64(259644), c.Entries)
+	assert.Equal(t, uint64(3), c.Walks)
+}

@@ -179,7 +179,7 @@ func (l *log) add(r *runlog.Record) {
 	case r.Sample != nil:
 		l.addSample(r)
 	case r.Census != nil:
-		l.node(r.Host).addCensus(r.T, r.Census)
+		l.addCensus(l.node(r.Host), r.T, r.Census)
 	case r.Autopsy != nil:
 		l.addAutopsy(r)
 	case r.Loss != nil:

@@ -9,7 +9,9 @@
 //
 // A cause is named only with positive evidence; an attempt that failed without
 // any is counted under unknown. A number that could not be measured is null,
-// never 0. No data never passes.
+// never 0. No data never passes: neither a traffic, a node or a stretch of time
+// of which the log says nothing, nor attempts of whose end it says nothing, as
+// long as they could change a threshold's result.
 //
 // # Causes and what proves them
 //

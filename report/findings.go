@@ -178,7 +178,7 @@ type Node struct {
 	HeadroomAtStart *int64             `json:"headroom_at_start" jsonschema_description:"Free entries when traffic began."`
 	Counters        map[string]uint64  `json:"counters" jsonschema_description:"What each kernel counter gained during the run."`
 	TableFullDrops  uint64             `json:"table_full_drops" jsonschema_description:"Of drop: while the table was at its limit, and not an unresolved clash."`
-	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic flowed; null without one."`
+	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic was due, or the last of all where there was none then; null without any."`
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
 	Samples         uint64             `json:"samples"`
@@ -192,7 +192,7 @@ type Node struct {
 type Census struct {
 	AtS     float64              `json:"at_s"`
 	Entries uint64               `json:"entries"`
-	Ballast uint64               `json:"ballast" jsonschema_description:"Entries that are filling of ours, not traffic."`
+	Ballast uint64               `json:"ballast" jsonschema_description:"Entries that are filling of ours, not traffic; as in the last walk that counted them."`
 	Groups  []runlog.CensusGroup `json:"groups"`
 	Other   uint64               `json:"other" jsonschema_description:"Entries in groups that are not listed."`
 	Sources []runlog.TopSource   `json:"sources" jsonschema_description:"Addresses with the most entries: the true count is between count - error and count."`

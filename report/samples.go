@@ -27,6 +27,7 @@ type node struct {
 	census    *runlog.Census
 	censusAt  float64
 	censusBad string
+	ballast   uint64 // in the last walk that counted it
 	walks     uint64
 }
 
@@ -209,13 +210,24 @@ func (iv interval) nearLimit(arrivals float64) bool {
 	return float64(max(iv.a.entries, iv.b.entries)) >= min(0.99*limit, limit-arrivals)
 }
 
-func (n *node) addCensus(t float64, c *runlog.Census) {
+// addCensus keeps the last walk that ended while traffic was due, and any
+// other only for want of one: before it there is nothing to see, and after it
+// clients have closed what they held.
+func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	n.walks++
 	if c.Failed != "" {
 		n.censusBad = c.Failed
 		return
 	}
-	n.census, n.censusAt = c, t
+	if !c.WithoutBallast {
+		n.ballast = c.Ballast
+	}
+	during := func(t float64) bool {
+		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)
+	}
+	if n.census == nil || during(t) || !during(n.censusAt) {
+		n.census, n.censusAt = c, t
+	}
 }
 
 func (h *host) add(t, took float64, c map[string]uint64) {
