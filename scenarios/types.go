@@ -57,7 +57,7 @@ type Service struct {
 
 // Server is how a pod behaves.
 type Server struct {
-	Behaviour string   `yaml:"behaviour,omitempty" jsonschema:"enum=answer,enum=silent,enum=reset,enum=refuse,enum=stall" jsonschema_description:"answer: as it should. silent: accepts and reads, never answers. reset: answers each connection with a TCP reset after the request. refuse: no listener, so connecting is refused. stall: listens but never accepts, so the listen queue overflows. Default answer."`
+	Behaviour string   `yaml:"behaviour,omitempty" jsonschema:"enum=answer,enum=silent,enum=reset,enum=refuse,enum=stall,enum=gone" jsonschema_description:"answer: as it should. silent: accepts and reads, never answers. reset: answers each connection with a TCP reset after the request. refuse: no listener, so connecting is refused. stall: listens but never accepts, so the listen queue overflows. gone: its address is still programmed, but nothing is there any more, so nothing comes back. Default answer."`
 	Backlog   int      `yaml:"backlog,omitempty" jsonschema_description:"Length of the listen queue. Default 4096 (the kernel caps it at net.core.somaxconn)."`
 	Delay     Duration `yaml:"delay,omitempty" jsonschema_description:"Time a pod takes for each answer. Default 0s."`
 }

@@ -231,9 +231,9 @@ func (v *validator) service(path string, s *Service) {
 	case !s.NoPods:
 		v.between(path+".pods", int64(s.Pods), 1, 64)
 	}
-	v.oneOf(path+".server.behaviour", s.Server.Behaviour, "answer", "silent", "reset", "refuse", "stall")
+	v.oneOf(path+".server.behaviour", s.Server.Behaviour, "answer", "silent", "reset", "refuse", "stall", "gone")
 	if b := s.Server.Behaviour; s.Protocol == "udp" && (b == "reset" || b == "stall") {
-		v.fail(path+".server.behaviour", b+" is about connections, which udp has not", "write answer, silent or refuse").needs = []string{path + ".protocol"}
+		v.fail(path+".server.behaviour", b+" is about connections, which udp has not", "write answer, silent, refuse or gone").needs = []string{path + ".protocol"}
 	}
 	v.between(path+".server.backlog", int64(s.Server.Backlog), 1, 65535)
 	v.lasts(path+".server.delay", s.Server.Delay, 0, maxTimeout)

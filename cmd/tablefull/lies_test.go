@@ -75,6 +75,18 @@ func TestLiePodSilent(t *testing.T) {
 	assert.Equal(t, exitFail, r.code)
 }
 
+// Nothing comes back from a pod that is gone, as nothing comes back from a
+// full table; but its entry is there.
+func TestLiePodGone(t *testing.T) {
+	needLab(t)
+	for _, headroom := range []string{"200000", "1500"} {
+		r := runHonest(t, "-", tcpScenario, "--set", "services[0].server.behaviour=gone", "--set", "conntrack.headroom="+headroom)
+		assertNotTheTable(t, r)
+		assert.Equal(t, exitFail, r.code)
+		assert.NotZero(t, r.Traffic[0].Failed)
+	}
+}
+
 func TestLieNoEndpoint(t *testing.T) {
 	needLab(t)
 	r := runHonest(t, "-", `

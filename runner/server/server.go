@@ -17,6 +17,9 @@ func New(job env.Job) (env.Worker, error) {
 	if job.Serve == nil {
 		return nil, fmt.Errorf("make server: job %s is not one", job.ID)
 	}
+	if job.Serve.Server.Behaviour == "gone" {
+		return NewGone(job)
+	}
 	if job.Serve.Gateway != nil || job.Serve.Upstream.IsValid() {
 		return NewGateway(job)
 	}
