@@ -13,6 +13,10 @@ import (
 // about the system.
 const lateLimit = 0.05
 
+// unexplained is the share of attempts that may fail for an unknown cause in a
+// run without thresholds that passes.
+const unexplained = 0.01
+
 // audit says whether the generator did what it was asked.
 func (l *log) audit() (Generator, []string) {
 	var g Generator
@@ -166,11 +170,15 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 			table = append(table, fmt.Sprintf("%s failed because of %s (%s of all failures): %s", plural(c.Failures, "attempt"), c.Cause, percent(c.Share), c.Evidence))
 		case c.Cause == unknownCause && troubled:
 			open = append(open, fmt.Sprintf("%s failed for no proven cause in a run in which the node dropped or evicted: it may have been the table", plural(c.Failures, "attempt")))
+		case c.Cause == unknownCause:
+			text := fmt.Sprintf("%s failed for an unknown cause; the node dropped and evicted nothing: %s", plural(c.Failures, "attempt"), c.Evidence)
+			if float64(c.Failures) > unexplained*float64(f.Generator.Started) {
+				open = append(open, text)
+			} else {
+				other = append(other, text)
+			}
 		default:
 			other = append(other, fmt.Sprintf("%s failed because of %s, not of the table: %s", plural(c.Failures, "attempt"), c.Cause, c.Evidence))
-			if c.Cause == unknownCause {
-				other[len(other)-1] = fmt.Sprintf("%s failed for an unknown cause; the node dropped and evicted nothing: %s", plural(c.Failures, "attempt"), c.Evidence)
-			}
 		}
 	}
 	for _, t := range f.Traffic {
