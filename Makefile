@@ -10,6 +10,8 @@ OUT ?= out/demo
 PACKAGES := conntrack iproute2 util-linux
 # What only the comparisons of `make bench` use.
 BENCH_PACKAGES := wrk hping3 gcc libc6-dev
+# The benchmarks that compare. Each does several rounds by itself.
+BENCH := Beside|^BenchmarkBallast$$|^BenchmarkCensus$$|ObserverEffect
 
 .PHONY: help demo test test-user bench lint build packages bench-packages
 
@@ -41,9 +43,9 @@ test: packages
 test-user:
 	.ci/as-nobody $(GO)
 
-## bench: measure against public peers, in one run, as ratios
+## bench: measure against public peers, in one run, as a table of ratios; takes about five minutes
 bench: bench-packages
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./runner/...
+	set -o pipefail; $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./runner/traffic ./runner/conntrack ./cmd/tablefull | .ci/bench-table
 
 ## lint: gofumpt and golangci-lint, at fixed versions
 lint:

@@ -101,6 +101,7 @@ type badBin struct {
 	outcomes   map[runlog.Outcome]uint64
 	lost       uint64
 	firstDue   float64 // of a failed attempt; NaN where no Failure record says
+	firstLate  float64 // s it was started after that
 	firstStart [classes]float64
 	notStarted uint64
 }
@@ -383,7 +384,9 @@ func (l *log) addFailure(f *runlog.Failure) {
 		t.bins[i] = b
 	}
 	d := b.detail()
-	d.firstDue = least(d.firstDue, f.Due)
+	if math.IsNaN(d.firstDue) || f.Due < d.firstDue {
+		d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
+	}
 	d.firstStart[c] = least(d.firstStart[c], f.Start)
 
 	a := attempt{f.Traffic, f.Seq}

@@ -136,6 +136,9 @@ func (l *log) clientLoss() *Onset {
 	return best
 }
 
+// lateStart is the delay, in s, from which a started attempt counts as late.
+const lateStart = 0.01
+
 func (l *log) firstLoss(t *traffic) *Onset {
 	lastOK := math.NaN() // end of the last bin with a success
 	for _, k := range t.keys() {
@@ -150,6 +153,10 @@ func (l *log) firstLoss(t *traffic) *Onset {
 		if due := b.bad.firstDue; !math.IsNaN(due) {
 			// Attempts of one bin are spread evenly in it.
 			o.AtS, o.UncertaintyS = due, t.width/max(1, float64(b.due))+l.clockBound
+			if late := b.bad.firstLate; late > lateStart {
+				// What befell it befell it when it was started.
+				o.AtS, o.UncertaintyS = due+late, o.UncertaintyS+late
+			}
 		}
 		if b.ok == 0 && !math.IsNaN(lastOK) && t.start(k)-lastOK > t.width/2 {
 			o.UncertaintyS = max(o.UncertaintyS, o.AtS-lastOK)

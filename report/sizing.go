@@ -194,7 +194,7 @@ func (l *log) runNeed(s *Sizing, n *node) {
 		_, _, peak := need.reaches(math.Inf(1))
 		v := n.atStart.entries + uint64(math.Ceil(peak-slop))
 		s.RunNeeded = &v
-		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, math.Ceil(peak-slop))
+		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began%s, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, n.ballastText(), math.Ceil(peak-slop))
 		if need.expires {
 			s.RunNeededHow += ", and those on top that have expired and not been collected"
 		}
@@ -207,4 +207,12 @@ func (l *log) runNeed(s *Sizing, n *node) {
 	v := n.peak + dropped
 	s.RunNeeded = &v
 	s.RunNeededHow = fmt.Sprintf("the highest count of %d, and %d entries that were dropped or evicted: an upper bound, because some of those would have expired, or were asked for again", n.peak, dropped)
+}
+
+// ballastText says that what was in the table stands for something.
+func (n *node) ballastText() string {
+	if 2*n.ballast > n.atStart.entries {
+		return ", ballast for the most part, which stands for other load"
+	}
+	return ""
 }

@@ -295,7 +295,7 @@ func (t *text) sizing(s *Sizing) {
 		t.para("  this run: ", fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow))
 	}
 	if s.NeededEntries != nil {
-		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state; recommended limit %d with as many buckets, %s", *s.NeededEntries, *s.RecommendedLimit, memoryText(s)))
+		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state, on a node that tracks nothing else; recommended limit %d with as many buckets, %s", *s.NeededEntries, *s.RecommendedLimit, memoryText(s)))
 	}
 	for _, p := range s.Parts {
 		t.para("    ", plain(partText(p)))
@@ -321,7 +321,7 @@ func (t *text) sizing(s *Sizing) {
 }
 
 func partText(p SizingPart) string {
-	s := fmt.Sprintf("%s: %s", p.Traffic, perSecond(p.ArrivalsPerS))
+	s := fmt.Sprintf("%s: %s in its busiest 5 s", p.Traffic, perSecond(p.ArrivalsPerS))
 	switch {
 	case p.Held > 0:
 		s += fmt.Sprintf(", %d held", p.Held)

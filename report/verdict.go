@@ -240,6 +240,8 @@ func (l *log) unfinished() []string {
 func percent(v float64) string {
 	p := v * 100
 	switch {
+	case p >= 99.95 && p < 100:
+		return "over 99.9 %"
 	case p == 0 || p >= 99.95 && p < 100.05:
 		return fmt.Sprintf("%.0f %%", p)
 	case p < 0.01:

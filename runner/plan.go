@@ -72,7 +72,7 @@ func (p *Plan) refusals() []string {
 	}
 	if s.Conntrack.Max != nil {
 		if c := p.Caps.Lookup("limit_writable"); c.State != env.Yes {
-			out = append(out, "conntrack.max: "+c.Reason+"; conntrack.headroom needs no privilege")
+			out = append(out, "conntrack.max: "+c.Reason)
 		}
 	}
 	limit := p.Limit()

@@ -32,6 +32,9 @@ func readTree(src []byte) (*yaml.Node, Errors) {
 	case errors.Is(err, io.EOF):
 		return nil, Errors{{Line: 1, Col: 1, Problem: "the file is empty", Hint: "a scenario has at least name, services and traffic"}}
 	case err != nil:
+		if e := tabError(src); e != nil {
+			return nil, Errors{e}
+		}
 		return nil, Errors{anchorLine(src, syntaxError(err))}
 	}
 	var next yaml.Node
@@ -68,6 +71,20 @@ func syntaxError(err error) *Error {
 		e.Line, e.Col = e.Line+1, 1
 	}
 	return e
+}
+
+// tabError is the first line that a tab indents, or nil: the usual reason why a
+// file is not YAML, of which the parser says something else.
+func tabError(src []byte) *Error {
+	n := 0
+	for line := range bytes.Lines(src) {
+		n++
+		rest := bytes.TrimLeft(line, " ")
+		if len(rest) > 0 && rest[0] == '\t' && len(bytes.TrimSpace(rest)) > 0 {
+			return &Error{Line: n, Col: len(line) - len(rest) + 1, Problem: "a tab indents this line", Hint: "YAML wants spaces"}
+		}
+	}
+	return nil
 }
 
 var unknownAnchor = regexp.MustCompile(`unknown anchor '(.+)' referenced`)

@@ -52,6 +52,7 @@ func BenchmarkObserverEffect(b *testing.B) {
 				without = achieved(b, unobserved...)
 				with = achieved(b)
 			}
+			b.Logf("pair %d: %.0f conn/s observed, %.0f not observed", i, with, without)
 			ratios = append(ratios, with/without)
 			off += without
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +63,9 @@ func run(ctx context.Context, args []string, s Streams) int {
 	}
 	if err != nil {
 		fmt.Fprintln(s.Err, "tablefull: "+strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		fmt.Fprintln(s.Err, "  make room, or choose another directory with --out; what was written until then is in the report")
 	}
 	return exitCode(err)
 }

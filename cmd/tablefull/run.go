@@ -108,7 +108,11 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 	}
 	runErr := runner.Run(ctx, c)
 	if _, err := os.Stat(filepath.Join(dir, runner.LogName)); err != nil {
-		return runErr // it failed before there was anything to tell
+		// It failed before there was anything to tell.
+		if ctx.Err() != nil && errors.Is(runErr, context.Canceled) {
+			return fmt.Errorf("interrupted before traffic began: nothing was measured, and everything has been put back (%w)", context.Canceled)
+		}
+		return runErr
 	}
 	findings, err := writeReports(dir)
 	if err != nil {
@@ -180,7 +184,7 @@ func writeReports(dir string) (*report.Findings, error) {
 func analyzeDir(dir string) (*report.Findings, error) {
 	f, err := os.Open(filepath.Join(dir, runner.LogName))
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("open run: %w; a run directory holds %s", err, runner.LogName)}
+		return nil, &usageError{fmt.Errorf("%s is no run directory: %w", dir, err)}
 	}
 	defer f.Close()
 	findings, err := report.Analyze(f)

@@ -324,6 +324,27 @@ func TestUpRefuses(t *testing.T) {
 		assert.ErrorContains(t, err, "file exists")
 		assert.FileExists(t, precious)
 	})
+	t.Run("link to another directory", func(t *testing.T) {
+		top := topology(t, "ipv4")
+		elsewhere := t.TempDir()
+		require.NoError(t, os.Symlink(elsewhere, top.WorkDir))
+		_, err := newEnv().Up(t.Context(), top)
+		assert.ErrorContains(t, err, "file exists")
+		list, err := os.ReadDir(elsewhere)
+		require.NoError(t, err)
+		assert.Empty(t, list)
+	})
+	t.Run("another user's directory", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("only root can make one")
+		}
+		top := topology(t, "ipv4")
+		require.NoError(t, os.Mkdir(top.WorkDir, 0o777))
+		require.NoError(t, os.Chown(top.WorkDir, 65534, 65534))
+		_, err := newEnv().Up(t.Context(), top)
+		assert.ErrorContains(t, err, "file exists")
+		assert.DirExists(t, top.WorkDir)
+	})
 	t.Run("no binary", func(t *testing.T) {
 		_, err := New(Config{Exe: "/no/such/binary"}).Up(t.Context(), topology(t, "ipv4"))
 		assert.ErrorContains(t, err, "start supervisor: fork/exec /no/such/binary: no such file or directory")

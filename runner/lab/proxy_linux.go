@@ -32,8 +32,9 @@ type proxy interface {
 //     port unreachable. The kernel limits how often it sends those (about one
 //     per second and source address, after a burst of six): the rest time out.
 //     In a lab the error arrives while the client is still inside connect,
-//     where the kernel drops ICMPv6 errors unless the socket has IPV6_RECVERR;
-//     without that an IPv6 client learns of it one SYN retransmission later;
+//     where the kernel drops ICMPv6 errors unless the socket has IPV6_RECVERR,
+//     as those of our traffic have; without that an IPv6 client learns of it
+//     one SYN retransmission later;
 //   - masquerading chooses source ports fully at random;
 //   - packets in conntrack state INVALID are not dropped but forwarded as they
 //     are. kube-proxy's iptables mode drops them, its nftables mode does not.

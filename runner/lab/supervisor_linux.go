@@ -178,10 +178,12 @@ func (s *supervisor) up(ctx context.Context) error {
 	return s.connect(ctx)
 }
 
-// makeDir makes the work directory. One that exists is taken only if it is empty.
+// makeDir makes the work directory. One that exists is taken only if it is
+// empty and this user's, and not by way of a link: who owns it can replace what
+// is in it, and what a link leads to would not be removed.
 func (s *supervisor) makeDir() error {
 	err := os.Mkdir(s.plan.WorkDir, 0o700)
-	if errors.Is(err, os.ErrExist) {
+	if errors.Is(err, os.ErrExist) && ownDir(s.plan.WorkDir) {
 		list, rerr := os.ReadDir(s.plan.WorkDir)
 		if rerr == nil && len(list) == 0 {
 			err = os.Chmod(s.plan.WorkDir, 0o700)
@@ -198,6 +200,12 @@ func (s *supervisor) makeDir() error {
 		return fmt.Errorf("open work directory: %w", err)
 	}
 	return nil
+}
+
+// ownDir reports whether path is a directory, not a link to one, of this user.
+func ownDir(path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && int(st.Uid) == os.Geteuid()
 }
 
 // makeHost makes the host's namespace, prepares it, and starts its agent.

@@ -246,7 +246,11 @@ var _ vegeta.Pacer = (*httpPacer)(nil)
 func (p *httpPacer) Pace(_ time.Duration, hits uint64) (time.Duration, bool) {
 	for {
 		due, seq, more := p.schedule.Next()
-		if !more || !p.waitUntil(due) {
+		if !more {
+			return 0, true
+		}
+		if !p.waitUntil(due) {
+			p.giveUp(due, seq)
 			return 0, true
 		}
 		p.tally.Due(due)
@@ -290,10 +294,28 @@ func (p *httpPacer) take(n uint64) httpDue {
 	return d
 }
 
+// giveUp counts an attempt that the job's end has overtaken, if it was due, and
+// reports whether it was.
+func (p *httpPacer) giveUp(due float64, seq uint64) bool {
+	if due > p.now() {
+		return false
+	}
+	p.tally.Due(due)
+	p.tally.NotStarted(runlog.Failure{Seq: seq, Due: due, NotStarted: runlog.Stopped})
+	return true
+}
+
 // stopped counts what was due but not taken up by a worker before the end.
+// vegeta does not ask for a pace any more then.
 func (p *httpPacer) stopped() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for {
+		due, seq, more := p.schedule.Next()
+		if !more || !p.giveUp(due, seq) {
+			break
+		}
+	}
 	for n, d := range p.due {
 		p.tally.NotStarted(runlog.Failure{Seq: d.seq, Due: d.due, NotStarted: runlog.Stopped})
 		delete(p.due, n)

@@ -290,6 +290,9 @@ func (d *httpDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		return nil, err
 	}
 	a.dialed = d.now()
+	if raw, rerr := c.(syscall.Conn).SyscallConn(); rerr == nil && dst.Addr().Is6() {
+		_ = raw.Control(func(fd uintptr) { _ = hearICMP6(int(fd), false) }) // as it was: cannot fail
+	}
 	conn := &httpConn{Conn: c, attempt: a, dst: dst}
 	if l, ok := c.LocalAddr().(*net.TCPAddr); ok {
 		conn.src = netip.AddrPortFrom(l.AddrPort().Addr().Unmap(), l.AddrPort().Port())
@@ -326,6 +329,9 @@ func setHTTPOptions(c syscall.RawConn, src netip.AddrPort) error {
 			set(fd, unix.IPPROTO_IP, unix.IP_FREEBIND)
 		} else {
 			set(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND)
+			if serr == nil {
+				serr = hearICMP6(int(fd), true)
+			}
 		}
 	})
 	return errors.Join(err, serr)

@@ -77,14 +77,13 @@ func (l *tcpList) remove(conns []tcpConn, fd int32) {
 	}
 }
 
-// generation makes room for fd's state and returns the generation of the
-// socket that now has this number.
-func (e *tcpEngine) generation(fd int) int32 {
+// generation makes room for fd's state and begins the generation of the socket
+// that now has this number.
+func (e *tcpEngine) generation(fd int) {
 	for fd >= len(e.conns) {
 		e.conns = append(e.conns, make([]tcpConn, max(1024, len(e.conns)))...)
 	}
 	e.conns[fd].gen++
-	return e.conns[fd].gen
 }
 
 // event follows up what has happened to a socket.
@@ -104,6 +103,9 @@ func (e *tcpEngine) event(ev epoll.Event) {
 			return
 		}
 		c.connected = e.now()
+		if c.dst.Addr().Is6() {
+			_ = hearICMP6(int(fd), false) // as it was: cannot fail
+		}
 		c.state = requesting
 	}
 	if c.state == requesting && !e.write(fd) {

@@ -260,15 +260,22 @@ func (e *tcpEngine) attempt(now float64) {
 	}
 	src, dst := e.tuples.at(e.seq)
 	fd, err := e.socket(src)
-	if err == nil {
-		gen := e.generation(fd)
+	bound := err == nil
+	if fd >= 0 {
+		e.generation(fd) // makes room, also for a socket that could not be bound
+	}
+	if bound {
 		if err = e.connect(fd, dst); err == nil || errors.Is(err, unix.EINPROGRESS) {
 			// Not before: a socket that is neither connected nor connecting
 			// has an event already.
-			err = e.poll.Add(fd, gen, epoll.In|epoll.Out)
+			err = e.poll.Add(fd, e.conns[fd].gen, epoll.In|epoll.Out)
 		}
 	}
-	if reason, ours := notStartedFor(err); ours {
+	reason, ours := notStartedFor(err)
+	if !bound && errors.Is(err, unix.EACCES) {
+		reason, ours = runlog.NoPorts, true // a port that one may not bind
+	}
+	if ours {
 		if fd >= 0 {
 			_ = unix.Close(fd) // never connected: nothing is sent
 		}

@@ -99,13 +99,16 @@ func TestShortLivedNoneUnprivileged(t *testing.T) {
 	assert.EventuallyWithT(t, func(ct *assert.CollectT) { assert.Zero(ct, at()[ctEstablished]) }, 5*time.Second, 10*time.Millisecond, "closed in order at the end")
 }
 
-func dropNetAdmin() error {
+func dropNetAdmin() error { return dropCapability(unix.CAP_NET_ADMIN) }
+
+// dropCapability takes a capability from the calling thread.
+func dropCapability(number uint) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	if err := unix.Capget(&header, &caps[0]); err != nil {
 		return err
 	}
-	caps[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	caps[0].Effective &^= 1 << number
 	return unix.Capset(&header, &caps[0])
 }
 

@@ -19,6 +19,11 @@ func (e *tcpEngine) socket(src netip.AddrPort) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
+	if six {
+		if err = hearICMP6(fd, true); err != nil {
+			return fd, err
+		}
+	}
 	if src.Addr().IsUnspecified() && src.Port() == 0 {
 		return fd, e.tune(fd)
 	}
@@ -44,6 +49,21 @@ func (e *tcpEngine) socket(src netip.AddrPort) (fd int, err error) {
 		err = e.tune(fd)
 	}
 	return fd, err
+}
+
+// hearICMP6 says whether ICMPv6 errors are queued at the socket (IPV6_RECVERR).
+//
+// On one machine a reject arrives while connect still holds the socket. IPv4
+// queues it all the same, and the socket has an event; IPv6 does so only on
+// demand, and otherwise nothing is heard before the next SYN is rejected. It is
+// for connecting only: once connected, IPv4 takes such errors for passing
+// troubles, and IPv6 does so only without the option.
+func hearICMP6(fd int, on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value)
 }
 
 // tune sets what is the same for all sockets.

@@ -213,7 +213,7 @@ func (e *udpEngine) loop(ctx context.Context) error {
 	for {
 		busy := e.begin()
 		now := e.now()
-		e.expire(now)
+		e.forget()
 		if now >= flush {
 			e.tally.Flush()
 			flush = now + flushEvery
@@ -235,16 +235,24 @@ func (e *udpEngine) loop(ctx context.Context) error {
 		if busy {
 			wait = 0
 		}
+		asked := e.now()
 		events, err := e.poll.Wait(sleepFor(max(0, wait)))
 		if err != nil {
+			e.interrupt()
 			return err
 		}
+		all := len(events) < udpBatch
 		for _, ev := range events {
 			// A socket closed because of an event before this one is not
 			// opened again before the next round, so its index is enough.
 			if e.sockets[ev.Gen].fd == ev.FD {
-				e.receive(ev.Gen, ev.Events)
+				all = e.receive(ev.Gen, ev.Events) && all
 			}
+		}
+		// Only now, and as of the moment before: an answer that came in time
+		// has been seen, however long this thread was kept from looking.
+		if all {
+			e.expire(asked)
 		}
 	}
 }
@@ -342,29 +350,30 @@ func (e *udpEngine) release(s int32) {
 	}
 }
 
-// receive reads what has come to a socket.
-func (e *udpEngine) receive(s int32, what uint32) {
+// receive reads what has come to a socket; all tells that nothing is left.
+func (e *udpEngine) receive(s int32, what uint32) (all bool) {
 	if what&unix.EPOLLERR != 0 {
 		e.readErrors(s)
 	}
 	for range udpBatch {
 		if e.sockets[s].fd < 0 {
-			return // the attempt it was for is over
+			return true // the attempt it was for is over
 		}
 		n, err := unix.Read(e.sockets[s].fd, e.in)
 		switch {
 		case err == unix.EAGAIN:
-			return
+			return true
 		case err == unix.EINTR:
 		case err != nil:
 			if !e.readErrors(s) {
 				e.unquoted(s, errnoOf(err))
-				return
+				return false
 			}
 		default:
 			e.answered(e.in[:n])
 		}
 	}
+	return false
 }
 
 // answered counts an answer to the attempt that it names.
@@ -403,13 +412,18 @@ func (e *udpEngine) unquoted(s int32, errno unix.Errno) {
 	}
 }
 
-// expire ends the attempts whose time is over.
+// forget drops the attempts that are over, as far as none before them is in
+// flight.
+func (e *udpEngine) forget() {
+	for e.head < e.tail && e.flight(e.head).want == 0 {
+		e.head++
+	}
+}
+
+// expire ends the attempts that had taken longer than the timeout by now.
 func (e *udpEngine) expire(now float64) {
-	for ; e.head < e.tail; e.head++ {
+	for e.forget(); e.head < e.tail; e.forget() {
 		f := e.flight(e.head)
-		if f.want == 0 {
-			continue
-		}
 		if f.start+e.timeout > now {
 			return
 		}
@@ -418,8 +432,13 @@ func (e *udpEngine) expire(now float64) {
 	}
 }
 
-// interrupt ends every attempt because the job was stopped.
+// interrupt ends every attempt because the job was stopped, and tells of what
+// is due and was not begun.
 func (e *udpEngine) interrupt() {
+	for now := e.now(); e.more && e.nextDue <= now; e.nextDue, e.nextSeq, e.more = e.sched.Next() {
+		e.tally.Due(e.nextDue)
+		e.notStarted(e.nextSeq, e.nextDue, runlog.Stopped, 0, netip.AddrPort{}, netip.AddrPort{})
+	}
 	for ; e.head < e.tail; e.head++ {
 		if f := e.flight(e.head); f.want != 0 {
 			e.tally.Interrupted(f.due)

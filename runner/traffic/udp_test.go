@@ -399,7 +399,8 @@ func TestUDPInterrupted(t *testing.T) {
 	defer cancel()
 	got, _ := run(t, ctx, j)
 	assert.Positive(t, got.due)
-	assert.Equal(t, map[runlog.Outcome]uint64{runlog.Interrupted: got.due}, got.outcomes)
+	assert.Equal(t, map[runlog.Outcome]uint64{runlog.Interrupted: got.started}, got.outcomes)
+	assert.Equal(t, got.due, got.started+got.notStarted[runlog.Stopped])
 }
 
 func TestUDPBehind(t *testing.T) {

@@ -103,7 +103,7 @@ func (p *Poller) wait(timeout time.Duration) (int, error) {
 		switch errno {
 		case 0:
 			return int(n), nil
-		case unix.ENOSYS:
+		case unix.ENOSYS, unix.EPERM: // EPERM: a container's seccomp filter that is older than the call
 			p.noPwait2 = true
 		default:
 			return 0, errno
