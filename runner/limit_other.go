@@ -1,0 +1,8 @@
+//go:build !linux
+
+package runner
+
+import "errors"
+
+// setGlobalLimit writes a limit that only Linux has.
+func setGlobalLimit(*Journal, uint64) error { return errors.ErrUnsupported }
