@@ -43,7 +43,7 @@ test: packages
 test-user:
 	.ci/as-nobody $(GO)
 
-## bench: measure against public peers, in one run, as a table of ratios; takes about five minutes
+## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages
 	set -o pipefail; $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./runner/traffic ./runner/conntrack ./cmd/tablefull | .ci/bench-table
 

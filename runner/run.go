@@ -146,7 +146,7 @@ func (r *run) run(ctx context.Context) error {
 	}
 	// Everything slow is done: now choose run time 0. On the samplers' grid,
 	// so that samples and bins have the same edges.
-	every := int64(r.Plan.Scenario.Sampling.Every)
+	every := min(int64(r.Plan.Scenario.Sampling.Every), int64(time.Second)) // nobody waits for a grid coarser than that
 	zero := monotonic() + lead.Nanoseconds()
 	zero += every - 1 - (zero-provisional-1)%every
 	if err := r.writeHeader(zero); err != nil {
@@ -311,6 +311,9 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 	return nil
 }
 
+// settle is how long counters are still sampled after the last attempt.
+const settle = 200 * time.Millisecond
+
 // failuresPerSecond bounds the failures that are recorded one by one.
 const failuresPerSecond = 200
 
@@ -357,8 +360,9 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 		return err
 	}
 	r.collect.phase("drain", "the last attempts have ended", zero)
-	// One more sample, so that counters cover the last attempts.
-	return sleepUntil(ctx, monotonic()+int64(2*time.Duration(r.Plan.Scenario.Sampling.Every)))
+	// The last packets' counters settle; the samplers read once more when they
+	// are stopped.
+	return sleepUntil(ctx, monotonic()+settle.Nanoseconds())
 }
 
 func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
