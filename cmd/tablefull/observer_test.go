@@ -75,9 +75,10 @@ func BenchmarkObserverEffect(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// The node's agent (samplers, census, ballast, look-ups of failures) bounds
-// what observing can take from the traffic. The run measures it itself, while
-// traffic was due, and so on a table that fills and is full.
+// The node's agent (samplers, census, ballast, look-ups of failures) is the
+// largest part of what observing takes; the samplers of the other hosts and
+// the controller come on top. The run measures it itself, while traffic was
+// due, and so on a table that fills and is full.
 func TestSamplingCostsLittle(t *testing.T) {
 	needLab(t)
 	r := runHonest(t, "short-lived", "", "--set", "duration=8s")
