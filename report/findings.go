@@ -255,32 +255,102 @@ type Environment struct {
 	ScenarioYAML string             `json:"scenario_yaml" jsonschema_description:"The scenario as resolved."`
 }
 
-// Timeline is the run as series. All series of Load share Load.T.
+// Timeline is the run as series, thinned out for plotting without losing a
+// peak: counts are summed over a step, gauges keep their highest value (and
+// entries their lowest as well). Series that belong to one T have its length;
+// a nil pointer in them is a step in which nothing was measured.
 type Timeline struct {
-	Load   LoadSeries   `json:"load"`
-	Nodes  []NodeSeries `json:"nodes"`
-	Events []Event      `json:"events"`
+	StepS   float64         `json:"step_s" jsonschema_description:"Length of a step of the nodes' series."`
+	Load    LoadSeries      `json:"load"`
+	Causes  []CauseSeries   `json:"causes" jsonschema_description:"Failed attempts per second by cause, on the steps of load."`
+	Latency []LatencySeries `json:"latency" jsonschema_description:"Times of successful attempts, one per traffic that has any."`
+	Held    []HeldSeries    `json:"held" jsonschema_description:"Connections held open, one per idle traffic."`
+	Nodes   []NodeSeries    `json:"nodes"`
+	ByLoad  []LoadPoint     `json:"by_load" jsonschema_description:"Entries and loss by offered rate, in order of time; null where the rate does not vary enough to show anything."`
+	Events  []Event         `json:"events"`
 	// OtherEvents are those beyond the bound of Events.
 	OtherEvents uint64 `json:"other_events"`
 }
 
-// LoadSeries is attempts per second by when they were due.
+// LoadSeries is attempts per second by when they were due, all traffics
+// together.
 type LoadSeries struct {
-	StepS   float64   `json:"step_s" jsonschema_description:"Length of one step."`
-	T       []float64 `json:"t" jsonschema_description:"Start of each step, run time in s."`
-	Offered []float64 `json:"offered" jsonschema_description:"Attempts due per second."`
-	OK      []float64 `json:"ok" jsonschema_description:"Of those, succeeded per second."`
-	Failed  []float64 `json:"failed" jsonschema_description:"Of those, failed per second."`
+	StepS      float64   `json:"step_s" jsonschema_description:"Length of one step."`
+	T          []float64 `json:"t" jsonschema_description:"Start of each step, run time in s."`
+	Offered    []float64 `json:"offered" jsonschema_description:"Attempts due per second."`
+	OK         []float64 `json:"ok" jsonschema_description:"Of those, succeeded per second."`
+	Failed     []float64 `json:"failed" jsonschema_description:"Of those, failed per second."`
+	Started    []float64 `json:"started" jsonschema_description:"Of those, started per second."`
+	Late       []float64 `json:"late" jsonschema_description:"Of those started, more than 10 ms late, per second."`
+	NotStarted []float64 `json:"not_started" jsonschema_description:"Of those due, that the generator could not start, per second."`
 }
 
-// NodeSeries is a node's table over time: the highest entries in each step.
+// CauseSeries is one cause's failures over time.
+type CauseSeries struct {
+	Cause string    `json:"cause"`
+	PerS  []float64 `json:"per_s" jsonschema_description:"Failed attempts per second by when they were due."`
+}
+
+// LatencySeries is how long one traffic's successful attempts took from when
+// they were due.
+type LatencySeries struct {
+	Traffic string     `json:"traffic"`
+	StepS   float64    `json:"step_s" jsonschema_description:"Length of one step."`
+	T       []float64  `json:"t" jsonschema_description:"Start of each step, run time in s."`
+	P50Ms   []*float64 `json:"p50_ms"`
+	P90Ms   []*float64 `json:"p90_ms"`
+	P99Ms   []*float64 `json:"p99_ms"`
+	MaxMs   []*float64 `json:"max_ms"`
+}
+
+// HeldSeries is the connections an idle traffic holds.
+type HeldSeries struct {
+	Traffic   string    `json:"traffic"`
+	T         []float64 `json:"t" jsonschema_description:"Run time in s."`
+	Open      []uint64  `json:"open"`
+	Validated []uint64  `json:"validated" jsonschema_description:"Of those, answered a request in the last round."`
+}
+
+// NodeSeries is a node's table over time.
 type NodeSeries struct {
-	Name    string    `json:"name"`
+	Name       string              `json:"name"`
+	T          []float64           `json:"t" jsonschema_description:"Run time in s."`
+	Entries    []uint64            `json:"entries" jsonschema_description:"Highest in the step."`
+	EntriesMin []uint64            `json:"entries_min" jsonschema_description:"Lowest in the step."`
+	Limit      []uint64            `json:"limit"`
+	Counters   map[string][]uint64 `json:"counters" jsonschema_description:"What each kernel counter that moved gained since the step before."`
+	CPU        *CPUSeries          `json:"cpu" jsonschema_description:"Who used the CPU; null where not measured."`
+	Census     *CensusSeries       `json:"census" jsonschema_description:"The table by state; null without a walk."`
+}
+
+// CPUSeries is shares of the machine's CPU time since the step before, 0 to 1.
+type CPUSeries struct {
 	T       []float64 `json:"t" jsonschema_description:"Run time in s."`
-	Entries []uint64  `json:"entries"`
-	Limit   []uint64  `json:"limit"`
-	Drop    []uint64  `json:"drop" jsonschema_description:"Gained by drop since the step before."`
-	Early   []uint64  `json:"early_drop" jsonschema_description:"Gained by early_drop since the step before."`
+	User    []float64 `json:"user"`
+	System  []float64 `json:"system"`
+	SoftIRQ []float64 `json:"softirq"`
+	Steal   []float64 `json:"steal"`
+	Self    []float64 `json:"self" jsonschema_description:"CPU time of the sampling agent in s per s: of one CPU, and part of user and system."`
+}
+
+// CensusSeries is the walks over a table.
+type CensusSeries struct {
+	T      []float64     `json:"t" jsonschema_description:"Run time in s of the walk."`
+	States []StateSeries `json:"states" jsonschema_description:"Largest first; the last may be called other."`
+}
+
+// StateSeries is the entries of one kind in each walk.
+type StateSeries struct {
+	Name  string   `json:"name" jsonschema_description:"Protocol and state, for example tcp TIME_WAIT, udp UNREPLIED; ballast for filling of ours."`
+	Count []uint64 `json:"count"`
+}
+
+// LoadPoint is one step of the run on the axis of its load.
+type LoadPoint struct {
+	AtS         float64 `json:"at_s"`
+	OfferedPerS float64 `json:"offered_per_s"`
+	Entries     uint64  `json:"entries" jsonschema_description:"Highest of the first node in the step."`
+	Loss        float64 `json:"loss" jsonschema_description:"Share of the attempts due in the step that failed, 0 to 1."`
 }
 
 // Event is something that happened at one moment.

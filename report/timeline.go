@@ -81,28 +81,24 @@ func (l *log) load(start, end, step float64) LoadSeries {
 func round(v float64) float64 { return math.Round(v*1e6) / 1e6 }
 
 func (n *node) series(step float64) NodeSeries {
-	s := NodeSeries{Name: n.name, T: []float64{}, Entries: []uint64{}, Limit: []uint64{}, Drop: []uint64{}, Early: []uint64{}}
+	s := NodeSeries{Name: n.name, T: []float64{}, Entries: []uint64{}, Limit: []uint64{}, Counters: map[string][]uint64{}}
 	if n.atStart == nil {
 		return s
 	}
-	put := func(x tableSample, drop, early uint64) {
+	put := func(x tableSample) {
 		// Steps are told apart by the floor of t: samples jitter.
 		if i := len(s.T) - 1; i >= 0 && math.Floor(s.T[i]/step+slop) == math.Floor(x.t/step+slop) {
 			s.Entries[i] = max(s.Entries[i], x.entries)
 			s.Limit[i] = x.limit
-			s.Drop[i] += drop
-			s.Early[i] += early
 			return
 		}
 		s.T = append(s.T, round(x.t))
 		s.Entries = append(s.Entries, x.entries)
 		s.Limit = append(s.Limit, x.limit)
-		s.Drop = append(s.Drop, drop)
-		s.Early = append(s.Early, early)
 	}
-	put(*n.atStart, 0, 0)
+	put(*n.atStart)
 	for _, iv := range n.intervals {
-		put(iv.b, iv.drop, iv.early)
+		put(iv.b)
 	}
 	return s
 }

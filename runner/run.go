@@ -277,7 +277,19 @@ const ballastTimeout = 180
 
 // maxCensusCPU is the share of one CPU that walking the table may cost
 // (design: never more than 2 %).
-const maxCensusCPU = 0.02
+const maxCensusCPU = 0.01
+
+// sampleEvery is how often a host's counters are read. Onsets and occupancy
+// need the node's at the full rate. The other hosts' (listen queues, resets)
+// bear witness over windows of seconds, and there are many hosts: one in five
+// of those readings is enough, and at least two a second where the node's are
+// as many.
+func sampleEvery(every time.Duration, node bool) time.Duration {
+	if node {
+		return every
+	}
+	return max(every, min(5*every, 500*time.Millisecond))
+}
 
 // topSources is how many heavy hitters a census names.
 const topSources = 10
@@ -292,7 +304,7 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 	for _, h := range r.lab.Hosts() {
 		node := h.Role() == env.Node
 		sample := env.Job{ID: "sample/" + h.Name(), Epoch: epochs[h.Name()], Sample: &env.SampleJob{
-			Every: s.Every.Seconds(), Conntrack: node, Machine: node,
+			Every: sampleEvery(time.Duration(s.Every), node).Seconds(), Conntrack: node, Machine: node,
 		}}
 		jobs = append(jobs, started{h, sample.ID})
 		g.Go(func() error { return h.Start(ctx, sample) })
