@@ -28,10 +28,9 @@ func (e *agentLost) Unwrap() error { return e.err }
 // A collector brings the hosts' records into one log. Before run time 0 is
 // known it keeps them; release writes them with their times moved.
 type collector struct {
-	onError  context.CancelCauseFunc // set before the first follow
-	failures chan<- failed           // set by startAutopsies; guarded by mu
-
 	mu       sync.Mutex
+	onError  context.CancelCauseFunc // what a run that cannot go on calls
+	failures chan<- failed           // set by startAutopsies
 	w        *runlog.Writer
 	clocks   []runlog.Clock
 	early    []runlog.Record // before release
@@ -42,6 +41,8 @@ type collector struct {
 	ownN     uint64
 	missed   uint64 // failures that found no autopsy free
 	live     Progress
+	begun    int64 // when the run began on our clock, ns
+	inPhase  int64 // when the phase did
 	err      error
 }
 
@@ -52,7 +53,15 @@ type failed struct {
 }
 
 func newCollector(w io.Writer) *collector {
-	return &collector{w: runlog.NewWriter(w), last: map[string]uint64{}, onError: func(error) {}, zero: monotonic()}
+	now := monotonic()
+	return &collector{w: runlog.NewWriter(w), last: map[string]uint64{}, onError: func(error) {}, zero: now, begun: now, inPhase: now}
+}
+
+// cancelWith says what ends a run that cannot go on.
+func (c *collector) cancelWith(f context.CancelCauseFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onError = f
 }
 
 // follow takes the records of one host until its agent has shut down.
@@ -69,6 +78,8 @@ func (c *collector) follow(ctx context.Context, h env.Host) error {
 	}
 	lost := &agentLost{host: h.Name(), err: err}
 	c.warn("agent_lost", lost.Error())
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.onError(lost)
 	return lost
 }
@@ -82,7 +93,6 @@ func (c *collector) add(r runlog.Record) {
 		return
 	}
 	c.write(r)
-	c.live.add(r)
 	if r.Failure != nil && c.failures != nil && r.Failure.Outcome != "" && r.Failure.Tuple.Src.IsValid() {
 		select {
 		case c.failures <- failed{*r.Failure, r.T}:
@@ -96,9 +106,12 @@ func (c *collector) add(r runlog.Record) {
 // but the loads and the look-ups, count from the provisional one; their
 // records hold no other time than T.
 func (c *collector) write(r runlog.Record) {
-	if r.Host != controller && (r.Served != nil || r.Sample != nil || r.Census != nil || (r.Event != nil && r.Event.Kind == "ballast")) {
+	early := r.Served != nil || r.Sample != nil || r.Census != nil || r.Dataplane != nil ||
+		(r.Event != nil && (r.Event.Kind == "ballast" || r.Event.Kind == "proxy"))
+	if r.Host != controller && early {
 		r.T -= c.shift
 	}
+	c.live.add(r)
 	if err := c.w.Write(r); err != nil && c.err == nil {
 		c.err = fmt.Errorf("write run log: %w", err)
 		c.onError(c.err)
@@ -119,6 +132,13 @@ func (c *collector) own(r runlog.Record) {
 	c.write(r)
 }
 
+// Record is part of env.Recorder: a record of the controller's own.
+func (c *collector) Record(r runlog.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own(r)
+}
+
 // phase marks the beginning of a part of the run.
 func (c *collector) phase(name, detail string, zero int64) {
 	c.mu.Lock()
@@ -126,8 +146,42 @@ func (c *collector) phase(name, detail string, zero int64) {
 	if !c.released {
 		c.zero = zero
 	}
-	c.live.Phase = name
+	c.enter(name)
 	c.own(runlog.Record{Event: &runlog.Event{Kind: "phase", Name: name, Detail: detail}})
+}
+
+// enter begins a phase of the progress. Needs mu.
+func (c *collector) enter(name string) {
+	c.live.Phase, c.live.Steps, c.inPhase = name, nil, monotonic()
+}
+
+// undoing begins the putting back. It is no phase of the log, whose last
+// records are still coming in.
+func (c *collector) undoing() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.enter("undo")
+}
+
+// step shows what is being done until the returned function is called with
+// how it ended.
+func (c *collector) step(name string) (done func(error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	phase, i, began := c.inPhase, len(c.live.Steps), monotonic()
+	c.live.Steps = append(c.live.Steps, Step{Name: name, began: began})
+	return func(err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.inPhase != phase {
+			return // it outlived its phase
+		}
+		s := &c.live.Steps[i]
+		s.Done, s.Took = true, since(began)
+		if err != nil {
+			s.Err = err.Error()
+		}
+	}
 }
 
 func (c *collector) warn(name, detail string) {
@@ -188,48 +242,63 @@ func (c *collector) trailer(t *runlog.Trailer) error {
 }
 
 // watch flushes the log and reports progress until the returned function is
-// called, which waits for that.
-func (c *collector) watch(cfg Config, zero int64) (stop func()) {
+// called, which waits for that. The last report is made then.
+func (c *collector) watch(cfg Config) (stop func()) {
 	every := cfg.ProgressEvery
 	if every == 0 {
 		every = time.Second
 	}
 	done, ended := make(chan struct{}), make(chan struct{})
+	report := func(due bool) {
+		c.flush()
+		if due && cfg.Progress != nil {
+			cfg.Progress(c.progress(cfg.Plan.Scenario.Duration.Seconds()))
+		}
+	}
 	go func() {
 		defer close(ended)
-		flush := time.NewTicker(200 * time.Millisecond)
+		flush := time.NewTicker(min(every, flushEvery))
 		defer flush.Stop()
 		next := monotonic() + every.Nanoseconds()
 		for {
 			select {
 			case <-done:
+				report(true)
 				return
 			case <-flush.C:
 			}
-			p, due := c.tick(monotonic() >= next, zero, cfg.Plan.Scenario.Duration.Seconds())
+			due := monotonic() >= next
 			if due {
 				next += every.Nanoseconds()
-				if cfg.Progress != nil {
-					cfg.Progress(p)
-				}
 			}
+			report(due)
 		}
 	}()
 	return func() { close(done); <-ended }
 }
 
-func (c *collector) tick(progress bool, zero int64, duration float64) (Progress, bool) {
+// flushEvery is how far the log on disk may lag behind.
+const flushEvery = 200 * time.Millisecond
+
+func (c *collector) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.w.Flush(); err != nil && c.err == nil {
 		c.err = fmt.Errorf("write run log: %w", err)
 		c.onError(c.err)
 	}
-	if !progress {
-		return Progress{}, false
+}
+
+// progress is how things stand, in a run planned to last duration s.
+func (c *collector) progress(duration float64) Progress {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := &c.live
+	p.Elapsed, p.InPhase, p.Duration = since(c.begun), since(c.inPhase), duration
+	if p.Begun = c.released; p.Begun {
+		p.T = since(c.zero)
 	}
-	c.live.T, c.live.Duration = float64(monotonic()-zero)/1e9, duration
-	return c.live.snapshot(), true
+	return p.snapshot()
 }
 
 // autopsies looks failed attempts up in the nodes' tables.

@@ -131,8 +131,12 @@ func (j *Journal) Plan(u Undo) error {
 // Undo does every planned step in reverse order, continues past errors, and
 // removes the journal when all succeeded. What remains is in the error, with
 // the command that does it by hand.
-func (j *Journal) Undo() error {
-	err := undoAll(j.undos)
+func (j *Journal) Undo() error { return j.undo(silently) }
+
+// undo is Undo that tells step of each step before it is done, and what step
+// returned how it ended.
+func (j *Journal) undo(step func(Undo) func(error)) error {
+	err := undoAll(j.undos, step)
 	if err == nil {
 		err = os.Remove(j.file.Name())
 		if errors.Is(err, fs.ErrNotExist) {
@@ -145,10 +149,15 @@ func (j *Journal) Undo() error {
 	return errors.Join(err, j.file.Close())
 }
 
-func undoAll(undos []Undo) error {
+func silently(Undo) func(error) { return func(error) {} }
+
+func undoAll(undos []Undo, step func(Undo) func(error)) error {
 	var errs []error
 	for _, u := range slices.Backward(undos) {
-		if err := u.apply(); err != nil {
+		done := step(u)
+		err := u.apply()
+		done(err)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%w; by hand: %s", err, u.Command()))
 		}
 	}
@@ -208,7 +217,7 @@ func restoreOne(name string) Restored {
 		}
 		r.Steps = append(r.Steps, u)
 	}
-	if r.Err = undoAll(r.Steps); r.Err == nil {
+	if r.Err = undoAll(r.Steps, silently); r.Err == nil {
 		r.Err = os.Remove(name)
 	}
 	return r

@@ -68,7 +68,9 @@ func (p *Plan) refusals() []string {
 	s := p.Scenario
 	out := MissingForLab(p.Caps)
 	if s.Lab.Kernel == "private" {
-		out = append(out, "lab.kernel: private is not available in this version; use host")
+		if c := p.Caps.Lookup("private_kernel"); c.State != env.Yes {
+			out = append(out, "lab.kernel: private: "+c.Reason)
+		}
 	}
 	if s.Conntrack.Max != nil {
 		if c := p.Caps.Lookup("limit_writable"); c.State != env.Yes {
@@ -234,7 +236,7 @@ func Shape(t scenarios.Traffic) string {
 func (p *Plan) topology(runID, workDir string) env.Topology {
 	t := env.Topology{
 		RunID: runID, WorkDir: workDir, Lab: p.Scenario.Lab,
-		Services: p.Scenario.Services, NodeSysctls: map[string]string{},
+		Services: p.Scenario.Services, NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
 	}
 	for name, d := range p.Scenario.Conntrack.Timeouts {
 		t.NodeSysctls["nf_conntrack_"+name] = fmt.Sprint(int64(time.Duration(d) / time.Second))
@@ -245,4 +247,35 @@ func (p *Plan) topology(runID, workDir string) env.Topology {
 		}
 	}
 	return t
+}
+
+// slots is how many hosts the pods of each service need that come and go. Pods
+// that are terminating hold theirs, so twice what there is at once is enough
+// where each rollout ends before the next one begins; an address is then not
+// used again before a whole rollout has passed.
+func slots(s *scenarios.Scenario) map[string]int {
+	out := map[string]int{}
+	for _, svc := range s.Services {
+		most, extra := svc.Pods, 0
+		if svc.NoPods {
+			most = 0
+		}
+		for _, a := range s.Actions {
+			switch {
+			case a.Rollout != nil && a.Rollout.Service == svc.Name:
+				surge := 1
+				if a.Rollout.MaxSurge != nil {
+					surge = *a.Rollout.MaxSurge
+				}
+				extra = max(extra, most+surge)
+			case a.Scale != nil && a.Scale.Service == svc.Name:
+				most = max(most, a.Scale.To)
+				extra = max(extra, most)
+			case a.DeletePod != nil && a.DeletePod.Service == svc.Name:
+				extra = max(extra, a.DeletePod.Count, 1)
+			}
+		}
+		out[svc.Name] = most + extra
+	}
+	return out
 }

@@ -12,6 +12,9 @@ import (
 // needed are the capabilities without which no lab can be.
 var needed = []string{"userns", "netns", "veth", "nftables", "ctnetlink"}
 
+// NeededForLab names the capabilities without which no lab can be.
+func NeededForLab() []string { return slices.Clone(needed) }
+
 // MissingForLab is what a lab needs and caps lacks, with reasons.
 func MissingForLab(caps env.Capabilities) []string {
 	var out []string
@@ -39,53 +42,30 @@ func (p *Plan) WriteText(out io.Writer) error {
 	if h := s.Conntrack.Headroom; h != nil {
 		fmt.Fprintf(w, "headroom\t%d entries; the rest is ballast in the lab's own namespace\n", *h)
 	}
+	f := p.fill()
 	for i, t := range p.Traffic {
 		fmt.Fprintf(w, "traffic\t%s: %s to %s, %gs to %gs, timeout %gs\n", t.Name, t.Shape, t.To, t.Start, t.End, t.Timeout)
 		if t.Residence > 0 && t.EntriesPerAttempt > 0 {
 			fmt.Fprintf(w, "\t%g entries per attempt, each %gs in %s after it\n", t.EntriesPerAttempt, t.Residence, t.ResidueState)
 		}
-		if at, ok := p.predictFull(i); ok {
-			fmt.Fprintf(w, "\talone it would fill the table after %.2fs\n", at)
+		if at, ok := f.alone[i]; ok && len(p.Traffic) > 1 {
+			fmt.Fprintf(w, "\talone it would fill the table at %.2fs\n", at)
 		}
 	}
+	fmt.Fprintf(w, "table\t%s\n", f.text())
 	for _, th := range s.Thresholds {
 		fmt.Fprintf(w, "threshold\t%s\n", th)
 	}
 	for _, c := range p.changes() {
 		fmt.Fprintf(w, "changes\t%s\n", c)
 	}
+	for _, d := range p.Doubts() {
+		fmt.Fprintf(w, "doubt\t%s\n", d)
+	}
 	for _, r := range p.Refused {
 		fmt.Fprintf(w, "refused\t%s\n", r)
 	}
 	return w.Flush()
-}
-
-// predictFull is headroom / (rate x entries per attempt), for a constant rate
-// whose entries all outlive the run.
-func (p *Plan) predictFull(i int) (float64, bool) {
-	t, info := p.Scenario.Traffic[i], p.Traffic[i]
-	h := p.Scenario.Conntrack.Headroom
-	var rate float64
-	switch {
-	case t.ShortLived != nil:
-		rate = float64(t.ShortLived.Rate)
-	case t.UDP != nil:
-		rate = float64(t.UDP.Rate)
-	case t.HTTP != nil:
-		rate = float64(t.HTTP.Rate)
-	case t.Flood != nil:
-		rate = float64(t.Flood.Rate)
-	case t.Idle != nil:
-		rate = float64(t.Idle.OpenRate)
-	}
-	if h == nil || rate == 0 || info.EntriesPerAttempt == 0 {
-		return 0, false
-	}
-	at := info.Start + float64(*h)/(rate*info.EntriesPerAttempt)
-	if at > info.End || at-info.Start > info.Residence {
-		return 0, false
-	}
-	return at, true
 }
 
 // changes is what a run would change outside its own processes.

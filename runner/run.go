@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -82,6 +83,7 @@ func runTo(ctx context.Context, c Config, log io.Writer) (begun bool, err error)
 		return false, err
 	}
 	r := &run{Config: c, journal: journal, collect: newCollector(log)}
+	defer r.collect.watch(c)()
 	ended := false
 	defer func() {
 		if !ended { // a panic is passing through: put back all the same
@@ -130,10 +132,19 @@ type started struct {
 	id   string
 }
 
+// String is like: ballast on node1, or: load clients on client.
+func (s started) String() string {
+	what, of, _ := strings.Cut(s.id, "/")
+	if of != s.host.Name() {
+		what += " " + of
+	}
+	return what + " on " + s.host.Name()
+}
+
 func (r *run) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.collect.onError = cancel
+	r.collect.cancelWith(cancel)
 	provisional := monotonic()
 	if err := r.up(ctx, provisional); err != nil {
 		return err
@@ -153,12 +164,11 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	r.collect.release(float64(zero-provisional) / 1e9)
-	stopProgress := r.collect.watch(r.Config, zero)
-	defer stopProgress()
 	autopsies := startAutopsies(ctx, r.nodes(), r.epochs(zero), r.collect, r.Plan.Scenario.Sampling.NoAutopsy)
+	acts := startActions(ctx, r.lab, r.Plan.Scenario, zero, r.collect)
 	err := r.drive(ctx, zero)
 	autopsies.stop()
-	return err
+	return errors.Join(err, acts.stop())
 }
 
 // up applies what must be in place before the lab, builds the lab and begins
@@ -178,7 +188,9 @@ func (r *run) up(ctx context.Context, zero int64) error {
 	if err := r.journal.Plan(Undo{RemoveDir: workDir}); err != nil {
 		return err
 	}
+	built := r.collect.step("build the lab")
 	lab, err := r.Env.Up(ctx, r.Plan.topology(r.RunID, workDir))
+	built(err)
 	if err != nil {
 		return fmt.Errorf("build %s: %w", r.Env.Name(), err)
 	}
@@ -224,38 +236,22 @@ func (r *run) nodes() []env.Host { return r.hosts(env.Node) }
 
 // start begins a job that runs until teardown.
 func (r *run) start(ctx context.Context, h env.Host, j env.Job) error {
-	if err := h.Start(ctx, j); err != nil {
+	ready := r.collect.step("start " + started{h, j.ID}.String())
+	err := h.Start(ctx, j)
+	ready(err)
+	if err != nil {
 		return fmt.Errorf("start %s on %s: %w", j.ID, h.Name(), err)
 	}
 	r.setupJobs = append(r.setupJobs, started{h, j.ID})
 	return nil
 }
 
-// startSetupJobs starts what must be there before traffic: servers, then
+// startSetupJobs starts what must be there before traffic: what answers, then
 // ballast, which has to count the servers' own entries.
 func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 	epochs := r.epochs(zero)
-	vip := map[string]runlog.ServiceInfo{}
-	byName := map[string]env.Host{}
-	for _, s := range r.lab.Services() {
-		vip[s.Name] = s
-	}
-	for _, h := range r.hosts(env.Pod) {
-		byName[h.Name()] = h
-	}
-	for _, svc := range r.Plan.Scenario.Services {
-		for _, b := range vip[svc.Name].Backends {
-			j := env.Job{ID: "serve/" + b.Name, Epoch: epochs[b.Name], Serve: &env.ServeJob{
-				Service: svc.Name, Backend: b.Name, Protocol: svc.Protocol,
-				Addr: b.Addr, Ports: svc.PortCount, Server: svc.Server, Gateway: svc.Gateway,
-			}}
-			if svc.Gateway != nil {
-				j.Serve.Upstream = vip[svc.Gateway.To].Addr
-			}
-			if err := r.start(ctx, byName[b.Name], j); err != nil {
-				return err
-			}
-		}
+	if err := r.lab.Serve(ctx, epochs, r.collect); err != nil {
+		return fmt.Errorf("bring services up: %w", err)
 	}
 	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
 		for _, n := range r.nodes() {
@@ -316,7 +312,10 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 			g.Go(func() error { return h.Start(ctx, census) })
 		}
 	}
-	if err := g.Wait(); err != nil {
+	ready := r.collect.step("take the first samples and walk the table once")
+	err := g.Wait()
+	ready(err)
+	if err != nil {
 		return fmt.Errorf("start samplers: %w", err)
 	}
 	r.setupJobs = append(r.setupJobs, jobs...)
@@ -342,7 +341,7 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
 		r.collect.phase("stopping", "stop the traffic", zero)
-		_ = stopAll(stopCtx, loads) // an agent that cannot be reached ends with the lab
+		_ = r.stopAll(stopCtx, loads) // an agent that cannot be reached ends with the lab
 	}()
 	for i, t := range r.Plan.Scenario.Traffic {
 		j := r.loadJob(i, t)
@@ -398,10 +397,13 @@ func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
 	}}
 }
 
-func stopAll(ctx context.Context, jobs []started) error {
+func (r *run) stopAll(ctx context.Context, jobs []started) error {
 	var errs []error
 	for i := len(jobs) - 1; i >= 0; i-- {
-		if err := jobs[i].host.Stop(ctx, jobs[i].id); err != nil {
+		stopped := r.collect.step("stop " + jobs[i].String())
+		err := jobs[i].host.Stop(ctx, jobs[i].id)
+		stopped(err)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("stop %s on %s: %w", jobs[i].id, jobs[i].host.Name(), err))
 		}
 	}
@@ -414,12 +416,14 @@ func stopAll(ctx context.Context, jobs []started) error {
 func (r *run) teardown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 	defer cancel()
+	r.collect.undoing()
 	var errs []error
 	if r.lab != nil {
-		if err := stopAll(ctx, r.setupJobs); err != nil {
+		if err := r.stopAll(ctx, r.setupJobs); err != nil {
 			r.collect.warn("stop", err.Error())
 		}
 		if r.followers != nil {
+			collected := r.collect.step("collect the last records")
 			for _, h := range r.lab.Hosts() {
 				if err := h.Close(ctx); err != nil {
 					r.collect.warn("close", err.Error())
@@ -427,17 +431,21 @@ func (r *run) teardown(ctx context.Context) error {
 			}
 			unblock := context.AfterFunc(ctx, r.stopFollowing)
 			r.lost = r.followers.Wait()
+			collected(r.lost)
 			unblock()
 			r.stopFollowing()
 		}
 		// A time of its own: whatever hung above, the lab has to go.
 		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 		defer cancel()
-		if err := r.lab.Close(closeCtx); err != nil {
+		down := r.collect.step(fmt.Sprintf("take down the lab: %d hosts, their processes and namespaces", len(r.lab.Hosts())))
+		err := r.lab.Close(closeCtx)
+		down(err)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("take down the lab: %w", err))
 		}
 	}
-	if err := r.journal.Undo(); err != nil {
+	if err := r.journal.undo(func(u Undo) func(error) { return r.collect.step(u.Command()) }); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

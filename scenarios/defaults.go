@@ -16,6 +16,9 @@ func (s *Scenario) Defaults() {
 	}
 	orElse(&s.Duration, Duration(20*time.Second))
 	orElse(&s.Lab.Kernel, "host")
+	if s.Lab.Kernel == "private" {
+		orElse(&s.Lab.Memory, 1536)
+	}
 	orElse(&s.Lab.Family, "ipv4")
 	orElse(&s.Lab.Clients.Addresses, 64)
 	orElse(&s.Lab.Proxy.Mode, "nftables")

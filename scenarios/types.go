@@ -13,13 +13,15 @@ type Scenario struct {
 	Conntrack   Conntrack `yaml:"conntrack,omitempty" jsonschema_description:"The node's connection tracking table."`
 	Services    []Service `yaml:"services" jsonschema:"required" jsonschema_description:"Services under test, each a virtual address that the node's proxy sends to pods."`
 	Traffic     []Traffic `yaml:"traffic" jsonschema:"required" jsonschema_description:"What is sent, all at once unless start says otherwise."`
+	Actions     []Action  `yaml:"actions,omitempty" jsonschema_description:"What happens to the cluster while traffic flows."`
 	Sampling    Sampling  `yaml:"sampling,omitempty" jsonschema_description:"What is read while traffic flows."`
 	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table and at most 1 % for an unknown cause."`
 }
 
 // Lab is the network on this machine.
 type Lab struct {
-	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private" jsonschema_description:"host: network namespaces under this machine's kernel. private: a user-mode Linux kernel (not available yet). Default host."`
+	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. Default host."`
+	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. Default 1536."`
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
 	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client host."`
 	Proxy   Proxy   `yaml:"proxy,omitempty" jsonschema_description:"What turns service addresses into pod addresses on the node."`
@@ -32,8 +34,20 @@ type Clients struct {
 
 // Proxy is the node's service proxy.
 type Proxy struct {
-	Mode       string `yaml:"mode,omitempty" jsonschema:"enum=nftables" jsonschema_description:"nftables: the built-in proxy. Default nftables."`
-	Masquerade bool   `yaml:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
+	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables."`
+	Binary     string   `yaml:"binary,omitempty" json:"binary,omitempty" jsonschema_description:"A kube-proxy to run instead of the built-in proxy: the path of the binary, or a version such as v1.36.3 that tablefull kube-proxy get has fetched."`
+	Masquerade bool     `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
+	Delay      Duration `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`
+	KeepUDP    bool     `yaml:"keep_udp,omitempty" json:"keep_udp,omitempty" jsonschema_description:"Built-in proxy: do not delete the entries of UDP flows to endpoints that have gone. kube-proxy does delete them, except those of a service left without any endpoint. Default false."`
+	IPVS       IPVS     `yaml:"ipvs,omitempty" json:"ipvs" jsonschema_description:"Settings of mode ipvs."`
+}
+
+// IPVS is the settings of IPVS on the node. The defaults are what kube-proxy
+// sets on kernels from 5.9 on.
+type IPVS struct {
+	ConnReuseMode    *int     `yaml:"conn_reuse_mode,omitempty" json:"conn_reuse_mode,omitempty" jsonschema_description:"net.ipv4.vs.conn_reuse_mode: 1 schedules a connection anew whose client port is reused, 0 does not. Default 1."`
+	ExpireNodestConn *bool    `yaml:"expire_nodest_conn,omitempty" json:"expire_nodest_conn,omitempty" jsonschema_description:"net.ipv4.vs.expire_nodest_conn: forget connections to servers that are gone or have weight 0. Default true."`
+	DrainCheck       Duration `yaml:"drain_check,omitempty" json:"drain_check,omitempty" jsonschema_description:"Built-in proxy: how often it looks whether a removed server, kept with weight 0, has lost its last connection. Default 1m, as kube-proxy."`
 }
 
 // Conntrack is the table under test.
@@ -45,14 +59,15 @@ type Conntrack struct {
 
 // Service is one virtual address and the pods behind it.
 type Service struct {
-	Name      string   `yaml:"name" jsonschema:"required" jsonschema_description:"Name: lower case letters, digits and dashes, a letter first."`
-	Protocol  string   `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
-	Port      int      `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
-	PortCount int      `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
-	Pods      int      `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
-	NoPods    bool     `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
-	Server    Server   `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
-	Gateway   *Gateway `yaml:"gateway,omitempty" jsonschema_description:"Makes the pods reverse proxies to another service (both with protocol http)."`
+	Name      string    `yaml:"name" jsonschema:"required" jsonschema_description:"Name: lower case letters, digits and dashes, a letter first."`
+	Protocol  string    `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
+	Port      int       `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
+	PortCount int       `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
+	Pods      int       `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
+	NoPods    bool      `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
+	Server    Server    `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
+	Lifecycle Lifecycle `yaml:"lifecycle,omitempty" jsonschema_description:"How its pods come and go."`
+	Gateway   *Gateway  `yaml:"gateway,omitempty" jsonschema_description:"Makes the pods reverse proxies to another service (both with protocol http)."`
 }
 
 // Server is how a pod behaves.

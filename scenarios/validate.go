@@ -148,6 +148,12 @@ func (v *validator) scenario() {
 		v.fail("duration", s.Duration.String()+" is out of range", "write more than 0s, at most 30 days (720h)")
 	}
 	v.oneOf("lab.kernel", s.Lab.Kernel, "host", "private")
+	switch {
+	case s.Lab.Kernel == "private":
+		v.between("lab.memory", int64(s.Lab.Memory), 256, 65536)
+	case s.Lab.Memory != 0:
+		v.fail("lab.memory", "is about a private kernel", "leave it out, or write lab.kernel: private").needs = []string{"lab.kernel"}
+	}
 	v.oneOf("lab.family", s.Lab.Family, "ipv4", "ipv6")
 	v.between("lab.clients.addresses", int64(s.Lab.Clients.Addresses), 1, 65534)
 	v.oneOf("lab.proxy.mode", s.Lab.Proxy.Mode, "nftables")

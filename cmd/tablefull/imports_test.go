@@ -18,17 +18,19 @@ const module = "github.com/tablefull/tablefull/"
 // mayImport says which packages of ours a package may import: data goes one
 // way, from scenario to rendering. A folder stands for those below it, too.
 var mayImport = map[string][]string{
-	"scenarios":        {},
-	"report/runlog":    {},
-	"report":           {"report", "report/runlog", "scenarios"},
-	"runner/env":       {"report/runlog", "scenarios"},
-	"runner/traffic":   {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
-	"runner/server":    {"runner/env", "report/runlog", "scenarios", "runner/server"},
-	"runner/conntrack": {"runner/env", "report/runlog", "scenarios"},
-	"runner/agent":     {"runner/env", "report/runlog", "scenarios", "runner/traffic", "runner/server", "runner/conntrack"},
-	"runner/lab":       {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack"},
-	"runner":           {"runner/env", "report/runlog", "scenarios"},
-	"cmd":              {"runner", "runner/env", "runner/agent", "runner/lab", "report", "report/runlog", "scenarios"},
+	"scenarios":          {},
+	"report/runlog":      {},
+	"report":             {"report", "report/runlog", "scenarios"},
+	"runner/env":         {"report/runlog", "scenarios"},
+	"runner/traffic":     {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
+	"runner/server":      {"runner/env", "report/runlog", "scenarios", "runner/server"},
+	"runner/conntrack":   {"runner/env", "report/runlog", "scenarios"},
+	"runner/agent":       {"runner/env", "report/runlog", "scenarios", "runner/traffic", "runner/server", "runner/conntrack"},
+	"runner/private":     {"runner/env"},
+	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack"},
+	"runner":             {"runner/env", "report/runlog", "scenarios"},
+	"cmd/tablefull/live": {"runner", "report/runlog"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/private", "report", "report/runlog", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

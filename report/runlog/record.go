@@ -28,6 +28,9 @@ type Record struct {
 	Autopsy *Autopsy `json:"autopsy,omitempty"`
 	Loss    *Loss    `json:"loss,omitempty"`
 	Trailer *Trailer `json:"trailer,omitempty"`
+
+	Endpoints *Endpoints `json:"endpoints,omitempty"`
+	Dataplane *Dataplane `json:"dataplane,omitempty"`
 }
 
 // Outcome is how one attempt ended, decided by errno, never by text.
@@ -215,10 +218,58 @@ type Autopsy struct {
 	Error    string         `json:"error,omitempty"`   // the look-up itself failed: says nothing about the entry
 }
 
+// Endpoints is a service's endpoints after a change, as the API server has
+// them: what every node should come to. The first is written before traffic.
+type Endpoints struct {
+	Service   string          `json:"service"`
+	Endpoints []EndpointState `json:"endpoints"`
+}
+
+// EndpointState is one endpoint with the conditions of its EndpointSlice. Name
+// is the pod's; a pod on an address used before has a name of its own.
+type EndpointState struct {
+	Name        string     `json:"name"`
+	Addr        netip.Addr `json:"addr"`
+	Node        string     `json:"node,omitempty"`
+	Ready       bool       `json:"ready,omitempty"`
+	Serving     bool       `json:"serving,omitempty"`
+	Terminating bool       `json:"terminating,omitempty"`
+}
+
+// Dataplane is what a node's kernel was found to be programmed with. It is
+// recorded at first, whenever it has changed, and every 10 s.
+type Dataplane struct {
+	Took     float64             `json:"took"` // s the reading lasted
+	Mode     string              `json:"mode"` // nftables, iptables, ipvs
+	Services []ProgrammedService `json:"services"`
+	Failed   string              `json:"failed,omitempty"` // why it could not be read: nothing is known then
+}
+
+// ProgrammedService is one service address in a dataplane.
+type ProgrammedService struct {
+	Service  string              `json:"service"` // name
+	Addr     netip.AddrPort      `json:"addr"`
+	Backends []ProgrammedBackend `json:"backends"`
+}
+
+// ProgrammedBackend is one pod that a service address leads to.
+type ProgrammedBackend struct {
+	Addr netip.AddrPort `json:"addr"`
+	// Weight is that of IPVS, where 0 takes no new connections; elsewhere it
+	// is 1.
+	Weight   int    `json:"weight"`
+	Active   uint64 `json:"active,omitempty"`   // IPVS: connections in ESTABLISHED
+	Inactive uint64 `json:"inactive,omitempty"` // IPVS: the others
+}
+
 // An Event is something that happened at one moment.
 type Event struct {
-	// Kind: phase (setup, traffic, drain, done), job, ballast, action,
-	// endpoint, pod, undo, warning.
+	// Kind: phase (setup, traffic, drain, done), job, ballast, undo, warning;
+	// action (Fields kind, phase: begin, end or fail, and number); pod (Name
+	// is the pod, Detail one of started, ready, terminating, sigterm, exited,
+	// killed, gone; Fields service, addr); proxy (of a node: synced, paused,
+	// resumed, ended, cleaned; Fields: service to the names of its usable
+	// endpoints, parted by spaces).
 	Kind   string            `json:"kind"`
 	Name   string            `json:"name"`
 	Detail string            `json:"detail,omitempty"` // for people

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tablefull/tablefull/runner/conntrack"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/runner/server"
 	"github.com/tablefull/tablefull/runner/traffic"
 )
@@ -26,6 +27,8 @@ func New(j env.Job) (env.Worker, error) {
 		return conntrack.NewBallast(j)
 	case j.Autopsy != nil:
 		return conntrack.NewAutopsy(j)
+	case j.Proxy != nil:
+		return proxy.New(j)
 	}
 	return nil, errors.New("the job says nothing to do: this agent may be older than its controller")
 }

@@ -132,6 +132,15 @@ func (c *Client) Stop(ctx context.Context, id string) error {
 	}))
 }
 
+// Update is part of env.Host. It is not tried again: it may have been made.
+func (c *Client) Update(ctx context.Context, id string, u env.Update) error {
+	body, err := json.Marshal(u)
+	if err != nil {
+		return fmt.Errorf("encode update of job %s: %w", id, err)
+	}
+	return c.named(c.call(ctx, http.MethodPatch, "/v1/jobs/"+url.PathEscape(id), body, nil))
+}
+
 // Close is part of env.Host. It waits until running Records calls have
 // received everything, and ends the agent's process then. It is idempotent.
 func (c *Client) Close(ctx context.Context) error {

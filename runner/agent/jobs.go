@@ -20,6 +20,8 @@ var (
 	errUnknownJob   = errors.New("unknown job")
 	errDuplicateJob = errors.New("a job of this name exists already")
 	errShutDown     = errors.New("the agent is shutting down")
+	errFixed        = errors.New("the job cannot be changed while it runs")
+	errEnded        = errors.New("the job has ended")
 )
 
 // jobs is the set of an agent's jobs. Each goes from starting to ready to
@@ -38,6 +40,7 @@ type jobs struct {
 
 // job is one job; err is valid once ended is closed.
 type job struct {
+	worker env.Worker
 	cancel context.CancelFunc
 	ready  chan struct{}
 	ended  chan struct{}
@@ -81,7 +84,7 @@ func (s *jobs) run(j env.Job, w env.Worker) (*job, error) {
 		return nil, errDuplicateJob
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	jb := &job{cancel: cancel, ready: make(chan struct{}), ended: make(chan struct{})}
+	jb := &job{worker: w, cancel: cancel, ready: make(chan struct{}), ended: make(chan struct{})}
 	s.byID[j.ID] = jb
 	s.wg.Go(func() {
 		defer cancel()
@@ -137,6 +140,38 @@ func (s *jobs) wait(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// update changes the job. It is guarded like the worker itself.
+func (s *jobs) update(ctx context.Context, id string, u env.Update) error {
+	s.mu.Lock()
+	jb := s.byID[id]
+	s.mu.Unlock()
+	if jb == nil {
+		return fmt.Errorf("job %s: %w", id, errUnknownJob)
+	}
+	w, ok := jb.worker.(env.Updater)
+	if !ok {
+		return fmt.Errorf("job %s: %w", id, errFixed)
+	}
+	select {
+	case <-jb.ended:
+		return fmt.Errorf("job %s: %w", id, errEnded)
+	case <-jb.ready:
+	default:
+		return fmt.Errorf("job %s is not ready", id)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// A job that ends takes its updates with it.
+	go func() {
+		select {
+		case <-jb.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return s.guard(func() error { return w.Update(ctx, u) })
 }
 
 // stop asks the job to end and waits for it.

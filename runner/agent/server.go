@@ -121,6 +121,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/jobs/{id}", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, s.jobs.stop(r.Context(), r.PathValue("id")), struct{}{})
 	})
+	mux.HandleFunc("PATCH /v1/jobs/{id}", s.patchJob)
 	mux.HandleFunc("GET /v1/records", s.getRecords)
 	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, nil, clockReply{Nanoseconds: monotonic()})
@@ -171,19 +172,32 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) { reply(w, ni
 
 func (s *Server) postJob(w http.ResponseWriter, r *http.Request) {
 	var j env.Job
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJobJSON))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&j); err != nil {
-		fail(w, http.StatusBadRequest, fmt.Errorf("read job: %w", err))
-		return
-	}
-	// The rest of the body must be read, or the server would not notice that
-	// the caller has gone away.
-	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+	if err := readBody(w, r, &j); err != nil {
 		fail(w, http.StatusBadRequest, fmt.Errorf("read job: %w", err))
 		return
 	}
 	reply(w, s.jobs.start(r.Context(), j), struct{}{})
+}
+
+func (s *Server) patchJob(w http.ResponseWriter, r *http.Request) {
+	var u env.Update
+	if err := readBody(w, r, &u); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read update: %w", err))
+		return
+	}
+	reply(w, s.jobs.update(r.Context(), r.PathValue("id"), u), struct{}{})
+}
+
+func readBody(w http.ResponseWriter, r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJobJSON))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	// The rest of the body must be read, or the server would not notice that
+	// the caller has gone away.
+	_, err := io.Copy(io.Discard, r.Body)
+	return err
 }
 
 func (s *Server) getRecords(w http.ResponseWriter, r *http.Request) {

@@ -44,6 +44,16 @@ type Lab interface {
 	Services() []runlog.ServiceInfo
 	// Sources are the addresses the client host may send from.
 	Sources() netip.Prefix
+	// Serve makes the services answer: proxies and servers. It returns when
+	// all of them are ready. Epochs is run time 0 on each host's clock, for
+	// all that these will record; out takes what is recorded of endpoints,
+	// pods and actions here, whenever it happens.
+	Serve(ctx context.Context, epochs map[string]int64, out Recorder) error
+	// Act does what an action says and returns when its effect is complete: a
+	// rollout when the last old pod has gone. Several may go on at once. What
+	// it has changed outside the lab's own hosts it has journalled and puts
+	// back in Close.
+	Act(ctx context.Context, a scenarios.Action) error
 	// Close takes everything down and waits for it. It is idempotent.
 	Close(ctx context.Context) error
 }
@@ -64,6 +74,9 @@ type Host interface {
 	// Stop asks the job to end early, in order (an idle traffic closes its
 	// connections, ballast is removed), and waits for that.
 	Stop(ctx context.Context, id string) error
+	// Update changes a running job. A job whose worker is no Updater refuses
+	// it; so does one that has ended. It returns once the change is made.
+	Update(ctx context.Context, id string, u Update) error
 	// Records calls fn for each record from number `from` on, in order, and
 	// follows until ctx ends, fn fails, or the agent has shut down (nil).
 	// It reconnects by itself where the connection breaks.
@@ -125,6 +138,9 @@ type Topology struct {
 	// net.netfilter, for example nf_conntrack_tcp_timeout_time_wait.
 	NodeSysctls map[string]string
 	Services    []scenarios.Service
+	// Slots is how many hosts to keep for the pods of a service that come and
+	// go, by its name: at least as many as there ever are at once.
+	Slots map[string]int
 	// ReusePorts lets the client host take source ports that are in TIME_WAIT
 	// (net.ipv4.tcp_tw_reuse=1 there), for traffic with its own port pool.
 	ReusePorts bool
@@ -142,6 +158,104 @@ type Job struct {
 	Census  *CensusJob  `json:"census,omitempty"`
 	Ballast *BallastJob `json:"ballast,omitempty"`
 	Autopsy *AutopsyJob `json:"autopsy,omitempty"`
+	Proxy   *ProxyJob   `json:"proxy,omitempty"`
+	Audit   *AuditJob   `json:"audit,omitempty"`
+}
+
+// An Update is what a running job is told. Exactly one field is set.
+type Update struct {
+	// Services replaces all that a proxy serves.
+	Services []ServiceState `json:"services,omitempty"`
+	// Proxy is done to a proxy as a process.
+	Proxy ProxyOrder `json:"proxy,omitempty"`
+	// Upgrade puts another proxy in a proxy's place: another binary or mode.
+	// The old one ends without taking its rules away, as kube-proxy does.
+	Upgrade *scenarios.Proxy `json:"upgrade,omitempty"`
+	// Terminate asks a server to end as a SIGTERM does: what it does then is
+	// in its Lifecycle. Its job ends when it has.
+	Terminate bool `json:"terminate,omitempty"`
+}
+
+// ProxyOrder is what can be done to a proxy as a process.
+type ProxyOrder string
+
+const (
+	// PauseProxy stops it (SIGSTOP): its rules stay as they are.
+	PauseProxy ProxyOrder = "pause"
+	// ResumeProxy lets it go on; it then hears of all it has missed.
+	ResumeProxy ProxyOrder = "resume"
+	// RestartProxy ends it and starts it anew; its rules stay meanwhile.
+	RestartProxy ProxyOrder = "restart"
+	// RestartProxyClean also takes its rules away in between.
+	RestartProxyClean ProxyOrder = "restart_clean"
+)
+
+// ServiceState is one service and its endpoints, as an API server has them.
+type ServiceState struct {
+	Name     string     `json:"name"`
+	Addr     netip.Addr `json:"addr"`     // its virtual address
+	Protocol string     `json:"protocol"` // tcp, udp
+	Port     uint16     `json:"port"`     // first one
+	Ports    uint16     `json:"ports"`    // how many; pods use the same
+	// Endpoints are its pods, with the conditions of their EndpointSlice.
+	Endpoints []Endpoint `json:"endpoints"`
+}
+
+// Endpoint is one pod behind a service.
+type Endpoint struct {
+	Name        string     `json:"name"`
+	Addr        netip.Addr `json:"addr"`
+	Node        string     `json:"node,omitempty"`
+	Ready       bool       `json:"ready"`
+	Serving     bool       `json:"serving"`
+	Terminating bool       `json:"terminating"`
+}
+
+// Usable are the endpoints that new connections go to: the ready ones, and
+// where there are none those that are terminating and still serve (KEP-1669).
+func (s ServiceState) Usable() []Endpoint {
+	var ready, last []Endpoint
+	for _, e := range s.Endpoints {
+		switch {
+		case e.Ready:
+			ready = append(ready, e)
+		case e.Serving && e.Terminating:
+			last = append(last, e)
+		}
+	}
+	if len(ready) == 0 {
+		return last
+	}
+	return ready
+}
+
+// ProxyJob is a node's service proxy: it makes connections to service
+// addresses reach pods. It is ready once the kernel has the first rules. Stop
+// ends it and leaves the rules, as the end of a kube-proxy does.
+type ProxyJob struct {
+	Proxy    scenarios.Proxy `json:"proxy"`
+	Node     string          `json:"node"`      // its name
+	NodeAddr netip.Addr      `json:"node_addr"` // its address
+	IPv6     bool            `json:"ipv6,omitempty"`
+	Clients  netip.Prefix    `json:"clients"` // whose address is masqueraded, if any is
+	VIPs     netip.Prefix    `json:"vips"`    // where service addresses are from
+	Services []ServiceState  `json:"services"`
+	// Sysctls are set once there are rules: the settings of connection
+	// tracking and of IPVS exist only from then on. Names are paths below
+	// /proc/sys.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// WorkDir is for a proxy binary's files.
+	WorkDir string `json:"work_dir,omitempty"`
+}
+
+// AuditJob reads what a node's dataplane is programmed with every Every
+// seconds until Stop, and records it where it has changed.
+type AuditJob struct {
+	Every float64 `json:"every"` // s
+	Mode  string  `json:"mode"`  // nftables, iptables, ipvs
+	IPv6  bool    `json:"ipv6,omitempty"`
+	// Services are the addresses to look for.
+	Services []ServiceState `json:"services"`
 }
 
 // LoadJob drives one traffic. It ends by itself Traffic.End plus the
@@ -170,6 +284,8 @@ type ServeJob struct {
 	Addr     netip.AddrPort   `json:"addr"`     // to listen on
 	Ports    int              `json:"ports"`    // consecutive ports from Addr's on
 	Server   scenarios.Server `json:"server"`
+	// Lifecycle says what Terminate does.
+	Lifecycle scenarios.Lifecycle `json:"lifecycle"`
 	// Upstream makes it a gateway: a reverse proxy to this address.
 	Upstream netip.AddrPort     `json:"upstream"`
 	Gateway  *scenarios.Gateway `json:"gateway,omitempty"`
@@ -217,4 +333,10 @@ type Recorder interface {
 // Returning nil after ctx is done is a normal stop.
 type Worker interface {
 	Run(ctx context.Context, ready func(), out Recorder) error
+}
+
+// An Updater is a Worker that can be changed while it runs. Update may be
+// called from the moment Run has called ready until Run returns.
+type Updater interface {
+	Update(ctx context.Context, u Update) error
 }

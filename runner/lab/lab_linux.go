@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -53,11 +54,26 @@ func (*Env) Name() string { return "lab" }
 // A Lab is a lab that is up.
 type Lab struct {
 	hosts    []env.Host
-	services []runlog.ServiceInfo
+	topology env.Topology
+	network  *network
 	sources  netip.Prefix
 	workDir  string
-	dir      *os.File
-	super    *process
+
+	// Since Serve.
+	epochs      map[string]int64
+	out         env.Recorder
+	deployments []*deployment
+	feeds       []*feed
+	statesMu    sync.Mutex
+	states      []env.ServiceState // as published last
+	away        sync.Map           // slot without a network: the job that keeps it so
+	serial      atomic.Uint64
+	ctx         context.Context // ends with the lab
+	stop        context.CancelFunc
+	tasks       sync.WaitGroup
+
+	dir   *os.File
+	super *process
 
 	close    sync.Mutex
 	closed   bool
@@ -84,13 +100,14 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	if t.WorkDir, err = filepath.Abs(t.WorkDir); err != nil {
 		return nil, fmt.Errorf("find work directory: %w", err)
 	}
-	p, services, err := layout(t)
+	n, err := layout(t)
 	if err != nil {
 		return nil, err
 	}
+	p := &n.plan
 	p.Token = token
 	p.Command = e.command("agent")
-	l := &Lab{services: services, sources: addressingOf(p.IPv6).sources, workDir: t.WorkDir}
+	l := &Lab{topology: t, network: n, sources: addressingOf(p.IPv6).sources, workDir: t.WorkDir}
 	if l.super, err = start(e.command("lab")); err != nil {
 		return nil, err
 	}
@@ -99,13 +116,13 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 			err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := l.super.build(ctx, p); err != nil {
+	if err := l.super.build(ctx, *p); err != nil {
 		return nil, err
 	}
 	if l.dir, err = os.Open(t.WorkDir); err != nil {
 		return nil, fmt.Errorf("open work directory: %w", err)
 	}
-	return l, l.dial(ctx, p)
+	return l, l.dial(ctx, *p)
 }
 
 // command is the command line of a hidden command.
@@ -147,7 +164,7 @@ func (l *Lab) dial(ctx context.Context, p plan) error {
 func (l *Lab) Hosts() []env.Host { return l.hosts }
 
 // Services is part of env.Lab.
-func (l *Lab) Services() []runlog.ServiceInfo { return l.services }
+func (l *Lab) Services() []runlog.ServiceInfo { return l.network.services }
 
 // Sources is part of env.Lab.
 func (l *Lab) Sources() netip.Prefix { return l.sources }
@@ -167,6 +184,10 @@ func (l *Lab) Close(ctx context.Context) error {
 }
 
 func (l *Lab) takeDown(ctx context.Context) error {
+	if l.stop != nil {
+		l.stop()
+		l.tasks.Wait()
+	}
 	orderly, cancel := context.WithTimeout(ctx, closeGrace)
 	defer cancel()
 	var wg sync.WaitGroup

@@ -56,32 +56,17 @@ func up(t testing.TB, top env.Topology) *Lab {
 		assert.NoDirExists(t, top.WorkDir)
 	})
 	lab := l.(*Lab)
-	require.NoError(t, serveAll(t.Context(), lab, top))
+	require.NoError(t, serveAll(t.Context(), lab))
 	return lab
 }
 
-func serveAll(ctx context.Context, lab *Lab, top env.Topology) error {
-	for i, s := range lab.Services() {
-		for _, b := range s.Backends {
-			err := lab.host(b.Name).Start(ctx, env.Job{ID: "serve", Serve: &env.ServeJob{
-				Service: s.Name, Backend: b.Name, Protocol: s.Protocol, Addr: b.Addr, Ports: top.Services[i].PortCount,
-			}})
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+func serveAll(ctx context.Context, lab *Lab) error {
+	return lab.Serve(ctx, map[string]int64{}, discard{})
 }
 
-func (l *Lab) host(name string) env.Host {
-	for _, h := range l.Hosts() {
-		if h.Name() == name {
-			return h
-		}
-	}
-	return nil
-}
+type discard struct{}
+
+func (discard) Record(runlog.Record) {}
 
 // events runs a job on a host to its end and returns what it recorded.
 func events(t testing.TB, h env.Host, j env.Job) []runlog.Event {
@@ -100,7 +85,9 @@ func events(t testing.TB, h env.Host, j env.Job) []runlog.Event {
 			all = nil // of an earlier job
 			return nil
 		}
-		all = append(all, *r.Event)
+		if r.Event.Kind != "proxy" {
+			all = append(all, *r.Event)
+		}
 		return nil
 	})
 	require.ErrorIs(t, err, found)
@@ -292,13 +279,13 @@ func TestUpRefuses(t *testing.T) {
 	}{
 		"unknown sysctl": {
 			func(t *env.Topology) { t.NodeSysctls = map[string]string{"nf_conntrack_no_such": "1"} },
-			"build lab: set up host node1: set net.netfilter.nf_conntrack_no_such to 1: this kernel has no such setting",
+			"start proxy: node1: job proxy: set net.netfilter.nf_conntrack_no_such to 1: this kernel has no such setting",
 		},
 		"refused sysctl": {
 			func(t *env.Topology) {
 				t.NodeSysctls = map[string]string{"nf_conntrack_tcp_timeout_close": "soon"}
 			},
-			"build lab: set up host node1: set net.netfilter.nf_conntrack_tcp_timeout_close to soon: the kernel refuses it: write /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close: invalid argument",
+			"start proxy: node1: job proxy: set net.netfilter.nf_conntrack_tcp_timeout_close to soon: the kernel refuses it: write /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close: invalid argument",
 		},
 		"no parent directory": {
 			func(t *env.Topology) { t.WorkDir = filepath.Join(t.WorkDir, "sub") },
@@ -309,7 +296,11 @@ func TestUpRefuses(t *testing.T) {
 			top := topology(t, "ipv4", service("web", "tcp", 1))
 			c.change(&top)
 			before := stateOfMachine(t)
-			_, err := newEnv().Up(t.Context(), top)
+			l, err := newEnv().Up(t.Context(), top)
+			if err == nil {
+				err = serveAll(t.Context(), l.(*Lab))
+				assert.NoError(t, l.Close(t.Context()))
+			}
 			assert.ErrorContains(t, err, c.want)
 			assert.NoDirExists(t, top.WorkDir)
 			assert.Equal(t, before, stateOfMachine(t))
@@ -398,7 +389,7 @@ func TestLabsSideBySide(t *testing.T) {
 			l, err := newEnv().Up(t.Context(), tops[i])
 			if assert.NoError(t, err) {
 				labs[i] = l.(*Lab)
-				assert.NoError(t, serveAll(t.Context(), labs[i], tops[i]))
+				assert.NoError(t, serveAll(t.Context(), labs[i]))
 			}
 		})
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
-	"github.com/tablefull/tablefull/scenarios"
 )
 
 // addressing is where things are in one address family. Every lab has
@@ -55,6 +54,16 @@ const (
 	hostDev    = "eth0" // of clients and pods
 )
 
+// A network is what layout makes of a topology.
+type network struct {
+	plan  plan
+	proxy env.ProxyJob // of the node; without Services
+	// services as they are at first, and the hosts their pods may live on:
+	// the first ones have the pods of the beginning.
+	services []runlog.ServiceInfo
+	slots    map[string][]runlog.BackendInfo
+}
+
 // layout turns a topology into what the supervisor builds and what the
 // services look like to clients.
 //
@@ -65,24 +74,23 @@ const (
 // packet to an address that nobody has (an answer to a flood, or to a service
 // address that was not translated) leaves the node as it would leave a real
 // one, and vanishes at the client host, which does not forward.
-func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
-	if k := t.Lab.Kernel; k != "" && k != "host" {
-		return plan{}, nil, fmt.Errorf("lab kernel %q is not available", k)
-	}
-	if m := t.Lab.Proxy.Mode; m != "" && m != "nftables" {
-		return plan{}, nil, fmt.Errorf("proxy mode %q is not available", m)
-	}
+func layout(t env.Topology) (*network, error) {
 	ipv6 := t.Lab.Family == "ipv6"
 	a := addressingOf(ipv6)
 	tracking, err := nodeSysctls(t.NodeSysctls)
 	if err != nil {
-		return plan{}, nil, err
+		return nil, err
 	}
-	services, infos, err := placeServices(a, t.Services)
-	if err != nil {
-		return plan{}, nil, err
+	n := &network{
+		slots: map[string][]runlog.BackendInfo{},
+		proxy: env.ProxyJob{
+			Proxy: t.Lab.Proxy, Node: nodeName, NodeAddr: a.node, IPv6: ipv6, Clients: a.sources, VIPs: a.services,
+			Sysctls: tracking, WorkDir: t.WorkDir,
+		},
 	}
-
+	if err := n.placeServices(a, t); err != nil {
+		return nil, err
+	}
 	client := hostPlan{Name: clientName, Role: env.Client, Reach: a.node, Sysctls: endSysctls(ipv6), Routes: []routePlan{
 		{Dst: a.all, Dev: hostDev, Via: a.node},
 		{Kind: routeLocal, Dst: a.sources},
@@ -92,17 +100,16 @@ func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
 		client.Sysctls = append(client.Sysctls, sysctl{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
 	}
 	node := hostPlan{
-		Name: nodeName, Role: env.Node, Sysctls: nodeBasics(ipv6), Tracking: tracking,
+		Name: nodeName, Role: env.Node, Sysctls: nodeBasics(ipv6),
 		Routes: []routePlan{{Dst: a.all, Dev: clientName, Via: a.client}},
-		Proxy:  &proxyPlan{Masquerade: t.Lab.Proxy.Masquerade, Clients: a.sources, Services: services},
 	}
 	p := plan{WorkDir: t.WorkDir, IPv6: ipv6, Links: []linkPlan{{Ends: [2]linkEnd{
 		{Host: nodeName, Dev: clientName, Addrs: []netip.Prefix{netip.PrefixFrom(a.node, a.link.Bits())}},
 		{Host: clientName, Dev: hostDev, Addrs: []netip.Prefix{netip.PrefixFrom(a.client, a.link.Bits())}},
 	}}}}
 	var pods []hostPlan
-	for _, info := range infos {
-		for _, b := range info.Backends {
+	for _, info := range n.services {
+		for _, b := range n.slots[info.Name] {
 			dev := fmt.Sprintf("pod%d", len(pods)+1)
 			addr := netip.PrefixFrom(b.Addr.Addr(), a.bits)
 			gateway := netip.PrefixFrom(a.gateway, a.bits)
@@ -118,24 +125,22 @@ func layout(t env.Topology) (plan, []runlog.ServiceInfo, error) {
 		}
 	}
 	p.Hosts = append([]hostPlan{client, node}, pods...)
-	return p, infos, nil
+	n.plan = p
+	return n, nil
 }
 
-// placeServices gives every service and every pod its address.
-func placeServices(a addressing, list []scenarios.Service) ([]serviceEndpoints, []runlog.ServiceInfo, error) {
-	services := make([]serviceEndpoints, 0, len(list))
-	infos := make([]runlog.ServiceInfo, 0, len(list))
+// placeServices gives every service and every host of its pods an address.
+func (n *network) placeServices(a addressing, t env.Topology) error {
 	names := map[string]bool{clientName: true, nodeName: true}
 	vip, pod := a.serviceOne, a.gateway
-	for _, s := range list {
+	for _, s := range t.Services {
 		if s.Port < 1 || s.PortCount < 1 || s.Port+s.PortCount-1 > 65535 {
-			return nil, nil, fmt.Errorf("service %s: ports %d+%d are not ports", s.Name, s.Port, s.PortCount)
+			return fmt.Errorf("service %s: ports %d+%d are not ports", s.Name, s.Port, s.PortCount)
 		}
 		if !a.services.Contains(vip) {
-			return nil, nil, errors.New("there are more services than addresses for them")
+			return errors.New("there are more services than addresses for them")
 		}
-		e := serviceEndpoints{Name: s.Name, VIP: vip, Protocol: transport(s.Protocol), Port: uint16(s.Port), Ports: uint16(s.PortCount)}
-		info := runlog.ServiceInfo{Name: s.Name, Addr: netip.AddrPortFrom(vip, e.Port), Protocol: s.Protocol, Backends: []runlog.BackendInfo{}}
+		info := runlog.ServiceInfo{Name: s.Name, Addr: netip.AddrPortFrom(vip, uint16(s.Port)), Protocol: s.Protocol, Backends: []runlog.BackendInfo{}}
 		if s.Gateway != nil {
 			info.Gateway = s.Gateway.To
 		}
@@ -143,22 +148,25 @@ func placeServices(a addressing, list []scenarios.Service) ([]serviceEndpoints, 
 		if s.NoPods {
 			pods = 0
 		}
-		for i := range pods {
+		for i := range max(pods, t.Slots[s.Name]) {
 			name := fmt.Sprintf("%s-%d", s.Name, i+1)
 			if names[name] {
-				return nil, nil, fmt.Errorf("service %s: there is another host named %s", s.Name, name)
+				return fmt.Errorf("service %s: there is another host named %s", s.Name, name)
 			}
 			names[name] = true
 			if pod = pod.Next(); !a.pods.Contains(pod) {
-				return nil, nil, errors.New("there are more pods than addresses for them")
+				return errors.New("there are more pods than addresses for them")
 			}
-			e.Endpoints = append(e.Endpoints, pod)
-			info.Backends = append(info.Backends, runlog.BackendInfo{Name: name, Addr: netip.AddrPortFrom(pod, e.Port)})
+			b := runlog.BackendInfo{Name: name, Addr: netip.AddrPortFrom(pod, uint16(s.Port))}
+			n.slots[s.Name] = append(n.slots[s.Name], b)
+			if i < pods {
+				info.Backends = append(info.Backends, b)
+			}
 		}
-		services, infos = append(services, e), append(infos, info)
+		n.services = append(n.services, info)
 		vip = vip.Next()
 	}
-	return services, infos, nil
+	return nil
 }
 
 // transport is what a service's protocol runs on.
@@ -234,9 +242,9 @@ var (
 	globalTracking = []string{"nf_conntrack_max", "nf_conntrack_buckets", "nf_conntrack_expect_max", "nf_conntrack_count"}
 )
 
-// nodeSysctls turns names below net.netfilter into sysctls, sorted by name.
-func nodeSysctls(m map[string]string) ([]sysctl, error) {
-	list := make([]sysctl, 0, len(m))
+// nodeSysctls turns names below net.netfilter into paths below /proc/sys.
+func nodeSysctls(m map[string]string) (map[string]string, error) {
+	out := map[string]string{}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		switch {
@@ -245,8 +253,8 @@ func nodeSysctls(m map[string]string) ([]sysctl, error) {
 		case !trackingName.MatchString(name):
 			errs = append(errs, fmt.Errorf("node sysctl %q is not the name of a net.netfilter.nf_conntrack_ setting", name))
 		default:
-			list = append(list, sysctl{Name: "net/netfilter/" + name, Value: m[name]})
+			out["net/netfilter/"+name] = m[name]
 		}
 	}
-	return list, errors.Join(errs...)
+	return out, errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/scenarios"
 )
@@ -17,7 +18,7 @@ func TestLayout(t *testing.T) {
 		"ipv6": {"[fd00:96::10]:80", "[fd00:96::11]:53", "[fd00:244::2]:80", "fd00:244::4"},
 	} {
 		t.Run(family, func(t *testing.T) {
-			p, infos, err := layout(env.Topology{
+			n, err := layout(env.Topology{
 				Lab: scenarios.Lab{Family: family, Proxy: scenarios.Proxy{Masquerade: true}},
 				Services: []scenarios.Service{
 					{Name: "web", Protocol: "http", Port: 80, PortCount: 3, Pods: 2, Gateway: &scenarios.Gateway{To: "dns"}},
@@ -26,6 +27,7 @@ func TestLayout(t *testing.T) {
 				},
 			})
 			require.NoError(t, err)
+			p, infos := n.plan, n.services
 			var names []string
 			for _, h := range p.Hosts {
 				names = append(names, h.Name)
@@ -38,15 +40,10 @@ func TestLayout(t *testing.T) {
 			assert.Equal(t, "web-1", infos[0].Backends[0].Name)
 			assert.Equal(t, netip.MustParseAddrPort(a.pod1), infos[0].Backends[0].Addr)
 			assert.Empty(t, infos[2].Backends)
-			px := p.Hosts[1].Proxy
-			require.NotNil(t, px)
-			assert.True(t, px.Masquerade)
-			assert.Equal(t, serviceEndpoints{
-				Name: "dns", VIP: netip.MustParseAddrPort(a.vip2).Addr(), Protocol: "udp", Port: 53, Ports: 1,
-				Endpoints: []netip.Addr{netip.MustParseAddr(a.pod3)},
-			}, px.Services[1])
-			assert.Equal(t, "tcp", px.Services[0].Protocol, "http runs on tcp")
-			assert.Empty(t, px.Services[2].Endpoints)
+			assert.True(t, n.proxy.Proxy.Masquerade)
+			assert.Equal(t, []runlog.BackendInfo{{Name: "dns-1", Addr: netip.AddrPortFrom(netip.MustParseAddr(a.pod3), 53)}}, n.slots["dns"])
+			assert.Equal(t, "tcp", transport("http"), "http runs on tcp")
+			assert.Empty(t, n.slots["none"])
 		})
 	}
 }
@@ -78,8 +75,6 @@ func TestLayoutRefuses(t *testing.T) {
 		top  env.Topology
 		want string
 	}{
-		"kernel":        {env.Topology{Lab: scenarios.Lab{Kernel: "private"}}, `lab kernel "private" is not available`},
-		"proxy":         {env.Topology{Lab: scenarios.Lab{Proxy: scenarios.Proxy{Mode: "ipvs"}}}, `proxy mode "ipvs" is not available`},
 		"ports":         {env.Topology{Services: []scenarios.Service{{Name: "a", Port: 65535, PortCount: 2}}}, "service a: ports 65535+2 are not ports"},
 		"same name":     {env.Topology{Services: []scenarios.Service{one, one}}, "service a: there is another host named a-1"},
 		"global sysctl": {env.Topology{NodeSysctls: map[string]string{"nf_conntrack_max": "5"}}, "node sysctl net.netfilter.nf_conntrack_max belongs to the whole machine, not to a node of the lab"},
@@ -87,7 +82,7 @@ func TestLayoutRefuses(t *testing.T) {
 		"too many pods": {env.Topology{Services: []scenarios.Service{{Name: "a", Port: 1, PortCount: 1, Pods: 70000}}}, "there are more pods than addresses for them"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := layout(c.top)
+			_, err := layout(c.top)
 			assert.EqualError(t, err, c.want)
 		})
 	}

@@ -42,7 +42,7 @@ func controller(ctx context.Context, args []string) error {
 			return err
 		}
 		lab := l.(*Lab)
-		if err := serveAll(ctx, lab, top); err != nil {
+		if err := serveAll(ctx, lab); err != nil {
 			return err
 		}
 		fmt.Println("up")

@@ -26,10 +26,6 @@ type hostPlan struct {
 	Routes  []routePlan `json:"routes"`
 	// Reach is an address that must be reachable before the rest is done.
 	Reach netip.Addr `json:"reach"`
-	Proxy *proxyPlan `json:"proxy,omitempty"`
-	// Tracking are the sysctls of connection tracking, which exist only once
-	// it is in use: after Proxy.
-	Tracking []sysctl `json:"tracking,omitempty"`
 }
 
 // linkPlan is a veth pair.
@@ -65,21 +61,4 @@ type sysctl struct {
 	AtLeast bool `json:"at_least,omitempty"`
 	// IfPresent makes a kernel that does not have it no error.
 	IfPresent bool `json:"if_present,omitempty"`
-}
-
-// proxyPlan is what a node's service proxy does.
-type proxyPlan struct {
-	Masquerade bool               `json:"masquerade"`
-	Clients    netip.Prefix       `json:"clients"` // whose address is masqueraded
-	Services   []serviceEndpoints `json:"services"`
-}
-
-// serviceEndpoints is one service address and the pods behind it.
-type serviceEndpoints struct {
-	Name      string       `json:"name"`
-	VIP       netip.Addr   `json:"vip"`
-	Protocol  string       `json:"protocol"` // tcp, udp
-	Port      uint16       `json:"port"`     // first one
-	Ports     uint16       `json:"ports"`    // how many; pods use the same
-	Endpoints []netip.Addr `json:"endpoints"`
 }

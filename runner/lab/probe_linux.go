@@ -15,6 +15,7 @@ import (
 
 	"github.com/tablefull/tablefull/runner/conntrack"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 // probeResult is what a throw-away supervisor found out inside its namespaces.
@@ -194,7 +195,7 @@ func probeInside() probeResult {
 	}
 	ns := &namespace{here}
 	add("veth", "the kernel needs CONFIG_VETH; as root: modprobe veth", tryVeth(ns))
-	if !add("nftables", "the kernel needs nf_tables with NAT; as root: modprobe -a nft_chain_nat nft_numgen nft_reject_ipv4 nft_reject_ipv6 nft_masq", tryProxy(ns)) {
+	if !add("nftables", "the kernel needs nf_tables with NAT; as root: modprobe -a nft_chain_nat nft_numgen nft_reject_ipv4 nft_reject_ipv6 nft_masq", proxy.Try()) {
 		r.Capabilities = append(r.Capabilities, env.Capability{Name: "ctnetlink", State: env.Unknown, Reason: "not tried: it needs nftables"})
 		return r
 	}
@@ -213,21 +214,6 @@ func tryVeth(here *namespace) error {
 		return err
 	}
 	return errors.Join(addLink(here, there, linkPlan{Ends: [2]linkEnd{{Host: "here", Dev: "a"}, {Host: "there", Dev: "b"}}}, firstIndex), there.close())
-}
-
-// tryProxy programs each kind of rule a lab may need, in both families.
-func tryProxy(here *namespace) error {
-	for _, ipv6 := range []bool{false, true} {
-		a := addressingOf(ipv6)
-		p := &nftProxy{ns: here, ipv6: ipv6, vips: a.services, plan: proxyPlan{Masquerade: true, Clients: a.sources}}
-		err := p.Sync(context.Background(), []serviceEndpoints{
-			{Name: "probe", VIP: a.serviceOne, Protocol: "tcp", Port: 1, Ports: 1, Endpoints: []netip.Addr{a.gateway, a.gateway.Next()}},
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // tryTable puts an entry into this namespace's table and finds it there.

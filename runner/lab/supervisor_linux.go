@@ -130,9 +130,8 @@ type supervisor struct {
 
 // labHost is one host as the supervisor holds it.
 type labHost struct {
-	plan  hostPlan
-	ns    *namespace
-	proxy proxy
+	plan hostPlan
+	ns   *namespace
 }
 
 func (s *supervisor) tell(m message) error {
@@ -284,7 +283,7 @@ func (s *supervisor) connect(ctx context.Context) error {
 			return fmt.Errorf("make link: %w", err)
 		}
 	}
-	for _, step := range []func(context.Context, *labHost) error{s.route, s.reach, s.track} {
+	for _, step := range []func(context.Context, *labHost) error{s.route, s.reach} {
 		for _, p := range s.plan.Hosts {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -306,17 +305,6 @@ func (s *supervisor) reach(ctx context.Context, h *labHost) error {
 		return nil
 	}
 	return h.ns.do(func() error { return awaitReachable(ctx, h.plan.Reach) })
-}
-
-// track makes a node translate and track connections.
-func (s *supervisor) track(ctx context.Context, h *labHost) error {
-	if p := h.plan.Proxy; p != nil {
-		h.proxy = &nftProxy{ns: h.ns, ipv6: s.plan.IPv6, plan: *p, vips: addressingOf(s.plan.IPv6).services}
-		if err := h.proxy.Sync(ctx, p.Services); err != nil {
-			return err
-		}
-	}
-	return h.ns.do(func() error { return applySysctls(h.plan.Tracking) })
 }
 
 // down ends the agents and removes the work directory. The network goes with

@@ -20,12 +20,18 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
+	"github.com/tablefull/tablefull/runner/server"
 )
 
 // testWorker makes small workers out of ordinary jobs, so that the lab can be
 // tested without the real ones. Their answers are Event records.
 func testWorker(j env.Job) (env.Worker, error) {
 	switch {
+	case j.Proxy != nil:
+		return proxy.New(j)
+	case j.Serve != nil && j.Serve.Server.Behaviour == "gone":
+		return server.New(j)
 	case j.Serve != nil:
 		return echoServer{*j.Serve}, nil
 	case j.Load != nil:

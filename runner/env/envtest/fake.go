@@ -13,17 +13,20 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // Fake is an environment without a network: its hosts run jobs in this
 // process, as Build says. It keeps env's contract, so what holds with it holds
 // with a lab as far as the contract goes.
 type Fake struct {
-	Caps  env.Capabilities
-	Build func(host string, j env.Job) (env.Worker, error)
-	UpErr error
+	Caps   env.Capabilities
+	Build  func(host string, j env.Job) (env.Worker, error)
+	UpErr  error
+	ActErr error
 
 	mu     sync.Mutex
+	Acts   []scenarios.Action
 	Closed bool
 	hosts  []*fakeHost
 }
@@ -45,7 +48,7 @@ func (f *Fake) Up(_ context.Context, t env.Topology) (env.Lab, error) {
 	if f.UpErr != nil {
 		return nil, f.UpErr
 	}
-	l := &fakeLab{f: f}
+	l := &fakeLab{f: f, topology: t}
 	add := func(name string, role env.Role) {
 		l.hosts = append(l.hosts, &fakeHost{name: name, role: role, build: f.Build, jobs: map[string]*fakeJob{}, more: make(chan struct{})})
 	}
@@ -85,6 +88,7 @@ type fakeLab struct {
 	f        *Fake
 	hosts    []*fakeHost
 	services []runlog.ServiceInfo
+	topology env.Topology
 }
 
 func (l *fakeLab) Hosts() []env.Host {
@@ -96,6 +100,34 @@ func (l *fakeLab) Hosts() []env.Host {
 }
 func (l *fakeLab) Services() []runlog.ServiceInfo { return l.services }
 func (l *fakeLab) Sources() netip.Prefix          { return netip.MustParsePrefix("203.0.113.0/24") }
+
+// Serve starts a server job on each pod.
+func (l *fakeLab) Serve(ctx context.Context, epochs map[string]int64, _ env.Recorder) error {
+	for i, s := range l.services {
+		for _, b := range s.Backends {
+			for _, h := range l.hosts {
+				if h.name != b.Name {
+					continue
+				}
+				j := env.Job{ID: "serve/" + b.Name, Epoch: epochs[b.Name], Serve: &env.ServeJob{
+					Service: s.Name, Backend: b.Name, Protocol: s.Protocol, Addr: b.Addr, Server: l.topology.Services[i].Server, Gateway: l.topology.Services[i].Gateway,
+				}}
+				if err := h.Start(ctx, j); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Act notes the action.
+func (l *fakeLab) Act(_ context.Context, a scenarios.Action) error {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	l.f.Acts = append(l.f.Acts, a)
+	return l.f.ActErr
+}
 
 func (l *fakeLab) Close(ctx context.Context) error {
 	for _, h := range l.hosts {
@@ -110,6 +142,7 @@ func (l *fakeLab) Close(ctx context.Context) error {
 }
 
 type fakeJob struct {
+	worker env.Worker
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error
@@ -155,7 +188,7 @@ func (h *fakeHost) Start(ctx context.Context, j env.Job) error {
 		return err
 	}
 	jctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	job := &fakeJob{cancel: cancel, ended: make(chan struct{})}
+	job := &fakeJob{worker: w, cancel: cancel, ended: make(chan struct{})}
 	h.mu.Lock()
 	h.jobs[j.ID] = job
 	h.mu.Unlock()
@@ -206,6 +239,18 @@ func (h *fakeHost) Stop(ctx context.Context, id string) error {
 	}
 	j.cancel()
 	return h.Wait(ctx, id)
+}
+
+func (h *fakeHost) Update(ctx context.Context, id string, u env.Update) error {
+	j, err := h.job(id)
+	if err != nil {
+		return err
+	}
+	w, ok := j.worker.(env.Updater)
+	if !ok {
+		return fmt.Errorf("job %s on %s cannot be changed", id, h.name)
+	}
+	return w.Update(ctx, u)
 }
 
 func (h *fakeHost) Records(ctx context.Context, from uint64, fn func(runlog.Record) error) error {

@@ -1,8 +1,9 @@
-package lab
+package proxy
 
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -10,19 +11,11 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/env"
 )
 
-// A proxy is a node's service proxy: it makes connections to service addresses
-// reach pods.
-type proxy interface {
-	// Sync makes exactly these services be served. It returns once the kernel
-	// has the rules.
-	Sync(ctx context.Context, services []serviceEndpoints) error
-	// Close takes the rules out again.
-	Close() error
-}
-
-// nftProxy is the built-in proxy. Its rules have the shape and the semantics
+// nft is the built-in proxy in mode nftables. Its rules have the shape and the semantics
 // of kube-proxy's in nftables mode:
 //
 //   - a new connection to a service goes to an endpoint chosen at random, each
@@ -40,70 +33,69 @@ type proxy interface {
 //     are. kube-proxy's iptables mode drops them, its nftables mode does not.
 //
 // It uses the ip or ip6 family, not inet: some kernels have only those.
-type nftProxy struct {
-	ns   *namespace
-	ipv6 bool
-	plan proxyPlan
-	vips netip.Prefix
+type nft struct {
+	ipv6       bool
+	masquerade bool
+	clients    netip.Prefix
+	vips       netip.Prefix
 }
 
-var _ proxy = (*nftProxy)(nil)
+var _ dataplane = (*nft)(nil)
 
 const tableName = "tablefull"
 
-// Sync is part of proxy. All of it is one transaction: there is no moment
+// sync is part of dataplane. All of it is one transaction: there is no moment
 // without rules.
-func (p *nftProxy) Sync(ctx context.Context, services []serviceEndpoints) error {
+func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return p.ns.do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return fmt.Errorf("open nftables: %w", err)
-		}
-		b := nftBatch{c: c, ipv6: p.ipv6, table: c.AddTable(p.table())}
-		// The chains are added if they are not there yet; the rules of an
-		// earlier Sync go.
-		nat := b.chain("services", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-		leave := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-		forward := b.chain("untranslated", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-		c.FlushTable(b.table)
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	b := nftBatch{c: c, ipv6: p.ipv6, table: c.AddTable(p.table())}
+	// The chains are added if they are not there yet; the rules of an
+	// earlier sync go.
+	nat := b.chain("services", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	leave := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	forward := b.chain("untranslated", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	c.FlushTable(b.table)
 
-		for _, s := range services {
-			if len(s.Endpoints) > 0 {
-				if err := b.translate(nat, s); err != nil {
-					return fmt.Errorf("program service %s: %w", s.Name, err)
-				}
+	for _, s := range services {
+		if usable := s.Usable(); len(usable) > 0 {
+			if err := b.translate(nat, s, usable); err != nil {
+				return fmt.Errorf("program service %s: %w", s.Name, err)
 			}
 		}
-		if p.plan.Masquerade {
-			b.rule(leave, b.sourceIn(p.plan.Clients), ctStatusDNAT(), []expr.Any{&expr.Masq{FullyRandom: true}})
-		}
-		b.rule(forward, b.destinationIn(p.vips), ctStateNew(), []expr.Any{b.unreachable()})
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("program nftables: %w", err)
-		}
-		return nil
-	})
+	}
+	if p.masquerade {
+		b.rule(leave, b.sourceIn(p.clients), ctStatusDNAT(), []expr.Any{&expr.Masq{FullyRandom: true}})
+	}
+	b.rule(forward, b.destinationIn(p.vips), ctStateNew(), []expr.Any{b.unreachable()})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("program nftables: %w", err)
+	}
+	return nil
 }
 
-// Close is part of proxy.
-func (p *nftProxy) Close() error {
-	return p.ns.do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return fmt.Errorf("open nftables: %w", err)
-		}
-		c.DelTable(p.table())
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("remove nftables table: %w", err)
-		}
-		return nil
-	})
+// remove is part of dataplane.
+func (p *nft) remove() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	c.DelTable(p.table())
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove nftables table: %w", err)
+	}
+	return nil
 }
 
-func (p *nftProxy) table() *nftables.Table {
+// close is part of dataplane: the rules stay.
+func (*nft) close() error { return nil }
+
+func (p *nft) table() *nftables.Table {
 	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
 	if p.ipv6 {
 		t.Family = nftables.TableFamilyIPv6
@@ -129,12 +121,12 @@ func (b *nftBatch) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 // translate adds
 //
 //	ip daddr VIP PROTO dport FIRST-LAST dnat to numgen random mod N map { 0 : POD, ... }
-func (b *nftBatch) translate(chain *nftables.Chain, s serviceEndpoints) error {
+func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable []env.Endpoint) error {
 	proto := byte(unix.IPPROTO_TCP)
 	if s.Protocol == "udp" {
 		proto = unix.IPPROTO_UDP
 	}
-	match := slices.Concat(b.destinationIn(netip.PrefixFrom(s.VIP, s.VIP.BitLen())), []expr.Any{
+	match := slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -146,15 +138,15 @@ func (b *nftBatch) translate(chain *nftables.Chain, s serviceEndpoints) error {
 	if b.ipv6 {
 		set.DataType, family = nftables.TypeIP6Addr, unix.NFPROTO_IPV6
 	}
-	elements := make([]nftables.SetElement, len(s.Endpoints))
-	for i, e := range s.Endpoints {
-		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: e.AsSlice()}
+	elements := make([]nftables.SetElement, len(usable))
+	for i, e := range usable {
+		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: e.Addr.AsSlice()}
 	}
 	if err := b.c.AddSet(set, elements); err != nil {
 		return fmt.Errorf("list endpoints: %w", err)
 	}
 	b.rule(chain, match, []expr.Any{
-		&expr.Numgen{Register: 1, Modulus: uint32(len(s.Endpoints)), Type: unix.NFT_NG_RANDOM},
+		&expr.Numgen{Register: 1, Modulus: uint32(len(usable)), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: set.ID, SetName: set.Name},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
 	})
@@ -177,8 +169,8 @@ func (b *nftBatch) destinationIn(p netip.Prefix) []expr.Any {
 
 // addressIn matches the address at offset of the network header.
 func addressIn(p netip.Prefix, offset uint32) []expr.Any {
-	mask := ipNet(p).Mask
-	n := uint32(len(mask))
+	n := uint32(p.Addr().BitLen() / 8)
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: n, Mask: mask, Xor: make([]byte, n)},

@@ -1,0 +1,102 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// actions carries a scenario's actions out, each on its own clock.
+type actions struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu  sync.Mutex
+	err error
+}
+
+// startActions begins to carry the actions out. Run time 0 is zero on our
+// monotonic clock.
+func startActions(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero int64, out env.Recorder) *actions {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &actions{cancel: cancel}
+	end := zero + int64(s.Duration)
+	for _, act := range s.Actions {
+		d := &doer{lab: lab, action: act, out: out, begin: zero + int64(act.At), end: end}
+		a.wg.Go(func() {
+			if err := d.run(ctx); err != nil {
+				a.mu.Lock()
+				a.err = errors.Join(a.err, err)
+				a.mu.Unlock()
+			}
+		})
+	}
+	return a
+}
+
+// stop ends what is still going on, and waits for it. The error is that of the
+// first action that failed: a run whose action failed did not test what it
+// says, but what it measured stands.
+func (a *actions) stop() error {
+	a.cancel()
+	a.wg.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// doer carries one action out, once or again and again.
+type doer struct {
+	lab        env.Lab
+	action     scenarios.Action
+	out        env.Recorder
+	begin, end int64 // monotonic, ns; nothing begins at or after end
+}
+
+func (d *doer) run(ctx context.Context) error {
+	for n := 1; ; n++ {
+		if d.begin >= d.end || sleepUntil(ctx, d.begin) != nil {
+			return nil
+		}
+		if err := d.do(ctx, n); err != nil {
+			return err
+		}
+		if d.action.Every <= 0 || d.action.Count > 0 && n >= d.action.Count {
+			return nil
+		}
+		// One that took longer than every makes the next one wait, not fall out.
+		d.begin = max(d.begin+int64(d.action.Every), monotonic())
+	}
+}
+
+// do carries the action out for the nth time, with an event before and after.
+func (d *doer) do(ctx context.Context, n int) error {
+	event := func(phase, detail string) {
+		d.out.Record(runlog.Record{Event: &runlog.Event{Kind: "action", Name: d.action.Name, Detail: detail, Fields: map[string]string{
+			"kind": d.action.Kind(), "phase": phase, "number": strconv.Itoa(n),
+		}}})
+	}
+	event("begin", d.action.Kind())
+	timed, cancel := context.WithTimeout(ctx, time.Duration(d.action.Timeout))
+	defer cancel()
+	err := d.lab.Act(timed, d.action)
+	switch {
+	case err == nil:
+		event("end", "")
+		return nil
+	case ctx.Err() != nil:
+		event("fail", "the run ended before it had")
+		return nil
+	case timed.Err() != nil:
+		err = fmt.Errorf("it took longer than its timeout of %s", d.action.Timeout)
+	}
+	event("fail", err.Error())
+	return fmt.Errorf("do action %s: %w", d.action.Name, err)
+}

@@ -1,0 +1,88 @@
+package runner
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+func planOf(t *testing.T, yaml string, caps env.Capabilities) *Plan {
+	t.Helper()
+	s, err := scenarios.Parse("test.yaml", []byte(yaml))
+	require.NoError(t, err)
+	p, err := NewPlan(s, caps)
+	require.NoError(t, err)
+	return p
+}
+
+func machine() env.Capabilities {
+	return env.Capabilities{
+		CPUs: 2, MemoryBytes: 8 << 30, Limit: 262144, MaxFiles: 20000,
+		Timeouts: map[string]float64{"tcp_timeout_time_wait": 120, "tcp_timeout_close": 10, "tcp_timeout_syn_recv": 60, "udp_timeout": 30, "tcp_timeout_established": 432000},
+	}
+}
+
+// The combined fill time of several traffics, against arithmetic by hand.
+func TestFill(t *testing.T) {
+	const web = "name: x\nduration: %s\nconntrack: {headroom: %d}\nservices: [{name: web}, {name: dns, protocol: udp}]\ntraffic:\n%s"
+	for _, c := range []struct {
+		name, duration string
+		headroom       int
+		traffic        string
+		at             float64 // 0: never
+		peak           float64 // 0: not looked at
+	}{
+		{"one", "10s", 3000, "- {to: web, short_lived: {rate: 700/s}}", 3000.0 / 700, 7000},
+		// 300/s for 2 s are 600; the other 2400 come at 1000/s.
+		{"two", "10s", 3000, "- {to: web, short_lived: {rate: 300/s}}\n- {name: later, to: web, start: 2s, short_lived: {rate: 700/s}}", 2 + 2400.0/1000, 8600},
+		// 400/s, and only 2000 connections: 5 s for them, the rest at 100/s.
+		{"idle ends", "20s", 3000, "- {to: web, idle: {count: 2000, open_rate: 400/s}}\n- {to: web, short_lived: {rate: 100/s}}", 10, 4000},
+		// Entries go after 10 s, so 100/s settle at 1000.
+		{"settles", "40s", 1001, "- {to: web, short_lived: {rate: 100/s, close: rst}}", 0, 1000},
+		{"ramp", "10s", 2500, "- {to: web, short_lived: {ramp: {from: 0/s, to: 1000/s}}}", 7.0711, 5000},
+		{"stages", "10s", 2000, "- {to: web, short_lived: {stages: [{to: 100/s, for: 5s}, {from: 1000/s, to: 1000/s, for: 5s}]}}", 6.5, 5500},
+		{"sine", "10s", 1001, "- {to: web, short_lived: {sine: {mean: 100/s, amplitude: 50/s, period: 5s}}}", 0, 1000},
+		{"both protocols", "10s", 3000, "- {to: web, short_lived: {rate: 300/s}}\n- {to: dns, udp: {rate: 700/s}}", 3, 10000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := planOf(t, fmt.Sprintf(web, c.duration, c.headroom, c.traffic), machine()).fill()
+			assert.Equal(t, c.at > 0, f.full)
+			assert.InDelta(t, c.at, f.at, 0.01)
+			assert.InDelta(t, c.peak, f.peak, 1)
+		})
+	}
+}
+
+func TestDryRunSaysWhatIsKnown(t *testing.T) {
+	text := func(yaml string) string {
+		var b strings.Builder
+		require.NoError(t, planOf(t, yaml, machine()).WriteText(&b))
+		return b.String()
+	}
+	const head = "name: x\nduration: 10s\nservices: [{name: web}]\n"
+	mild := text(head + "traffic: [{to: web, short_lived: {rate: 700/s}}]")
+	assert.Contains(t, mild, "at most 7000 of 262144 free entries are needed at once: never full in this run")
+	assert.NotContains(t, mild, "doubt")
+	assert.NotContains(t, mild, "alone")
+
+	reused := text(head + "traffic: [{to: web, short_lived: {rate: 700/s, source_ports: {fixed: 4000}}}]")
+	assert.Contains(t, reused, "cannot be computed")
+
+	flood := text(head + "conntrack: {headroom: 1000}\ntraffic: [{to: web, flood: {rate: 1000/s}}, {to: web, short_lived: {rate: 1000/s}}]")
+	assert.Contains(t, flood, "full at 0.50s")
+	assert.Contains(t, flood, "alone it would fill the table at 1.00s")
+	assert.Contains(t, flood, "early_drop")
+
+	absurd := text(head + "traffic: [{to: web, short_lived: {rate: 10000000/s}}]")
+	assert.Contains(t, absurd, "the generator will probably be the limit")
+	assert.Contains(t, absurd, "holds a socket for its timeout, 10000000/s x 0.9s = 9000000, and the client may open 20000 files")
+
+	large := text(head + "conntrack: {max: 100000000}\ntraffic: [{to: web, short_lived: {rate: 1/s}}]")
+	assert.Contains(t, large, "MiB of kernel memory")
+}

@@ -1,0 +1,286 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// A dataplane is what makes the kernel translate.
+type dataplane interface {
+	// sync makes these services be served as their endpoints say. It returns
+	// once the kernel, or the process that programs it, has them.
+	sync(ctx context.Context, services []env.ServiceState) error
+	// remove takes the rules away.
+	remove() error
+	// close ends it and leaves the rules.
+	close() error
+}
+
+// A process is a dataplane with a process of its own, which hears of changes
+// by itself and so is stopped as one.
+type process interface {
+	pause() error
+	resume() error
+}
+
+// A ticker is a dataplane that has something to do from time to time.
+type ticker interface {
+	// tick does what is due and says after how long to call again.
+	tick() (time.Duration, error)
+}
+
+// Proxy is the worker of a ProxyJob.
+type Proxy struct {
+	job    env.ProxyJob
+	orders chan order
+	open   func(context.Context, env.ProxyJob, env.Recorder) (dataplane, error)
+}
+
+var (
+	_ env.Worker  = (*Proxy)(nil)
+	_ env.Updater = (*Proxy)(nil)
+)
+
+type order struct {
+	u    env.Update
+	done chan error
+}
+
+// New returns the worker of j.Proxy.
+func New(j env.Job) (env.Worker, error) {
+	if j.Proxy == nil {
+		return nil, fmt.Errorf("make proxy: job %q is none", j.ID)
+	}
+	if err := check(j.Proxy.Proxy); err != nil {
+		return nil, err
+	}
+	return &Proxy{job: *j.Proxy, orders: make(chan order), open: open}, nil
+}
+
+func check(p scenarios.Proxy) error {
+	switch {
+	case p.Binary == "" && p.Mode == "iptables":
+		return errors.New("make proxy: mode iptables needs a kube-proxy binary; the built-in proxy knows nftables and ipvs")
+	case p.Binary == "" && p.Mode == "ipvs" && p.Masquerade:
+		return errors.New("make proxy: the built-in proxy does not masquerade in mode ipvs")
+	}
+	return nil
+}
+
+func open(ctx context.Context, j env.ProxyJob, out env.Recorder) (dataplane, error) {
+	switch {
+	case j.Proxy.Binary != "":
+		return openKubeProxy(ctx, j, out)
+	case j.Proxy.Mode == "ipvs":
+		return openIPVS(j)
+	}
+	return &nft{ipv6: j.IPv6, masquerade: j.Proxy.Masquerade, clients: j.Clients, vips: j.VIPs}, nil
+}
+
+// Update is part of env.Updater. It returns once the change is made: for new
+// services, once the rules are programmed or, while the proxy is paused, noted.
+func (p *Proxy) Update(ctx context.Context, u env.Update) error {
+	o := order{u, make(chan error, 1)}
+	select {
+	case p.orders <- o:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run is part of env.Worker.
+func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err error) {
+	r := &running{job: p.job, open: p.open, out: out}
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.plane.close()) }()
+	if err := setSysctls(p.job.Sysctls); err != nil {
+		return err
+	}
+	ready()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case o := <-p.orders:
+			o.done <- r.update(ctx, o.u)
+		case <-timer.C:
+			next, err := r.tick()
+			if err != nil {
+				out.Record(runlog.Record{Event: &runlog.Event{Kind: "warning", Name: "proxy", Detail: err.Error()}})
+			}
+			timer.Reset(next)
+		}
+	}
+}
+
+// running is a proxy that runs. Only Run's goroutine touches it.
+type running struct {
+	job    env.ProxyJob // Services and Proxy are the newest
+	open   func(context.Context, env.ProxyJob, env.Recorder) (dataplane, error)
+	out    env.Recorder
+	plane  dataplane
+	paused bool
+}
+
+func (r *running) start(ctx context.Context) error {
+	plane, err := r.open(ctx, r.job, r.out)
+	if err != nil {
+		return err
+	}
+	if err := plane.sync(ctx, r.job.Services); err != nil {
+		return errors.Join(err, plane.close())
+	}
+	r.plane = plane
+	r.note("synced")
+	return nil
+}
+
+// idleTick is how often a proxy is asked that has nothing to do by itself.
+const idleTick = time.Minute
+
+func (r *running) tick() (time.Duration, error) {
+	t, ok := r.plane.(ticker)
+	if !ok || r.paused {
+		return idleTick, nil
+	}
+	return t.tick()
+}
+
+func (r *running) update(ctx context.Context, u env.Update) error {
+	switch {
+	case u.Services != nil:
+		r.job.Services = u.Services
+		if _, own := r.plane.(process); r.paused && !own {
+			return nil
+		}
+		if err := r.plane.sync(ctx, u.Services); err != nil {
+			return err
+		}
+		r.note("synced")
+		return nil
+	case u.Upgrade != nil:
+		return r.replace(ctx, *u.Upgrade)
+	case u.Proxy != "":
+		return r.order(ctx, u.Proxy)
+	}
+	return errors.New("update proxy: the update says nothing to do")
+}
+
+func (r *running) order(ctx context.Context, o env.ProxyOrder) error {
+	own, isProcess := r.plane.(process)
+	switch o {
+	case env.PauseProxy:
+		if isProcess {
+			if err := own.pause(); err != nil {
+				return err
+			}
+		}
+		r.paused = true
+		r.note("paused")
+		return nil
+	case env.ResumeProxy:
+		r.paused = false
+		r.note("resumed")
+		if isProcess {
+			return own.resume()
+		}
+		return r.update(ctx, env.Update{Services: r.job.Services})
+	case env.RestartProxy, env.RestartProxyClean:
+		return r.restart(ctx, o == env.RestartProxyClean)
+	}
+	return fmt.Errorf("update proxy: %q is no order", o)
+}
+
+// restart forgets all that the proxy knew, as a new process has.
+func (r *running) restart(ctx context.Context, clean bool) error {
+	if err := r.plane.close(); err != nil {
+		return fmt.Errorf("end proxy: %w", err)
+	}
+	r.note("ended")
+	if clean {
+		if err := r.plane.remove(); err != nil {
+			return fmt.Errorf("clean up after proxy: %w", err)
+		}
+		r.note("cleaned")
+	}
+	r.paused = false
+	if err := r.start(ctx); err != nil {
+		return fmt.Errorf("start proxy again: %w", err)
+	}
+	return nil
+}
+
+// replace puts another proxy in this one's place. A change of mode takes the
+// old rules away: kube-proxy's modes do not take over each other's.
+func (r *running) replace(ctx context.Context, by scenarios.Proxy) error {
+	if err := check(by); err != nil {
+		return err
+	}
+	sameRules := by.Mode == r.job.Proxy.Mode && (by.Binary == "") == (r.job.Proxy.Binary == "")
+	r.job.Proxy = by
+	return r.restart(ctx, !sameRules)
+}
+
+// note records what the proxy did, with the endpoints it now works with.
+func (r *running) note(what string) {
+	fields := map[string]string{}
+	for _, s := range r.job.Services {
+		var names []string
+		for _, e := range s.Usable() {
+			names = append(names, e.Name)
+		}
+		fields[s.Name] = strings.Join(names, " ")
+	}
+	r.out.Record(runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: what, Fields: fields}})
+}
+
+// setSysctls writes settings of this network namespace and reads each back.
+// Names are paths below /proc/sys.
+func setSysctls(values map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if err := setSysctl(filepath.Join("/proc/sys", name), values[name]); err != nil {
+			return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(name, "/", "."), values[name], err)
+		}
+	}
+	return nil
+}
+
+func setSysctl(path, value string) error {
+	err := os.WriteFile(path, []byte(value), 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("this kernel has no such setting: %w", err)
+	case err != nil:
+		return fmt.Errorf("the kernel refuses it: %w", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if got := strings.Join(strings.Fields(string(b)), " "); got != value {
+		return fmt.Errorf("the kernel kept %s", got)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+// forgetUDP deletes the entries of UDP flows that were translated to an
+// endpoint which is not usable any more, as kube-proxy does from 1.32 on: a
+// flow whose socket goes on sending would never be translated anew. Like
+// kube-proxy up to 1.36 it leaves out services without any usable endpoint
+// (kubernetes/kubernetes#139628).
+func forgetUDP(services []env.ServiceState, ipv6 bool) error {
+	f := udpFilter{}
+	for _, s := range services {
+		usable := s.Usable()
+		if s.Protocol != "udp" || len(usable) == 0 {
+			continue
+		}
+		ends := map[netip.Addr]bool{}
+		for _, e := range usable {
+			ends[e.Addr] = true
+		}
+		for i := range s.Ports {
+			f[netip.AddrPortFrom(s.Addr, s.Port+i)] = ends
+		}
+	}
+	if len(f) == 0 {
+		return nil
+	}
+	family := netlink.InetFamily(unix.AF_INET)
+	if ipv6 {
+		family = unix.AF_INET6
+	}
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
+		return fmt.Errorf("delete entries of stale UDP flows: %w", err)
+	}
+	return nil
+}
+
+// udpFilter is the usable endpoints of UDP services by service address.
+type udpFilter map[netip.AddrPort]map[netip.Addr]bool
+
+// MatchConntrackFlow is part of netlink.CustomConntrackFilter.
+func (f udpFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	dst, _ := netip.AddrFromSlice(flow.Forward.DstIP)
+	ends, ours := f[netip.AddrPortFrom(dst.Unmap(), flow.Forward.DstPort)]
+	if !ours {
+		return false
+	}
+	src, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
+	return !ends[src.Unmap()]
+}

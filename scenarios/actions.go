@@ -1,0 +1,104 @@
+package scenarios
+
+// Lifecycle is how pods come and go, in Kubernetes' words.
+type Lifecycle struct {
+	ReadyAfter Duration `yaml:"ready_after,omitempty" json:"ready_after,omitempty" jsonschema_description:"Time from the start of a pod until it is ready. Default 0s: as soon as it listens."`
+	PreStop    Duration `yaml:"pre_stop,omitempty" json:"pre_stop,omitempty" jsonschema_description:"A preStop hook that sleeps this long before SIGTERM; the endpoint is terminating meanwhile. Default 0s."`
+	Grace      Duration `yaml:"grace,omitempty" json:"grace,omitempty" jsonschema_description:"terminationGracePeriodSeconds: from the deletion (preStop included) to SIGKILL. Default 30s."`
+	OnSIGTERM  string   `yaml:"on_sigterm,omitempty" json:"on_sigterm,omitempty" jsonschema:"enum=drain,enum=close,enum=ignore" jsonschema_description:"drain: no new connections; answers those it has, and ends when they are closed. close: resets all it has and ends at once. ignore: goes on as before until SIGKILL. Default drain."`
+}
+
+// Action is something that happens to the cluster. Exactly one kind is set.
+type Action struct {
+	Name    string   `yaml:"name,omitempty" jsonschema_description:"Name in reports. Default: the kind, with a number where there are several."`
+	At      Duration `yaml:"at,omitempty" jsonschema_description:"Run time at which it begins. Default 0s."`
+	Every   Duration `yaml:"every,omitempty" jsonschema_description:"Again and again, this long from one beginning to the next; one that is still going on makes the next wait. Default 0s: once."`
+	Count   int      `yaml:"count,omitempty" jsonschema_description:"With every: how often in all. Default 0: to the end of the run."`
+	Timeout Duration `yaml:"timeout,omitempty" jsonschema_description:"How long it may take. Default 5m."`
+	Nodes   []string `yaml:"nodes,omitempty" jsonschema_description:"For what is done to a node or its proxy: which ones. Default all."`
+
+	Rollout         *Rollout         `yaml:"rollout,omitempty" jsonschema_description:"Replace all pods of a service, as a Deployment's rolling update."`
+	Scale           *Scale           `yaml:"scale,omitempty" jsonschema_description:"Change the number of pods of a service."`
+	DeletePod       *DeletePod       `yaml:"delete_pod,omitempty" jsonschema_description:"Delete pods of a service; the Deployment replaces them."`
+	RestartProxy    *RestartProxy    `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
+	PauseProxy      *struct{}        `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
+	ResumeProxy     *struct{}        `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
+	UpgradeProxy    *Proxy           `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
+	Ballast         *Refill          `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
+	Flush           *Flush           `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
+	SetSysctl       *SetSysctl       `yaml:"set_sysctl,omitempty" jsonschema_description:"Change settings of the node's network namespace."`
+	HoldXtablesLock *HoldXtablesLock `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that iptables and kube-proxy's iptables mode take."`
+}
+
+// Rollout is a rolling update.
+type Rollout struct {
+	Service        string `yaml:"service" jsonschema:"required" jsonschema_description:"Service whose pods are replaced."`
+	MaxSurge       *int   `yaml:"max_surge,omitempty" jsonschema_description:"Pods there may be above the number wanted. Default 1."`
+	MaxUnavailable int    `yaml:"max_unavailable,omitempty" jsonschema_description:"Pods that may be missing from the number wanted. Default 0."`
+}
+
+// Scale changes a number of pods.
+type Scale struct {
+	Service string `yaml:"service" jsonschema:"required" jsonschema_description:"Service whose number of pods changes."`
+	To      int    `yaml:"to" jsonschema_description:"Pods there shall be; 0 leaves the service without endpoints."`
+}
+
+// DeletePod deletes pods.
+type DeletePod struct {
+	Service string `yaml:"service" jsonschema:"required" jsonschema_description:"Service whose pods are deleted."`
+	Count   int    `yaml:"count,omitempty" jsonschema_description:"How many, the oldest first. Default 1."`
+	Force   bool   `yaml:"force,omitempty" jsonschema_description:"Without grace: no preStop, no SIGTERM; the pod is killed and its network gone at once, while its endpoint is still programmed. Default false."`
+}
+
+// RestartProxy ends a proxy and starts it anew.
+type RestartProxy struct {
+	Clean bool     `yaml:"clean,omitempty" jsonschema_description:"Take its rules away in between, as kube-proxy --cleanup does. Default false: they stay."`
+	Down  Duration `yaml:"down,omitempty" jsonschema_description:"How long it stays down. Default 0s."`
+}
+
+// Refill changes the ballast.
+type Refill struct {
+	Headroom int64 `yaml:"headroom" jsonschema:"required" jsonschema_description:"Entries that shall be free afterwards."`
+}
+
+// Flush deletes entries.
+type Flush struct {
+	Protocol string `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp" jsonschema_description:"Only entries of this protocol. Default: all but ballast."`
+}
+
+// SetSysctl changes settings of a node.
+type SetSysctl struct {
+	Values map[string]string `yaml:"values" jsonschema:"required" jsonschema_description:"Values by name, for example net.netfilter.nf_conntrack_tcp_be_liberal: \"1\". Only settings of a network namespace: net.netfilter.nf_conntrack_ (not max and buckets), net.ipv4.vs., net.ipv4.ip_local_port_range and the like."`
+	For    Duration          `yaml:"for,omitempty" jsonschema_description:"Put the old values back after this long. Default 0s: they stay to the end of the run."`
+}
+
+// HoldXtablesLock holds the lock of iptables.
+type HoldXtablesLock struct {
+	For Duration `yaml:"for" jsonschema:"required" jsonschema_description:"How long."`
+}
+
+// kinds are the names of the actions, as fields of [Action].
+var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "upgrade_proxy", "ballast", "flush", "set_sysctl", "hold_xtables_lock"}
+
+// setKinds lists the kinds that are set; a valid action has exactly one.
+func (a *Action) setKinds() []string {
+	var set []string
+	for i, is := range []bool{
+		a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.RestartProxy != nil, a.PauseProxy != nil, a.ResumeProxy != nil,
+		a.UpgradeProxy != nil, a.Ballast != nil, a.Flush != nil, a.SetSysctl != nil, a.HoldXtablesLock != nil,
+	} {
+		if is {
+			set = append(set, kinds[i])
+		}
+	}
+	return set
+}
+
+// Kind is the name of what the action does, as YAML spells it. Empty where
+// nothing is set.
+func (a *Action) Kind() string {
+	if set := a.setKinds(); len(set) > 0 {
+		return set[0]
+	}
+	return ""
+}
