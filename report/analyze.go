@@ -65,7 +65,7 @@ func (l *log) findings() *Findings {
 	f.Thresholds = l.thresholds(a)
 	generator, reasons := l.audit()
 	f.Generator = generator
-	f.Timeline = l.timeline()
+	f.Timeline = l.timeline(f, a, first)
 	f.Doubts = append(f.Doubts, l.allDoubts(f, a)...)
 	f.NotMeasured = append(f.NotMeasured, l.notMeasured(f)...)
 	l.judge(f, a, reasons)

@@ -51,14 +51,16 @@ type tally struct {
 	looked   autopsies // of kinds, between from and to
 	agree    found
 	shared   bool
-	later    uint64 // of failures: something was lost while they waited, not at their start
-	how      string // said instead of the counter
+	later    uint64         // of failures: something was lost while they waited, not at their start
+	how      string         // said instead of the counter
+	steps    map[int]uint64 // failures, by the step of the axis they were due in
 }
 
 // attribution finds the cause of every failed attempt. Rules run in the order
 // of attribute; each takes attempts that no rule before it could explain.
 type attribution struct {
 	l       *log
+	axis    axis
 	items   []*item
 	tallies map[string]*tally
 	slack   float64 // s: how far a packet may be from the counter's interval
@@ -74,7 +76,7 @@ type attribution struct {
 
 func newAttribution(l *log) *attribution {
 	a := &attribution{
-		l: l, tallies: map[string]*tally{}, slack: 0.1 + l.clockBound, offered: map[*traffic]*counts{},
+		l: l, axis: l.axis(), tallies: map[string]*tally{}, slack: 0.1 + l.clockBound, offered: map[*traffic]*counts{},
 		total: map[string]uint64{}, other: map[string]uint64{},
 	}
 	kernel := ""
@@ -278,7 +280,7 @@ func (t *tally) look() {
 func (a *attribution) tally(cause string) *tally {
 	t := a.tallies[cause]
 	if t == nil {
-		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1)}
+		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, steps: map[int]uint64{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1)}
 		a.tallies[cause] = t
 	}
 	return t
@@ -294,6 +296,7 @@ func (a *attribution) take(it *item, cause string, n uint64, possible found) {
 	t.failures += n
 	t.traffic[it.t.info.Name] += n
 	t.outcomes[it.outcome] += n
+	t.steps[a.axis.index(it.start())] += n
 	t.from, t.to = min(t.from, it.start()), max(t.to, it.end())
 	if it.class != silent {
 		t.later += n
@@ -386,7 +389,7 @@ func (a *attribution) causes() []Cause {
 	slices.SortFunc(out, func(x, y Cause) int {
 		return cmp.Or(cmp.Compare(y.Failures, x.Failures), cmp.Compare(x.Cause, y.Cause))
 	})
-	return append(out, a.l.generatorCauses()...)
+	return append(out, a.l.notStarted()...)
 }
 
 func (t *tally) proof() Evidence {

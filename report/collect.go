@@ -1,7 +1,6 @@
 package report
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -73,15 +72,18 @@ type failed struct {
 
 // traffic is one traffic's records.
 type traffic struct {
-	info    runlog.TrafficInfo
-	known   bool // is in the header
-	width   float64
-	bins    map[int64]*bin
-	total   runlog.Bin
-	fromDue *hdrhistogram.Histogram
-	started *hdrhistogram.Histogram
-	held    *runlog.Held
-	peak    uint64 // connections held at most
+	info      runlog.TrafficInfo
+	known     bool // is in the header
+	width     float64
+	bins      map[int64]*bin
+	total     runlog.Bin
+	fromDue   *hdrhistogram.Histogram
+	started   *hdrhistogram.Histogram
+	held      *runlog.Held
+	peak      uint64 // connections held at most
+	holding   *grid[heldCell]
+	took      *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
+	tookWidth float64                              // s, the widest of the Latency records
 	// autopsies by class of outcome and second of the due time.
 	autopsies [classes]map[int64]*autopsies
 	dueCounts *counts                   // see due
@@ -104,6 +106,7 @@ type badBin struct {
 	firstLate  float64 // s it was started after that
 	firstStart [classes]float64
 	notStarted uint64
+	refused    [len(generatorCauses)]uint64 // of notStarted, by cause
 }
 
 // window collects what one threshold with a time window needs and the totals
@@ -113,11 +116,8 @@ type window struct {
 	latency   map[string]*hdrhistogram.Histogram
 }
 
-// collect reads the whole log. Only errors of the underlying reader are
-// returned; damage is noted.
-func collect(in io.Reader) (*log, error) {
-	r := runlog.NewReader(in)
-	l := &log{
+func newLog() *log {
+	return &log{
 		traffics: map[string]*traffic{},
 		nodes:    map[string]*node{},
 		hosts:    map[string]*host{},
@@ -125,15 +125,14 @@ func collect(in io.Reader) (*log, error) {
 		joins:    map[attempt]failed{},
 		lastT:    math.Inf(-1),
 	}
-	for {
-		rec, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("analyze run log: %w", err)
-		}
-		l.add(&rec)
+}
+
+// collect reads the whole log. Only errors of the underlying reader are
+// returned; damage is noted.
+func collect(in io.Reader) (*log, error) {
+	r, l := runlog.NewReader(in), newLog()
+	if err := r.Each(l.add); err != nil {
+		return nil, fmt.Errorf("analyze run log: %w", err)
 	}
 	l.problems, l.nProblems, l.truncated = r.Problems(), r.ProblemCount(), r.Truncated()
 	if l.trailer != nil {
@@ -175,6 +174,7 @@ func (l *log) add(r *runlog.Record) {
 		t := l.traffic(r.Held.Traffic)
 		h := *r.Held
 		t.held, t.peak = &h, max(t.peak, h.Open)
+		t.holding.add(r.T, heldCell{r.T, h.Open, h.Validated})
 	case r.Served != nil:
 		l.addServed(r.Served)
 	case r.Sample != nil:
@@ -247,6 +247,7 @@ func (l *log) traffic(name string) *traffic {
 	t := l.traffics[name]
 	if t == nil {
 		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}, firstFull: math.NaN()}
+		t.holding, t.took = newGrid(0.1, keptCells, mergeHeld), newGrid(1, 2*maxSteps, mergeTimes)
 		l.traffics[name] = t
 		l.order = append(l.order, t)
 	}
@@ -290,8 +291,11 @@ func (l *log) addBin(b *runlog.Bin) {
 		}
 		have.detail().outcomes[o] += n
 	}
-	for _, n := range b.NotStarted {
+	for r, n := range b.NotStarted {
 		have.detail().notStarted += n
+		if i := slices.Index(generatorCauses[:], generatorCause(r)); i >= 0 {
+			have.detail().refused[i] += n
+		}
 	}
 	if b.LostPackets > 0 {
 		have.detail().lost += b.LostPackets
@@ -336,8 +340,11 @@ func (t *traffic) start(i int64) float64 { return float64(i) * t.width }
 
 func (l *log) addLatency(b *runlog.Latency) {
 	t := l.traffic(b.Traffic)
-	var err error
-	if t.fromDue, err = runlog.MergeHistogram(t.fromDue, b.FromDue); err != nil {
+	took, err := runlog.DecodeHistogram(b.FromDue)
+	if err == nil {
+		t.fromDue, err = runlog.AddHistogram(t.fromDue, took)
+	}
+	if err != nil {
 		l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		return
 	}
@@ -348,8 +355,14 @@ func (l *log) addLatency(b *runlog.Latency) {
 	}
 	for _, w := range l.windows {
 		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) {
-			// It has just been decoded, so this cannot fail in another way.
-			w.latency[b.Traffic], _ = runlog.MergeHistogram(w.latency[b.Traffic], b.FromDue)
+			// It is a part of the sum, so this cannot fail in another way.
+			w.latency[b.Traffic], _ = runlog.AddHistogram(w.latency[b.Traffic], took)
+		}
+	}
+	if sane(b.Start) {
+		t.took.add(b.Start, took)
+		if b.Width > 0 && b.Width <= 3600 {
+			t.tookWidth = max(t.tookWidth, b.Width)
 		}
 	}
 }

@@ -266,7 +266,7 @@ type Timeline struct {
 	Latency []LatencySeries `json:"latency" jsonschema_description:"Times of successful attempts, one per traffic that has any."`
 	Held    []HeldSeries    `json:"held" jsonschema_description:"Connections held open, one per idle traffic."`
 	Nodes   []NodeSeries    `json:"nodes"`
-	ByLoad  []LoadPoint     `json:"by_load" jsonschema_description:"Entries and loss by offered rate, in order of time; null where the rate does not vary enough to show anything."`
+	ByLoad  []LoadPoint     `json:"by_load" summary:"nullable" jsonschema_description:"Entries and loss by offered rate, in order of time; null where the rate does not vary enough to show anything."`
 	Events  []Event         `json:"events"`
 	// OtherEvents are those beyond the bound of Events.
 	OtherEvents uint64 `json:"other_events"`
@@ -350,7 +350,7 @@ type LoadPoint struct {
 	AtS         float64 `json:"at_s"`
 	OfferedPerS float64 `json:"offered_per_s"`
 	Entries     uint64  `json:"entries" jsonschema_description:"Highest of the first node in the step."`
-	Loss        float64 `json:"loss" jsonschema_description:"Share of the attempts due in the step that failed, 0 to 1."`
+	Loss        float64 `json:"loss" jsonschema_description:"Share of the attempts due in the step that failed, 0 to 1; without those of one-way traffic, of which nobody knows."`
 }
 
 // Event is something that happened at one moment.

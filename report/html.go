@@ -1,29 +1,125 @@
 package report
 
 import (
-	_ "embed"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"io"
+	"strings"
 )
 
-//go:embed assets/report.html
-var htmlReport string
+//go:embed assets
+var assets embed.FS
 
-// renderHTML writes one file that needs nothing else: no script, no font, no
-// picture from elsewhere.
-func renderHTML(f *Findings, w io.Writer) error {
-	t, err := template.New("report").Funcs(template.FuncMap{
-		"percent": percent, "seconds": seconds, "perSecond": perSecond, "ms": ms, "filling": filling, "part": partText,
-		"memory": memoryText, "prediction": predictionText, "threshold": thresholdLine,
-		"tablePlot": tablePlot, "loadPlot": loadPlot, "causePlot": causePlot,
-		"dict": func(name string, o *Onset) map[string]any { return map[string]any{"Name": name, "Onset": o} },
-	}).Parse(htmlReport)
+// A Page is how the HTML report is put together. The zero value is a file
+// that stands alone and may connect to nothing.
+type Page struct {
+	// Script is run after the page's own, in the same policy. It may use
+	// window.tablefull, see assets/report.js.
+	Script string
+	// Connect is what the page may connect to, as in a Content-Security-Policy;
+	// empty for nothing. It must not hold quotes other than those of 'self'.
+	Connect string
+}
+
+// Render writes the findings as one HTML file.
+func (p Page) Render(f *Findings, w io.Writer) error {
+	v, err := p.view(f)
+	if err != nil {
+		return fmt.Errorf("write html: %w", err)
+	}
+	text, err := assets.ReadFile("assets/report.html")
+	if err != nil {
+		return fmt.Errorf("read report template: %w", err)
+	}
+	t, err := template.New("report").Funcs(htmlFuncs).Parse(string(text))
 	if err != nil {
 		return fmt.Errorf("parse report template: %w", err)
 	}
-	if err := t.Execute(w, f); err != nil {
+	if err := t.Execute(w, v); err != nil {
 		return fmt.Errorf("write html: %w", err)
 	}
 	return nil
+}
+
+func renderHTML(f *Findings, w io.Writer) error { return Page{}.Render(f, w) }
+
+// view is what the template sees.
+type view struct {
+	*Findings
+	Figures   []figure
+	Advice    advice
+	First     []chart // on the first screen
+	Over      []chart // over time
+	ByLoad    []chart
+	Gaps      []string // what is not plotted, and why
+	Policy    string
+	Styles    []template.CSS
+	Scripts   []template.JS
+	License   template.HTML
+	Data      template.JS
+	LimitsTop bool
+}
+
+func (p Page) view(f *Findings) (*view, error) {
+	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), LimitsTop: f.Verdict == Inconclusive}
+	c := newCharts(f)
+	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
+	data, err := json.Marshal(c.data())
+	if err != nil {
+		return nil, fmt.Errorf("encode plots: %w", err)
+	}
+	// Marshal has escaped <, > and &, so nothing in it can end the element.
+	v.Data = template.JS(data) //nolint:gosec // see above
+	scripts, err := readAssets("uplot/uPlot.iife.min.js", "report.js")
+	if err != nil {
+		return nil, err
+	}
+	if p.Script != "" {
+		scripts = append(scripts, p.Script)
+	}
+	styles, err := readAssets("uplot/uPlot.min.css", "report.css")
+	if err != nil {
+		return nil, err
+	}
+	license, err := readAssets("uplot/LICENSE")
+	if err != nil {
+		return nil, err
+	}
+	v.License = template.HTML("<!--\nuPlot 1.6.32, which draws the plots of this page:\n" + license[0] + "-->") //nolint:gosec // an asset
+	var scriptHashes, styleHashes []string
+	for _, s := range scripts {
+		v.Scripts = append(v.Scripts, template.JS(s)) //nolint:gosec // an asset, or the caller's own
+		scriptHashes = append(scriptHashes, sourceHash(s))
+	}
+	for _, s := range styles {
+		v.Styles = append(v.Styles, template.CSS(s)) //nolint:gosec // an asset
+		styleHashes = append(styleHashes, sourceHash(s))
+	}
+	v.Policy = "default-src 'none'; base-uri 'none'; form-action 'none'; script-src " + strings.Join(scriptHashes, " ") + "; style-src " + strings.Join(styleHashes, " ")
+	if p.Connect != "" {
+		v.Policy += "; connect-src " + p.Connect
+	}
+	return v, nil
+}
+
+func readAssets(names ...string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		b, err := assets.ReadFile("assets/" + name)
+		if err != nil {
+			return nil, fmt.Errorf("read asset: %w", err)
+		}
+		out = append(out, string(b))
+	}
+	return out, nil
+}
+
+// sourceHash is how a Content-Security-Policy names an inline script or style.
+func sourceHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }

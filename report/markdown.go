@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// renderMarkdown writes a CI job summary.
-func renderMarkdown(f *Findings, w io.Writer) error {
+// renderMarkdown writes a CI job summary, or what goes into an issue. A picture
+// that is named is shown, and told to those who do not see it.
+func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	incomplete := ""
@@ -17,6 +18,9 @@ func renderMarkdown(f *Findings, w io.Writer) error {
 	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
 	p("**%s**\n", md(f.Headline))
 	mdList(p, "", f.Reasons)
+	if picture != "" {
+		p("![%s](%s)\n", md("Entries against the limit, and attempts per second, over run time. "+f.Headline), picture)
+	}
 	if len(f.Thresholds) > 0 {
 		p("### Thresholds\n")
 		p("| | threshold | measured |\n|---|---|---|")
@@ -25,20 +29,7 @@ func renderMarkdown(f *Findings, w io.Writer) error {
 		}
 		p("")
 	}
-	p("### Table\n")
-	p("| node | onset | at | +- | entries | full | offered |\n|---|---|---:|---:|---:|---:|---:|")
-	for i := range f.Nodes {
-		n := &f.Nodes[i]
-		mdOnset(p, n.Name, "early_drop", n.Knee.EarlyDrop)
-		mdOnset(p, n.Name, "drop", n.Knee.Drop)
-		mdOnset(p, n.Name, "client loss", n.Knee.ClientLoss)
-	}
-	p("")
-	for i := range f.Nodes {
-		if n := &f.Nodes[i]; n.PeakEntries != nil {
-			p("%s: at most %s.\n", md(n.Name), filling(n))
-		}
-	}
+	mdTables(p, f)
 	if f.Predicted != nil {
 		p("Predicted: %s.\n", md(predictionText(f.Predicted)))
 	}
@@ -55,6 +46,9 @@ func renderMarkdown(f *Findings, w io.Writer) error {
 	mdList(p, "### Doubts", f.Doubts)
 	mdList(p, "### Not measured", f.NotMeasured)
 	mdList(p, "### Not put back", f.UndoErrors)
+	if line := provenance(f); line != "" {
+		p("<sub>%s</sub>", md(line))
+	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("write markdown: %w", err)
 	}
@@ -81,6 +75,31 @@ func mdList(p func(string, ...any), title string, of []string) {
 		p("- %s", md(s))
 	}
 	p("")
+}
+
+func mdTables(p func(string, ...any), f *Findings) {
+	p("### Table\n")
+	if len(f.Nodes) == 0 {
+		p("No node's table was sampled.\n")
+		return
+	}
+	p("| node | onset | at | +- | entries | full | offered |\n|---|---|---:|---:|---:|---:|---:|")
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.PeakEntries == nil {
+			p("| %s | not sampled | | | | | |", md(n.Name))
+			continue
+		}
+		mdOnset(p, n.Name, "early_drop", n.Knee.EarlyDrop)
+		mdOnset(p, n.Name, "drop", n.Knee.Drop)
+		mdOnset(p, n.Name, "client loss", n.Knee.ClientLoss)
+	}
+	p("")
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.PeakEntries != nil {
+			p("%s: at most %s.\n", md(n.Name), filling(n))
+		}
+	}
 }
 
 func mdOnset(p func(string, ...any), node, name string, o *Onset) {
@@ -143,10 +162,20 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 		p("")
 	}
 	mdList(p, "", s.Notes)
+	// GitHub folds it: it is for pasting, not for reading.
 	if s.KubeProxy != "" {
-		p("```yaml\n%s```\n", s.KubeProxy)
+		p("<details><summary>kube-proxy configuration</summary>\n\n%s\n</details>\n", fence("yaml", s.KubeProxy))
 	}
 	if s.Sysctl != "" {
-		p("```\n%s```\n", s.Sysctl)
+		p("<details><summary>sysctl settings</summary>\n\n%s\n</details>\n", fence("", s.Sysctl))
 	}
+}
+
+// fence makes a code block that ends where it should, whatever is in it.
+func fence(language, s string) string {
+	mark := "```"
+	for strings.Contains(s, mark) {
+		mark += "`"
+	}
+	return mark + language + "\n" + strings.TrimSuffix(s, "\n") + "\n" + mark + "\n"
 }

@@ -272,8 +272,25 @@ func (a *attribution) doubtDrops() {
 	}
 }
 
-// generatorCauses lists what the generator could not start.
-func (l *log) generatorCauses() []Cause {
+// generatorCauses are the causes of attempts that could not be started.
+var generatorCauses = [...]string{generatorPorts, generatorLimit, generatorLate}
+
+// generatorCause is the cause that the reason belongs to, empty for none:
+// that it was stopped is nobody's fault.
+func generatorCause(r runlog.NotStartedReason) string {
+	switch r {
+	case runlog.NoPorts:
+		return generatorPorts
+	case runlog.NoFiles, runlog.NoMemory:
+		return generatorLimit
+	case runlog.Behind:
+		return generatorLate
+	}
+	return ""
+}
+
+// notStarted lists what the generator could not start.
+func (l *log) notStarted() []Cause {
 	var due uint64
 	sums := map[string]uint64{}
 	by := map[string]map[string]uint64{}
@@ -281,18 +298,8 @@ func (l *log) generatorCauses() []Cause {
 	for _, t := range l.order {
 		due += t.total.Due
 		for r, n := range t.total.NotStarted {
-			cause := ""
-			switch r {
-			case runlog.NoPorts:
-				cause = generatorPorts
-			case runlog.NoFiles, runlog.NoMemory:
-				cause = generatorLimit
-			case runlog.Behind:
-				cause = generatorLate
-			default:
-				continue // stopped: nobody's fault
-			}
-			if n == 0 {
+			cause := generatorCause(r)
+			if n == 0 || cause == "" {
 				continue
 			}
 			if by[cause] == nil {
@@ -305,7 +312,7 @@ func (l *log) generatorCauses() []Cause {
 		}
 	}
 	out := []Cause{}
-	for _, cause := range []string{generatorPorts, generatorLimit, generatorLate} {
+	for _, cause := range generatorCauses {
 		n := sums[cause]
 		if n == 0 {
 			continue

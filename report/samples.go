@@ -23,6 +23,11 @@ type node struct {
 	backwards uint64 // counters that went backwards other than by wrapping
 	reversed  uint64 // samples older than the one before
 	cpu       []cpuSample
+	table     *grid[tableCell]
+	used      *grid[cpuSample]
+	walked    *grid[walkCell]
+	plotted   []string // names of the counters that moved, at most maxPlotted
+	states    []string // names of the states that walks found, at most maxStates
 	slab      uint64
 	census    *runlog.Census
 	censusAt  float64
@@ -68,7 +73,10 @@ type netDelta struct {
 func (l *log) node(name string) *node {
 	n := l.nodes[name]
 	if n == nil {
-		n = &node{name: name, counters: map[string]uint64{}}
+		n = &node{
+			name: name, counters: map[string]uint64{}, table: newGrid(0.1, keptCells, mergeTable),
+			used: newGrid(0.1, keptCells, mergeCPU), walked: newGrid(0.1, keptCells, mergeWalks),
+		}
 		l.nodes[name] = n
 		l.nodeList = append(l.nodeList, n)
 	}
@@ -91,7 +99,7 @@ func (l *log) addSample(r *runlog.Record) {
 			n.slab = max(n.slab, *s.SlabBytes)
 		}
 		if c := s.CPU; c != nil {
-			n.cpu = append(n.cpu, cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
+			n.addCPU(cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
 		}
 	}
 	if s.Net != nil {
@@ -148,6 +156,7 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 			drop: gained["drop"], early: gained["early_drop"], failed: gained["insert_failed"],
 			chain: chainTooLong(gained), invalid: gained["invalid"],
 		})
+		n.plot(s, gained)
 	}
 	if n.prev == nil {
 		n.prev = map[string]uint64{}
@@ -222,6 +231,7 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	if !c.WithoutBallast {
 		n.ballast = c.Ballast
 	}
+	n.plotWalk(t, c)
 	during := func(t float64) bool {
 		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)
 	}

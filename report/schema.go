@@ -34,7 +34,8 @@ func SummarySchema() ([]byte, error) {
 }
 
 // nullable says in the schema what the types say: a pointer or a map can be
-// null, and the key is there all the same.
+// null, and the key is there all the same, and so can elements that are
+// pointers and slices tagged summary:"nullable".
 func nullable(s *jsonschema.Schema, t reflect.Type, done map[reflect.Type]bool) {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 		t = t.Elem()
@@ -51,11 +52,14 @@ func nullable(s *jsonschema.Schema, t reflect.Type, done map[reflect.Type]bool) 
 		if def == nil || name == "" {
 			continue
 		}
-		if f.Type.Kind() != reflect.Pointer && f.Type.Kind() != reflect.Map {
-			continue
-		}
 		p, ok := def.Properties.Get(name)
 		if !ok {
+			continue
+		}
+		if f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Pointer {
+			p.Items = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{p.Items, {Type: "null"}}}
+		}
+		if f.Type.Kind() != reflect.Pointer && f.Type.Kind() != reflect.Map && f.Tag.Get("summary") != "nullable" {
 			continue
 		}
 		description := p.Description

@@ -9,10 +9,17 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
+
+	"github.com/tablefull/tablefull/cmd/tablefull/live"
 )
 
 func main() {
-	os.Exit(run(withSignals(os.Stderr), os.Args[1:], Streams{os.Stdin, os.Stdout, os.Stderr}))
+	var stderr io.Writer = os.Stderr
+	if live.IsTerminal(os.Stderr) {
+		stderr = &talk{file: os.Stderr}
+	}
+	os.Exit(run(withSignals(stderr), os.Args[1:], Streams{os.Stdin, os.Stdout, stderr}))
 }
 
 // Streams is where a command reads and writes: data goes to Out, talk to Err.
@@ -22,20 +29,49 @@ type Streams struct {
 	Err io.Writer
 }
 
-// withSignals returns a context that ends at the first SIGINT or SIGTERM. The
-// second one ends the process at once: what was changed outside of it is in
-// the journal.
+// withSignals returns a context that ends at the first SIGINT, SIGTERM or
+// SIGHUP. The second one ends the process at once: what was changed outside of
+// it is in the journal. A SIGHUP is never the second: a terminal that goes
+// away sends one, and the shell in it another.
 func withSignals(stderr io.Writer) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
-		<-signals
-		fmt.Fprintln(stderr, "tablefull: stopping, putting things back; once more to leave at once")
-		cancel()
-		<-signals
-		fmt.Fprintln(stderr, "tablefull: left at once; put back what may remain with: tablefull restore")
-		os.Exit(exitDirty)
+		for s := range signals {
+			switch {
+			case s == syscall.SIGQUIT:
+				leave(stderr, "")
+				signal.Reset(syscall.SIGQUIT)
+				_ = syscall.Kill(os.Getpid(), syscall.SIGQUIT) // ends us, as it does anyone
+			case ctx.Err() == nil:
+				fmt.Fprintln(stderr, "tablefull: stopping, putting things back; once more to leave at once")
+				cancel()
+			case s != syscall.SIGHUP:
+				leave(stderr, "tablefull: left at once; put back what may remain with: tablefull restore\n")
+				os.Exit(exitDirty)
+			}
+		}
 	}()
 	return ctx
+}
+
+// leave gives the terminal back and says a last word. It does not wait for a
+// terminal that takes nothing any more.
+func leave(stderr io.Writer, word string) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		if t, ok := stderr.(*talk); ok {
+			t.unshow()
+		}
+		_, _ = io.WriteString(stderr, word)
+	}()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tablefull/tablefull/cmd/tablefull/live"
 	"github.com/tablefull/tablefull/report"
 )
 
@@ -14,14 +17,27 @@ func reportCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "report DIR",
 		Short: "Render a run's findings again from its run log",
-		Long: `Report reads DIR/run.jsonl and prints its findings. A run that was cut off is
-rendered up to there and marked incomplete. Without --format it prints the text
-summary and writes summary.json, report.html, report.md and junit.xml again.
+		Long: `Report reads DIR/run.jsonl and works the findings out again: the run log is all
+it needs. A run that was cut off is rendered up to there and marked incomplete.
 
-` + exitHelp,
+Without --format it prints the text summary and writes summary.json,
+report.html, report.md with report.png, and junit.xml into DIR again. With
+--format it prints that one rendering to standard output and writes no file. It
+changes nothing else, and needs no rights.
+
+Formats:
+` + formatHelp() + `
+
+The exit code is that of the run's verdict.
+
+` + exitHelp + seeAlso("run"),
 		Example: `  tablefull report results
-  tablefull report results --format markdown`,
-		Args: exactArgs(1, "one run directory"),
+  tablefull report results --format markdown >> "$GITHUB_STEP_SUMMARY"
+  tablefull report results --format json | jq .knee
+  tablefull report results --format png > plot.png
+  tablefull report before --format gobench > a; tablefull report after --format gobench > b; benchstat a b`,
+		GroupID: groupMeasure,
+		Args:    exactArgs(1, "one run directory"), ValidArgsFunction: completeRuns,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return renderAgain(args[0], format, s)
 		},
@@ -30,9 +46,25 @@ summary and writes summary.json, report.html, report.md and junit.xml again.
 	return c
 }
 
+// formatHelp is one line for each format.
+func formatHelp() string {
+	var b strings.Builder
+	for _, f := range report.FormatList() {
+		fmt.Fprintf(&b, "  %-12s %s\n", f.Name, f.For)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func binary(format string) bool {
+	return slices.ContainsFunc(report.FormatList(), func(f report.Format) bool { return f.Name == format && f.Binary })
+}
+
 func renderAgain(dir, format string, s Streams) error {
 	if format != "" && !slices.Contains(report.Formats(), format) {
 		return usagef("--format %s: must be one of %s", format, strings.Join(report.Formats(), ", "))
+	}
+	if f, ok := s.Out.(*os.File); ok && binary(format) && live.IsTerminal(f) {
+		return usagef("--format %s: no terminal can show it; write it to a file: tablefull report %s --format %s > report.%s", format, dir, format, format)
 	}
 	var findings *report.Findings
 	var err error

@@ -12,11 +12,18 @@ import (
 func restoreCommand(s Streams) *cobra.Command {
 	return &cobra.Command{
 		Use: "restore", Short: "Put back what a killed run left changed",
-		Long: `Restore replays the undo journals of runs that were killed. Runs that are
-still going are left alone.
+		Long: `Restore replays the undo journals of runs that were killed: it puts
+nf_conntrack_max back where a run had written it, and removes work directories.
+Runs that are still going are left alone. The next run does the same first.
 
-` + exitHelp,
-		Args: exactArgs(0, "no argument"),
+Journals are in ~/.local/state/tablefull ($XDG_STATE_HOME/tablefull) of the user
+who started the run, so restore has to be started as that user. What it puts
+back it names on standard error; there is no data on standard output.
+
+` + exitHelp + seeAlso("run", "doctor"),
+		Example: "  tablefull restore",
+		GroupID: groupMachine,
+		Args:    exactArgs(0, "no argument"),
 		RunE: func(*cobra.Command, []string) error {
 			n, err := restore(s)
 			if err == nil && n == 0 {

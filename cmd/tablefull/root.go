@@ -24,14 +24,53 @@ const (
 	exitDirty        = 6 // something could not be put back
 )
 
+// exitHelp is indented by four, which makes it a block of its own in the
+// manual pages.
 const exitHelp = `Exit codes:
-  0  pass
-  1  the tool failed
-  2  bad usage, or a mistake in the scenario
-  3  a threshold failed
-  4  inconclusive: no data, or the generator was the limit
-  5  this machine cannot do it; the message says what is missing
-  6  something could not be put back; the message says what, and how`
+
+    0  pass
+    1  the tool failed
+    2  bad usage, or a mistake in the scenario
+    3  a threshold failed
+    4  inconclusive: no data, or the generator was the limit
+    5  this machine cannot do it; the message says what is missing
+    6  something could not be put back; the message says what, and how`
+
+// What the verbs are for, as the help sorts them.
+const (
+	groupMeasure = "measure"
+	groupMachine = "machine"
+	groupProgram = "program"
+)
+
+// helpTemplate is cobra's, with the examples first.
+const helpTemplate = `{{.Short}}.
+
+Usage:{{if .Runnable}}
+  {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
+  {{.CommandPath}} COMMAND{{end}}
+{{if .HasExample}}
+Examples:
+{{.Example}}
+{{end}}{{with .Long}}
+{{.}}
+{{end}}{{range $group := .Groups}}
+{{.Title}}{{range $.Commands}}{{if and (eq .GroupID $group.ID) .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if and .HasAvailableSubCommands (not .AllChildCommandsHaveGroup)}}
+Commands:{{range .Commands}}{{if and (eq .GroupID "") .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if .HasAvailableLocalFlags}}
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasAvailableSubCommands}}
+More about one of them: {{.CommandPath}} COMMAND --help
+{{end}}`
+
+// seeAlso names related verbs at the end of a help text.
+func seeAlso(verbs ...string) string {
+	return "\n\nSee also: tablefull " + strings.Join(verbs, ", tablefull ")
+}
 
 // version is set by the linker (see Makefile).
 var version = "devel"
@@ -101,13 +140,16 @@ explains it: at which occupancy the node begins to drop, why, and which limit
 would have held. It needs no cluster and no root: the node is a network
 namespace on this machine.
 
+Data goes to standard output, messages to standard error.
+
 ` + exitHelp,
-		Example: `  tablefull run short-lived             the demo: TIME_WAIT fills the table
+		Example: `  tablefull doctor                      is this machine ready?
+  tablefull run short-lived             the demo: TIME_WAIT fills the table
   tablefull scenarios list              what else there is
   tablefull run my.yaml --out results   a scenario of your own
   tablefull report results              the same findings once more`,
 		SilenceUsage: true, SilenceErrors: true, Version: version,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("unknown command %q; see: tablefull help", args[0])
@@ -116,13 +158,23 @@ namespace on this machine.
 		},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetHelpTemplate(helpTemplate)
+	root.AddGroup(
+		&cobra.Group{ID: groupMeasure, Title: "Measure:"},
+		&cobra.Group{ID: groupMachine, Title: "This machine:"},
+		&cobra.Group{ID: groupProgram, Title: "This program:"},
+	)
+	root.SetHelpCommandGroupID(groupProgram)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see: %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
 		runCommand(s), reportCommand(s), scenariosCommand(s),
-		doctorCommand(s), restoreCommand(s), agentCommand(s), labCommand(s),
+		doctorCommand(s), restoreCommand(s),
+		completionCommand(s), manCommand(s), versionCommand(s),
+		agentCommand(s), labCommand(s), privateCommand(s),
 	)
+	completeFlags(root)
 	return root
 }
 

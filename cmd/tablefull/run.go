@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,15 +33,34 @@ func runCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run SCENARIO",
 		Short: "Run a scenario and report what it showed",
-		Long: `Run takes a scenario by its library name, as a file, or - for standard input.
-It writes the run log, summary.json, report.html, report.md and junit.xml.
+		Long: `Run takes a scenario by its library name, as a file, or - for standard input,
+builds the lab it describes out of network namespaces, sends the traffic, and
+says at which occupancy the node began to drop, why, and what would have held.
 
-` + exitHelp,
+What it changes on this machine: nothing outside its own namespaces, unless the
+scenario has conntrack.max, which writes nf_conntrack_max and puts it back.
+--dry-run shows what would happen and touches nothing.
+
+Where data goes: the findings to standard output, progress and messages to
+standard error, and into the result directory the run log (run.jsonl),
+summary.json, report.html, report.md with report.png, and junit.xml.
+
+On a terminal, standard error shows the run as it goes, in place, also where
+standard output is a pipe; the findings follow when it is over. Elsewhere, with
+TERM=dumb and in CI it gets a line every two seconds. NO_COLOR takes the colours
+away, --quiet everything but the findings and errors.
+
+Ctrl-C once stops, puts everything back and reports what was seen; twice leaves
+at once, and "tablefull restore" puts back what may remain.
+
+` + exitHelp + seeAlso("report", "scenarios", "doctor", "restore"),
 		Example: `  tablefull run short-lived
   tablefull run short-lived --set traffic[0].short_lived.rate=2000/s --out results
-  tablefull run my.yaml --dry-run`,
+  tablefull run my.yaml --dry-run
+  tablefull run - --quiet < my.yaml`,
+		GroupID:           groupMeasure,
 		Args:              exactArgs(1, "one scenario"),
-		ValidArgsFunction: completeScenarios,
+		ValidArgsFunction: completeOneScenario,
 		RunE: func(c *cobra.Command, args []string) error {
 			return runScenario(c.Context(), args[0], f, s)
 		},
@@ -55,10 +73,6 @@ It writes the run log, summary.json, report.html, report.md and junit.xml.
 	return c
 }
 
-func completeScenarios(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return scenarios.Names(), cobra.ShellCompDirectiveDefault
-}
-
 func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	if f.target != "lab" {
 		return usagef("--target %s: this version knows lab", f.target)
@@ -67,7 +81,14 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	if err != nil {
 		return scenarioError(err)
 	}
-	e := lab.New(lab.Config{})
+	if sc.Lab.Kernel == "private" {
+		return runPrivate(ctx, sc, f, s)
+	}
+	return runHere(ctx, lab.New(lab.Config{}), sc, f, s)
+}
+
+// runHere runs a scenario under the kernel that this process runs under.
+func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f runFlags, s Streams) error {
 	caps, err := e.Probe(ctx)
 	if err != nil {
 		return fmt.Errorf("probe this machine: %w", err)
@@ -100,13 +121,8 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir string, f runFlags, s Streams) error {
 	c := runner.Config{
 		Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(),
-		ProgressEvery: 2 * time.Second,
 	}
-	if !f.quiet {
-		fmt.Fprintf(s.Err, "tablefull: running %s for %s, results in %s\n", plan.Scenario.Name, plan.Scenario.Duration, dir)
-		c.Progress = plainProgress(s.Err)
-	}
-	runErr := runner.Run(ctx, c)
+	runErr := runShown(ctx, c, f.quiet, s)
 	if _, err := os.Stat(filepath.Join(dir, runner.LogName)); err != nil {
 		// It failed before there was anything to tell.
 		if ctx.Err() != nil && errors.Is(runErr, context.Canceled) {
@@ -118,10 +134,16 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 	if err != nil {
 		return errors.Join(runErr, err)
 	}
-	if err := report.Render("text", findings, s.Out); err != nil {
+	format := "text"
+	if colored(s.Out, os.Getenv) {
+		format = "color"
+	}
+	if err := report.Render(format, findings, s.Out); err != nil {
 		return errors.Join(runErr, err)
 	}
-	fmt.Fprintf(s.Err, "tablefull: report: %s\n", filepath.Join(dir, "report.html"))
+	if !f.quiet {
+		fmt.Fprintf(s.Err, "tablefull: report: %s\n", filepath.Join(dir, "report.html"))
+	}
 	if runErr != nil {
 		return runErr
 	}
@@ -129,6 +151,12 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 		return exitWith(code)
 	}
 	return nil
+}
+
+// runShown runs c and shows how it goes.
+func runShown(ctx context.Context, c runner.Config, quiet bool, s Streams) error {
+	defer showProgress(ctx, &c, quiet, s.Err)()
+	return runner.Run(ctx, c)
 }
 
 // scenarioError makes a file that is not there a mistake of the caller.
@@ -160,9 +188,26 @@ func makeOut(out, scenario string) (dir string, cleanup func(), err error) {
 	}, nil
 }
 
-// reportFiles are the renderings every run leaves, by file name.
-var reportFiles = [][2]string{
-	{"summary.json", "json"}, {"report.html", "html"}, {"report.md", "markdown"}, {"junit.xml", "junit"},
+// pictureName is what report.md shows.
+const pictureName = "report.png"
+
+// A reportFile is a rendering that every run leaves.
+type reportFile struct {
+	name  string
+	write func(*report.Findings, io.Writer) error
+}
+
+func reportFiles() []reportFile {
+	render := func(format string) func(*report.Findings, io.Writer) error {
+		return func(f *report.Findings, w io.Writer) error { return report.Render(format, f, w) }
+	}
+	return []reportFile{
+		{"summary.json", render("json")},
+		{"report.html", render("html")},
+		{pictureName, render("png")},
+		{"report.md", func(f *report.Findings, w io.Writer) error { return report.MarkdownWithPicture(f, pictureName, w) }},
+		{"junit.xml", render("junit")},
+	}
 }
 
 // writeReports analyses the run in dir and writes all renderings beside it.
@@ -171,9 +216,9 @@ func writeReports(dir string) (*report.Findings, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range reportFiles {
-		if err := writeFile(filepath.Join(dir, file[0]), func(w io.Writer) error {
-			return report.Render(file[1], findings, w)
+	for _, file := range reportFiles() {
+		if err := writeFile(filepath.Join(dir, file.name), func(w io.Writer) error {
+			return file.write(findings, w)
 		}); err != nil {
 			return nil, err
 		}
@@ -223,29 +268,4 @@ func writeFile(name string, write func(io.Writer) error) (err error) {
 
 func runID() string {
 	return fmt.Sprintf("%s-%08x", time.Now().UTC().Format("20060102t150405"), rand.Uint32())
-}
-
-// plainProgress prints a line now and then: for pipes, logs and CI.
-func plainProgress(w io.Writer) func(runner.Progress) {
-	var last runner.Progress
-	return func(p runner.Progress) {
-		dt := max(p.T-last.T, 1e-9)
-		if last.Due == 0 {
-			dt = max(p.T, 1e-9)
-		}
-		rate := func(now, before uint64) float64 { return float64(now-before) / dt }
-		line := fmt.Sprintf("tablefull: %5.1fs %-8s due %.0f/s ok %.0f/s failed %.0f/s", p.T, p.Phase,
-			rate(p.Due, last.Due), rate(p.OK, last.OK), rate(p.Failed, last.Failed))
-		names := make([]string, 0, len(p.Nodes))
-		for name := range p.Nodes {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for _, name := range names {
-			n := p.Nodes[name]
-			line += fmt.Sprintf("; %s %d of %d entries, drop %d, early_drop %d", name, n.Entries, n.Limit, n.Drop, n.EarlyDrop)
-		}
-		fmt.Fprintln(w, line)
-		last = p
-	}
 }

@@ -44,20 +44,39 @@ func EncodeHistogram(h *hdrhistogram.Histogram) (string, error) {
 // by a wider one. It fails, and leaves dst as it was, where s is not a
 // histogram or the counts would overflow.
 func MergeHistogram(dst *hdrhistogram.Histogram, s string) (*hdrhistogram.Histogram, error) {
-	src, err := hdrhistogram.Decode([]byte(s))
+	src, err := DecodeHistogram(s)
 	if err != nil {
-		return dst, fmt.Errorf("decode histogram: %w", err)
+		return dst, err
 	}
-	if dst == nil {
-		return src, nil
+	return AddHistogram(dst, src)
+}
+
+// DecodeHistogram decodes what Latency carries. The memory it takes grows with
+// the number of different values, whatever s says about their range.
+func DecodeHistogram(s string) (*hdrhistogram.PackedHistogram, error) {
+	h, err := hdrhistogram.DecodePacked([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("decode histogram: %w", err)
 	}
-	if src.TotalCount() > math.MaxInt64-dst.TotalCount() {
+	return h, nil
+}
+
+// AddHistogram is MergeHistogram of an increment that has been decoded, which
+// it leaves as it is.
+func AddHistogram(dst *hdrhistogram.Histogram, src *hdrhistogram.PackedHistogram) (*hdrhistogram.Histogram, error) {
+	if dst != nil && src.TotalCount() > math.MaxInt64-dst.TotalCount() {
 		return dst, errors.New("merge histograms: the counts overflow")
 	}
-	if src.HighestTrackableValue() > dst.HighestTrackableValue() {
-		src, dst = dst, src
+	if dst == nil || src.HighestTrackableValue() > dst.HighestTrackableValue() {
+		wider := hdrhistogram.New(src.LowestTrackableValue(), src.HighestTrackableValue(), int(src.SignificantFigures()))
+		if dst != nil {
+			if dropped := wider.Merge(dst); dropped > 0 {
+				return dst, fmt.Errorf("merge histograms: %d values are out of range", dropped)
+			}
+		}
+		dst = wider
 	}
-	if dropped := dst.Merge(src); dropped > 0 {
+	if dropped := src.MergeInto(dst); dropped > 0 {
 		return dst, fmt.Errorf("merge histograms: %d values are out of range", dropped)
 	}
 	return dst, nil

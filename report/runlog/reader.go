@@ -2,8 +2,7 @@ package runlog
 
 import (
 	"bufio"
-	"encoding/json"
-	"errors"
+		"errors"
 	"fmt"
 	"io"
 )
@@ -49,14 +48,15 @@ type Reader struct {
 
 // NewReader returns a Reader of the log in r.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{in: bufio.NewReaderSize(r, 64<<10), last: map[string]uint64{}}
+	return &Reader{in: bufio.NewReaderSize(r, 256<<10), last: map[string]uint64{}}
 }
 
 // Next returns the next readable record. At the end, cut off or not, it
 // returns io.EOF; any other error comes from the underlying reader.
 func (r *Reader) Next() (Record, error) {
 	for {
-		line, whole, err := r.readLine()
+		line, whole, err := r.readLine(nil)
+		r.line++
 		if err != nil && !errors.Is(err, io.EOF) {
 			return Record{}, fmt.Errorf("read run log line %d: %w", r.line, err)
 		}
@@ -64,8 +64,8 @@ func (r *Reader) Next() (Record, error) {
 		if ended && len(line) == 0 && whole {
 			return Record{}, io.EOF
 		}
-		rec, ok := r.decode(line, whole, ended)
-		if ok && r.inOrder(&rec) {
+		var rec Record
+		if r.accept(&rec, parse(line, whole, &rec), ended) {
 			return rec, nil
 		}
 		if ended {
@@ -74,31 +74,40 @@ func (r *Reader) Next() (Record, error) {
 	}
 }
 
-// decode returns the line's record, or notes why there is none. A last line
-// without its end is the mark of a log that was cut off, not of damage.
-func (r *Reader) decode(line []byte, whole, ended bool) (Record, bool) {
-	var rec Record
-	var err error
-	switch {
-	case !whole:
-		err = fmt.Errorf("longer than %d bytes", MaxLine)
-	default:
-		err = json.Unmarshal(line, &rec)
-		if err == nil && rec.Kind() == "" {
-			err = errors.New("it has not exactly one part that this version knows")
-			// It is a record all the same, so its number is no gap.
-			r.inOrder(&rec)
-		}
+// errKind says that the line is a record all the same, so that its number is
+// no gap.
+var errKind = errors.New("it has not exactly one part that this version knows")
+
+// parse decodes a line; one that was too long is not whole.
+func parse(line []byte, whole bool, rec *Record) error {
+	if !whole {
+		return fmt.Errorf("longer than %d bytes", MaxLine)
 	}
-	if err == nil {
-		return rec, true
+	if err := decode(line, rec); err != nil {
+		return err
+	}
+	if rec.Kind() == "" {
+		return errKind
+	}
+	return nil
+}
+
+// accept keeps account of a line that was parsed with that result, and says
+// whether to use its record. A last line without its end is the mark of a log
+// that was cut off, not of damage.
+func (r *Reader) accept(rec *Record, err error, ended bool) bool {
+	switch {
+	case err == nil:
+		return r.inOrder(rec)
+	case errors.Is(err, errKind):
+		r.inOrder(rec)
 	}
 	if ended {
 		r.truncated = true
-		return rec, false
+		return false
 	}
 	r.note(Problem{Line: r.line, Kind: Unreadable, Host: rec.Host, Count: 1, Text: fmt.Sprintf("line %d is not readable: %v", r.line, err)})
-	return rec, false
+	return false
 }
 
 // inOrder checks the record's number, and says whether to use the record.
@@ -126,30 +135,30 @@ func (r *Reader) note(p Problem) {
 	}
 }
 
-// readLine returns the next line without its end. whole is false where it was
-// too long, and then it is empty. At the end of the input the error is io.EOF
-// and the line may be a partial one.
-func (r *Reader) readLine() (line []byte, whole bool, err error) {
-	r.line++
+// readLine appends the next line without its end to text. whole is false where
+// it was too long, and then nothing is appended. At the end of the input the
+// error is io.EOF and the line may be a partial one.
+func (r *Reader) readLine(text []byte) (line []byte, whole bool, err error) {
+	from := len(text)
 	whole = true
 	for {
 		part, err := r.in.ReadSlice('\n')
-		if whole && len(line)+len(part) > MaxLine {
-			whole, line = false, nil
+		if whole && len(text)-from+len(part) > MaxLine {
+			whole, text = false, text[:from]
 		}
 		if whole {
-			line = append(line, part...)
+			text = append(text, part...)
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
 		case err != nil:
-			return line, whole, err
+			return text, whole, err
 		}
 		if whole {
-			line = line[:len(line)-1]
+			text = text[:len(text)-1]
 		}
-		return line, whole, nil
+		return text, whole, nil
 	}
 }
 

@@ -1,0 +1,356 @@
+package live
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tablefull/tablefull/runner"
+)
+
+// State is all that a frame shows.
+type State struct {
+	Scenario string
+	Traffics []string // in the scenario's order
+	runner.Progress
+	// Stopping: it was interrupted, and what is done is the way out.
+	Stopping bool
+}
+
+// row is a line of the frame. Where there are fewer lines than rows, those
+// with the highest rank are left out first, the lower ones before the upper.
+type row struct {
+	line
+	rank int
+}
+
+// frame collects rows.
+type frame struct {
+	State
+	Style
+	width  int
+	narrow bool
+	rows   []row
+}
+
+// Frame draws s on a screen of width x height: at most height lines of at most
+// width columns, without line ends.
+func Frame(s State, width, height int, st Style) []string {
+	f := &frame{State: s, Style: st, width: max(width, 1), narrow: width < 72}
+	f.title()
+	f.time()
+	f.nodes()
+	f.traffic()
+	f.failures()
+	f.counters()
+	f.steps()
+	f.events(height)
+	f.help()
+	for len(f.rows) > max(height, 1) {
+		worst := 0
+		for i, r := range f.rows {
+			if r.rank >= f.rows[worst].rank {
+				worst = i
+			}
+		}
+		f.rows = slices.Delete(f.rows, worst, worst+1)
+	}
+	out := make([]string, len(f.rows))
+	for i, r := range f.rows {
+		out[i] = r.render(f.width, st.Color)
+	}
+	return out
+}
+
+func (f *frame) put(rank int, l line) { f.rows = append(f.rows, row{l, rank}) }
+func (f *frame) gap()                 { f.put(90, nil) }
+
+var phases = [][2]string{{"setup", "setting up"}, {"traffic", "traffic"}, {"drain", "draining"}, {"undo", "putting back"}}
+
+func (f *frame) phaseName() string {
+	if f.Stopping && f.Phase != "undo" {
+		return "stopping"
+	}
+	for _, p := range phases {
+		if p[0] == f.Phase {
+			return p[1]
+		}
+	}
+	return clean(f.Phase)
+}
+
+func (f *frame) title() {
+	switch {
+	case f.Stopping:
+		f.put(1, line{{"stopping, putting things back", alarm}, {"  " + clean(f.Scenario), ""}})
+	case f.narrow:
+		f.put(1, line{{f.phaseName(), cyan}, {" " + clean(f.Scenario), ""}})
+	default:
+		f.put(1, line{{"tablefull", bold}, {" " + clean(f.Scenario), ""}, {": " + f.phaseName(), cyan}})
+	}
+	var l line
+	for i, p := range phases {
+		if i > 0 {
+			l = l.in(dim, " > ")
+		}
+		if p[0] == f.Phase {
+			l = l.in(bold, "["+p[1]+"]")
+		} else {
+			l = l.in(dim, " "+p[1]+" ")
+		}
+	}
+	f.put(60, l)
+}
+
+// time is how much of the traffic's time has gone.
+func (f *frame) time() {
+	share, say := 0.0, ""
+	switch {
+	case f.Phase == "traffic" && f.T < f.Duration:
+		share = max(f.T, 0) / f.Duration
+		say = fmt.Sprintf("%s of %s, %s left", seconds(max(f.T, 0)), seconds(f.Duration), seconds(f.Duration-max(f.T, 0)))
+	case f.Phase == "traffic":
+		share, say = 1, fmt.Sprintf("waiting for the last attempts for %s", seconds(f.T-f.Duration))
+	case f.Phase == "setup" || f.Phase == "":
+		say = fmt.Sprintf("for %s; then %s of traffic", seconds(f.InPhase), seconds(f.Duration))
+	default:
+		share = 1
+		if f.Stopping {
+			share = min(1, max(f.T-f.InPhase, 0)/max(f.Duration, 0.1))
+		}
+		say = f.phaseName() + " for " + seconds(f.InPhase)
+	}
+	if f.narrow {
+		f.put(3, text(say))
+		f.put(25, line{{f.bar(share, f.width), cyan}})
+		return
+	}
+	f.put(2, line{{f.bar(share, f.width-len(say)-3), cyan}, {"  " + say, ""}})
+}
+
+func (f *frame) nodes() {
+	f.gap()
+	for _, name := range slices.Sorted(maps.Keys(f.Nodes)) {
+		n := f.Nodes[name]
+		free := "no limit known"
+		share := 0.0
+		if n.Limit > 0 {
+			free = count(max(n.Limit, n.Entries)-n.Entries) + " free"
+			share = float64(n.Entries) / float64(n.Limit)
+		}
+		code := green
+		switch {
+		case n.Limit > 0 && n.Entries >= n.Limit:
+			code, free = alarm, "FULL"
+		case share >= 0.95:
+			code = yellow
+		}
+		if f.narrow {
+			f.put(4, line{{clean(name) + " ", bold}, {filled(n.Entries, n.Limit) + " " + free, code}})
+			f.put(30, text(count(n.Entries)+" of "+count(n.Limit)))
+		} else {
+			f.node(clean(name), n, share, code, free)
+		}
+		f.spark(n)
+	}
+}
+
+func (f *frame) node(name string, n runner.NodeProgress, share float64, code, free string) {
+	say := fmt.Sprintf("%s of %s entries, %s, %s", count(n.Entries), count(n.Limit), filled(n.Entries, n.Limit), free)
+	f.put(4, line{{pad(name, nameWidth) + " ", bold}, {f.bar(share, f.width-nameWidth-len(say)-4), code}, {"  " + say, ""}})
+}
+
+const nameWidth = 9
+
+// spark is the entries of the last minute, on a scale of its own.
+func (f *frame) spark(n runner.NodeProgress) {
+	if len(n.Recent) == 0 {
+		return
+	}
+	room := min(60, f.width-nameWidth-1)
+	if f.narrow {
+		room = min(60, f.width)
+	}
+	last := n.Recent[len(n.Recent)-1].At
+	values := make([]float64, 0, room)
+	lo, hi := n.Recent[0].Entries, uint64(0)
+	seen := map[int]uint64{}
+	first := last
+	for _, s := range n.Recent {
+		if s.At > last-room {
+			if len(seen) == 0 {
+				first, lo = s.At, s.Entries
+			}
+			seen[s.At] = s.Entries
+			lo, hi = min(lo, s.Entries), max(hi, s.Entries)
+		}
+	}
+	for at := first; at <= last; at++ {
+		v := math.NaN()
+		if e, ok := seen[at]; ok {
+			v = float64(e)
+		}
+		values = append(values, v)
+	}
+	drawn := f.Style.spark(values, float64(lo), float64(hi))
+	say := fmt.Sprintf("the last %d s, from %s to %s entries", len(values), count(lo), count(hi))
+	if f.narrow {
+		f.put(50, line{{drawn, cyan}})
+		return
+	}
+	if room := f.width - nameWidth - 1; len(values)+2+len(say) > room {
+		f.put(40, line{{pad("", nameWidth) + " ", ""}, {drawn, cyan}})
+		f.put(45, line{{pad("", nameWidth) + " " + say, dim}})
+		return
+	}
+	f.put(40, line{{pad("", nameWidth) + " ", ""}, {drawn, cyan}, {"  " + say, dim}})
+}
+
+func pad(s string, n int) string {
+	if k := len([]rune(s)); k < n {
+		return s + strings.Repeat(" ", n-k)
+	}
+	return s
+}
+
+// failures is how attempts failed, and what the generator did not start.
+func (f *frame) failures() {
+	failed, not := map[string]uint64{}, map[string]uint64{}
+	for _, t := range f.Traffic {
+		for o, n := range t.Outcomes {
+			failed[string(o)] += n
+		}
+		for why, n := range t.NotStartedFor {
+			not[string(why)] += n
+		}
+	}
+	if len(failed) > 0 {
+		f.put(20, line{{"failures  ", red}, {strings.Join(f.gains(failed, ""), ", "), ""}})
+	}
+	if len(not) > 0 {
+		f.put(20, line{{"unstarted ", yellow}, {strings.Join(f.gains(not, ""), ", "), ""}})
+	}
+}
+
+// gains lists what is not zero, the largest first.
+func (f *frame) gains(m map[string]uint64, sign string) []string {
+	names := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		return cmp.Or(cmp.Compare(m[b], m[a]), cmp.Compare(a, b))
+	})
+	var out []string
+	for _, name := range names {
+		if m[name] > 0 {
+			out = append(out, clean(name)+" "+sign+count(m[name]))
+		}
+	}
+	return out
+}
+
+// telling are the conntrack counters that say that something went wrong, the
+// most important ones first.
+var telling = []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "chain_toolong", "chaintoolong", "search_restart", "icmp_error"}
+
+// counters are those that moved since traffic began. They are facts: what
+// they caused is for the report to find out.
+func (f *frame) counters() {
+	if !f.Begun || f.T < 0 {
+		return
+	}
+	f.gap()
+	f.put(55, line{{"kernel counters that moved since traffic began", dim}})
+	for _, name := range slices.Sorted(maps.Keys(f.Nodes)) {
+		if f.Nodes[name].Peak == 0 {
+			continue // no sample since
+		}
+		var parts []string
+		rest := maps.Clone(f.Nodes[name].Moved)
+		for _, c := range telling {
+			if n := rest[c]; n > 0 {
+				parts = append(parts, c+" +"+count(n))
+			}
+			delete(rest, c)
+		}
+		code := alarm
+		if len(parts) == 0 {
+			parts, code = []string{"drop +0"}, ""
+		}
+		quiet := strings.Join(f.gains(rest, "+"), ", ")
+		if quiet != "" {
+			quiet = ", " + quiet
+		}
+		l := line{{strings.Join(parts, ", "), code}, {quiet, dim}}
+		if !f.narrow {
+			l = append(line{{pad(clean(name), nameWidth) + " ", bold}}, l...)
+		}
+		f.put(10, l)
+	}
+	for _, host := range slices.Sorted(maps.Keys(f.Hosts)) {
+		f.put(35, line{{pad(clean(host), nameWidth) + " ", bold}, {strings.Join(f.gains(f.Hosts[host], "+"), ", "), yellow}})
+	}
+}
+
+// steps is what is being done to the machine, the newest last.
+func (f *frame) steps() {
+	if len(f.Steps) == 0 {
+		return
+	}
+	f.gap()
+	f.put(55, line{{map[bool]string{true: "putting back", false: "doing"}[f.Phase == "undo"], dim}})
+	// The newest matter most: they have the lowest rank.
+	for i, s := range f.Steps {
+		age := len(f.Steps) - 1 - i
+		l := line{{"... ", yellow}, {clean(s.Name), ""}, {" " + seconds(s.Took), dim}}
+		if s.Done {
+			l = line{{"ok  ", green}, {clean(s.Name), ""}, {" " + seconds(s.Took), dim}}
+		}
+		if s.Err != "" {
+			l = line{{"FAILED ", alarm}, {clean(s.Name) + ": " + clean(s.Err), red}}
+			age = 0
+		}
+		rank := 5 + age
+		if age >= newestSteps {
+			rank = 62 + age // the oldest go first
+		}
+		f.put(rank, l)
+	}
+}
+
+// newestSteps are those that other rows make room for.
+const newestSteps = 6
+
+// events are the newest ones, as many as there is room for.
+func (f *frame) events(height int) {
+	room := height - len(f.rows) - 3 // a gap, the heading, the help
+	if len(f.Events) == 0 {
+		return
+	}
+	f.gap()
+	f.put(56, line{{"newest events", dim}})
+	for i := len(f.Events) - 1; i >= 0 && len(f.Events)-i <= max(room, 2); i-- {
+		e := f.Events[i]
+		code := ""
+		if e.Kind == "warning" {
+			code = yellow
+		}
+		s := clean(e.Kind) + " " + clean(e.Name)
+		if e.Detail != "" {
+			s += ": " + clean(e.Detail)
+		}
+		f.put(57+len(f.Events)-i, line{{fmt.Sprintf("%8.1f s  ", e.T), dim}, {s, code}})
+	}
+}
+
+func (f *frame) help() {
+	f.gap()
+	switch {
+	case f.Stopping:
+		f.put(15, line{{"Ctrl-C again: leave at once; `tablefull restore` puts back the rest", dim}})
+	case f.Phase == "undo":
+		f.put(65, line{{"the report follows", dim}})
+	default:
+		f.put(65, line{{"Ctrl-C: stop, put everything back, and report", dim}})
+	}
+}

@@ -1,0 +1,160 @@
+package live
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+)
+
+const (
+	enter = "\x1b[?1049h\x1b[?25l"        // the alternate screen, no cursor
+	leave = "\x1b[0m\x1b[?25h\x1b[?1049l" // and back
+	// Terminals that know synchronized output show a frame at once; others
+	// ignore it.
+	beginFrame, endFrame = "\x1b[?2026h", "\x1b[?2026l"
+)
+
+// A View has a terminal to itself until Close.
+type View struct {
+	tty   *os.File
+	style Style
+	saved *modes
+	wake  chan struct{} // there is something new to paint
+	quit  chan struct{}
+	ended chan struct{}
+	stop  func() // no more signals of a new size
+
+	mu    sync.Mutex
+	state State
+	err   error // why it no longer paints
+
+	// Of the painting goroutine.
+	painted       []string
+	width, height int
+
+	leaving sync.Once
+}
+
+// Start takes over tty, which must be Usable.
+func Start(tty *os.File, first State, style Style) (*View, error) {
+	saved, err := quiet(tty)
+	if err != nil {
+		return nil, fmt.Errorf("set up the terminal: %w", err)
+	}
+	v := &View{
+		tty: tty, style: style, saved: saved, state: first,
+		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
+	}
+	var resized <-chan os.Signal
+	resized, v.stop = onResize()
+	_, _ = tty.WriteString(enter)
+	go v.run(resized)
+	return v, nil
+}
+
+// Show changes what is shown. It does not wait for the terminal.
+func (v *View) Show(change func(*State)) {
+	v.mu.Lock()
+	change(&v.state)
+	v.mu.Unlock()
+	select {
+	case v.wake <- struct{}{}:
+	default: // it will be painted with what comes before it
+	}
+}
+
+// Close gives the terminal back as it was, and says what went wrong with it
+// meanwhile. It may be called from anywhere, more than once, and at any time.
+func (v *View) Close() error {
+	v.leaving.Do(func() {
+		close(v.quit)
+		<-v.ended
+		v.stop()
+		v.restore()
+	})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.err
+}
+
+func (v *View) restore() {
+	_, _ = v.tty.WriteString(leave) // a terminal that is gone needs nothing
+	v.saved.restore(v.tty)
+}
+
+func (v *View) run(resized <-chan os.Signal) {
+	defer close(v.ended)
+	defer func() {
+		// A mistake in here must not end the run that it shows.
+		if r := recover(); r != nil {
+			v.restore()
+			v.mu.Lock()
+			v.err = fmt.Errorf("the live view failed: %v\n%s", r, debug.Stack())
+			v.mu.Unlock()
+		}
+	}()
+	for {
+		v.paint()
+		select {
+		case <-v.quit:
+			return
+		case <-v.wake:
+		case <-resized:
+		}
+	}
+}
+
+// paint writes the lines that differ from those on the screen.
+func (v *View) paint() {
+	v.mu.Lock()
+	state := v.state
+	v.mu.Unlock()
+	width, height := size(v.tty)
+	var b strings.Builder
+	b.WriteString(beginFrame)
+	none := b.Len()
+	if width != v.width || height != v.height {
+		b.WriteString("\x1b[2J")
+		v.width, v.height, v.painted = width, height, nil
+	}
+	lines := Frame(state, width, height, v.style)
+	for i, l := range lines {
+		if i < len(v.painted) && v.painted[i] == l {
+			continue
+		}
+		// Erased from the end of the text on: erasing first would flicker, and
+		// a full line has nothing after it.
+		fmt.Fprintf(&b, "\x1b[%d;1H%s", i+1, l)
+		if columns(l) < width {
+			b.WriteString("\x1b[K")
+		}
+	}
+	if len(lines) < len(v.painted) {
+		fmt.Fprintf(&b, "\x1b[%d;1H\x1b[J", len(lines)+1)
+	}
+	if b.Len() == none {
+		return
+	}
+	b.WriteString(endFrame)
+	_, _ = v.tty.WriteString(b.String())
+	v.painted = lines
+}
+
+// columns is how wide a rendered line is: one column per rune, none for
+// colours.
+func columns(l string) int {
+	n, escape := 0, false
+	for _, r := range l {
+		switch {
+		case r == '\x1b':
+			escape = true
+		case escape:
+			escape = r != 'm'
+		default:
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,495 @@
+// The report's plots. Everything a plot shows comes from the JSON in #data,
+// which report/html_charts.go makes; without this script the page still has
+// all text and a table of each plot.
+//
+// For programs: window.tablefull = {plots: [{id, u}], range(), zoom(from, to),
+// reset(), update(html)}.
+(() => {
+"use strict";
+
+const root = document.documentElement;
+const dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
+// The axes take as much in all plots, so that their times are one below another.
+const left = width => width < 500 ? 56 : 66, right = width => width < 500 ? 46 : 58;
+const sync = uPlot.sync("tablefull");
+const state = {data: null, plots: [], from: 0, to: 1, zero: {}, width: 0};
+
+// ---- numbers
+
+const group = s => s.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+
+function number(v) {
+  if (v == null || !isFinite(v)) return "–";
+  const a = Math.abs(v);
+  if (a >= 1e15) return v.toPrecision(4);
+  if (a >= 1000 || Number.isInteger(v)) return group(String(Math.round(v)));
+  return String(+v.toPrecision(4));
+}
+
+function percent(v) {
+  if (v == null || !isFinite(v)) return "–";
+  const p = v * 100;
+  if (p > 99.95 && p < 100) return "over 99.9 %";
+  return +p.toFixed(p < 1 ? 2 : 1) + " %";
+}
+
+// tick writes an axis value with no more digits than the step needs.
+function tick(v, step) {
+  const a = Math.abs(v);
+  if (a >= 1e15) return v.toExponential(1);
+  if (a >= 1e7 && step >= 1e5) return +(v / 1e6).toFixed(2) + " M";
+  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step || 1) + 1e-9)));
+  const [whole, part] = v.toFixed(digits).split(".");
+  return group(whole) + (part ? "." + part : "");
+}
+
+// nice returns round numbers in [low, high], at most n.
+function nice(low, high, n) {
+  const span = high - low;
+  if (!(span > 0)) return [low];
+  let step = Math.pow(10, Math.floor(Math.log10(span / n)));
+  step *= [1, 2, 5, 10].find(m => span / (step * m) <= n) || 10;
+  const out = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9 && out.length < 50; k++) out.push(k * step);
+  return out;
+}
+
+const moment = v => (Math.round(v * 1000) / 1000) + " s";
+
+// ---- colours
+
+let before = null; // what was shown before printing
+let colors = {};
+function readColors() {
+  const probe = document.createElement("span");
+  document.body.append(probe);
+  const get = name => { probe.style.color = `var(--${name})`; return getComputedStyle(probe).color; };
+  colors = {};
+  for (const name of ["bg", "text", "soft", "rule", "grid", "ink", "blue", "sky", "green", "red", "orange", "purple", "yellow"]) colors[name] = get(name);
+  probe.remove();
+}
+const faded = (color, share) => color.replace(/^rgb\(([^)]+)\)$/, `rgba($1, ${share})`);
+const markColors = {early: "orange", drop: "red", loss: "purple", action: "ink", phase: "soft"};
+const markDashes = {early: [6, 3], drop: [], loss: [2, 2], action: [9, 3, 2, 3], phase: [1, 3]};
+
+// ---- one plot
+
+// stacked turns series into sums from the last to the first, so that the
+// first in the key is on top.
+function stacked(series) {
+  const out = [];
+  let below = null;
+  for (let i = series.length - 1; i >= 0; i--) {
+    const v = series[i].v;
+    below = v.map((x, k) => x == null && (below == null || below[k] == null) ? null : (x || 0) + (below ? below[k] || 0 : 0));
+    out[i] = below;
+  }
+  return out;
+}
+
+function yRange(chart) {
+  return (u, min, max) => {
+    if (chart.log) {
+      if (!(max > 0)) return [0.1, 10];
+      if (chart.lines && chart.lines.length) max = Math.max(max, chart.lines[0].at);
+      return [Math.pow(10, Math.floor(Math.log10(Math.max(min, max / 1e6)))), Math.pow(10, Math.ceil(Math.log10(max * 1.02)))];
+    }
+    if (chart.ceil > 0) return [state.zero[chart.id] ? 0 : chart.floor, chart.ceil];
+    if (!(max > 0)) return [0, 1];
+    return [0, max * (chart.wide ? 1.6 : 1.06)];
+  };
+}
+
+function decades(max) {
+  const out = [0];
+  for (let v = max > 50 ? 10 : 1; v <= max; v *= 10) out.push(v);
+  return out.length > 6 ? out.filter((v, i) => i === 0 || (out.length - i) % 2 === 1) : out;
+}
+
+function axes(chart, width) {
+  const font = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif";
+  const common = {stroke: () => colors.soft, font, ticks: {stroke: () => colors.rule, width: 1, size: 4}, gap: 3};
+  const grid = {stroke: () => colors.grid, width: 1};
+  const out = [
+    {...common, grid, space: 56, size: 24, values: (u, splits, i, space, step) => splits.map((v, k) => tick(v, step) + (k === splits.length - 1 ? (chart.kind === "time" ? " s" : "/s") : ""))},
+    {...common, grid, scale: "y", size: left(width), space: 28,
+      ...(chart.wide ? {splits: u => decades(u.scales.y.max), filter: (u, splits) => splits} : {}),
+      values: (u, splits, i, space, step) => chart.wide ? splits.map(v => tick(v, 1)) : chart.log ? splits.map(v => v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? tick(v, v) : null)
+        : splits.map(v => chart.share ? percent(v) : tick(v, step))},
+  ];
+  if (chart.limit > 0) {
+    const steps = u => nice(u.scales.y.min / chart.limit * 100, u.scales.y.max / chart.limit * 100, 5);
+    out.push({...common, grid: {show: false}, scale: "y", side: 1, size: right(width), space: 28,
+      splits: u => steps(u).map(p => p * chart.limit / 100),
+      values: (u, splits) => { const p = steps(u), step = p.length > 1 ? p[1] - p[0] : 1; return p.map(v => tick(v, step) + " %"); }});
+  } else if (chart.series.some(s => s.right)) {
+    out.push({...common, grid: {show: false}, scale: "share", side: 1, size: right(width), space: 28, values: (u, splits) => splits.map(percent)});
+  } else {
+    out.push({show: true, scale: "y", side: 1, size: right(width), values: () => [], ticks: {show: false}, grid: {show: false}});
+  }
+  return out;
+}
+
+function seriesOf(chart) {
+  const out = [{}];
+  chart.series.forEach((s, i) => {
+    const o = {
+      label: s.name, scale: s.right ? "share" : "y", width: 1.75, dash: dashes[s.dash] || [], spanGaps: false,
+      stroke: () => colors[s.color] || colors.ink,
+      points: {show: s.kind === "points" || chart.x.length < 24, size: s.kind === "points" ? 7 : 5},
+    };
+    if (s.kind === "points") {
+      o.paths = () => null;
+      if (s.right) o.points.fill = () => colors.bg; // hollow against full
+      else o.points.fill = () => colors[s.color];
+    }
+    if (s.kind === "steps") o.paths = uPlot.paths.stepped({align: 1});
+    if (s.kind === "area") {
+      o.width = 1.25;
+      o.points.show = chart.x.length < 24;
+      if (i === chart.series.length - 1) o.fill = () => faded(colors[s.color], 0.45);
+    }
+    out.push(o);
+  });
+  return out;
+}
+
+// bands fill between the sums of a stack.
+function bandsOf(chart) {
+  if (!chart.stack) return [];
+  const out = [];
+  for (let i = 1; i < chart.series.length; i++) out.push({series: [i, i + 1], fill: () => faded(colors[chart.series[i - 1].color], 0.45)});
+  return out;
+}
+
+const rowHeight = 14;
+
+// rowsOf puts the names of marks into rows above the plot, so that none
+// covers another. xOf is where a mark is, widthOf how long its name.
+function rowsOf(marks, from, to, xOf, widthOf) {
+  const placed = [], ends = [];
+  for (const m of [...marks].sort((a, b) => a.at - b.at)) {
+    const x = xOf(m.at);
+    if (x < from - 1 || x > to + 1) continue;
+    const text = m.name.length > 24 ? m.name.slice(0, 23) + "…" : m.name, width = widthOf(text);
+    const flip = x + width > to, a = flip ? x - width : x, b = a + width;
+    let row = ends.findIndex(e => e.every(([c, d]) => b < c || a > d));
+    if (row < 0) { row = ends.length; ends.push([]); }
+    ends[row].push([a, b]);
+    placed.push({m, x, row, text, flip});
+  }
+  return placed;
+}
+
+// rowsFor is how many rows the names need when the whole run is shown.
+function rowsFor(chart, width) {
+  const {from, to} = state.data, room = width - left(width) - right(width);
+  const rows = rowsOf(chart.marks, 0, room, t => (t - from) / (to - from) * room, s => s.length * 7 + 10).map(p => p.row + 1);
+  return Math.min(8, Math.max(0, ...rows));
+}
+
+function drawMarks(u, chart) {
+  const ctx = u.ctx, ratio = devicePixelRatio, {left: l, top, width, height} = u.bbox;
+  ctx.save();
+  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+  const widthOf = text => ctx.measureText(text).width + 10 * ratio;
+  for (const p of rowsOf(chart.marks, l, l + width, t => u.valToPos(t, "x", true), widthOf)) {
+    const color = colors[markColors[p.m.kind]] || colors.soft;
+    const labelled = chart.labels && p.row < chart.rows;
+    const start = labelled ? top - (p.row + 0.5) * rowHeight * ratio : top;
+    const plus = Math.max(p.m.plus, 0), wide = [u.valToPos(p.m.at - plus, "x", true), u.valToPos(Math.max(p.m.to, p.m.at) + plus, "x", true)];
+    if (wide[1] - wide[0] > 2 * ratio) {
+      const a = Math.max(wide[0], l), b = Math.min(wide[1], l + width);
+      ctx.fillStyle = faded(color, 0.12);
+      ctx.fillRect(a, top, b - a, height);
+    }
+    ctx.beginPath();
+    ctx.strokeStyle = color;
+    ctx.lineWidth = 1.5 * ratio;
+    ctx.setLineDash((markDashes[p.m.kind] || []).map(d => d * ratio));
+    ctx.moveTo(p.x, start);
+    ctx.lineTo(p.x, top + height);
+    ctx.stroke();
+    if (labelled) {
+      ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+      ctx.fillStyle = colors.text;
+      ctx.textBaseline = "middle";
+      ctx.textAlign = p.flip ? "right" : "left";
+      ctx.fillText(p.text, p.x + (p.flip ? -4 : 4) * ratio, top - (p.row + 0.5) * rowHeight * ratio);
+    }
+  }
+  ctx.setLineDash([]);
+  for (const line of chart.lines || []) {
+    const y = u.valToPos(line.at, "y", true);
+    if (y < top || y > top + height) continue;
+    ctx.beginPath();
+    ctx.strokeStyle = colors.soft;
+    ctx.lineWidth = ratio;
+    ctx.setLineDash([4 * ratio, 4 * ratio]);
+    ctx.moveTo(l, y);
+    ctx.lineTo(l + width, y);
+    ctx.stroke();
+    ctx.font = `${10 * ratio}px system-ui, sans-serif`;
+    ctx.fillStyle = colors.soft;
+    ctx.textAlign = "right";
+    ctx.textBaseline = "bottom";
+    ctx.fillText(line.name, l + width - 4 * ratio, y - 1);
+  }
+  ctx.restore();
+}
+
+function swatch(series) {
+  const ns = "http://www.w3.org/2000/svg", svg = document.createElementNS(ns, "svg");
+  svg.setAttribute("width", 26); svg.setAttribute("height", 12); svg.setAttribute("aria-hidden", "true");
+  const add = (name, attributes) => {
+    const e = document.createElementNS(ns, name);
+    for (const k in attributes) e.setAttribute(k, attributes[k]);
+    svg.append(e);
+  };
+  const color = `var(--${series.color})`;
+  if (series.kind === "area") add("rect", {x: 1, y: 1, width: 24, height: 10, fill: color, "fill-opacity": 0.45, stroke: color});
+  else if (series.kind === "points") add("circle", {cx: 13, cy: 6, r: 4, fill: series.right ? "none" : color, stroke: color, "stroke-width": 2});
+  else add("path", {d: "M0 6H26", stroke: color, "stroke-width": 2.5, "stroke-dasharray": (dashes[series.dash] || []).join(" ")});
+  return svg;
+}
+
+// key is the legend: what each line is, and its value under the cursor.
+function keyOf(chart) {
+  const list = document.createElement("ul"), outs = [];
+  list.className = "key";
+  const at = document.createElement("li");
+  at.className = "at";
+  chart.series.forEach(s => {
+    const li = document.createElement("li"), out = document.createElement("output");
+    out.setAttribute("aria-live", "off");
+    li.append(swatch(s), s.name, out);
+    outs.push(out);
+    list.append(li);
+  });
+  list.append(at);
+  return {list, show(i) {
+    at.textContent = i == null ? "" : chart.kind === "time" ? "at " + moment(chart.x[i]) : "at " + number(chart.x[i]) + "/s";
+    outs.forEach((o, k) => { const s = chart.series[k]; o.textContent = i == null ? "" : chart.share || s.right ? percent(s.v[i]) : number(s.v[i]); });
+  }};
+}
+
+function heightOf(chart, width) {
+  const room = chart.labels ? chart.rows * rowHeight : 0;
+  if (before) return (chart.tall ? 170 : 140) + room; // on paper
+  if (chart.id === "load") return width < 500 ? 130 : 150;
+  return (chart.tall ? (width < 500 ? 210 : 235) : (width < 500 ? 150 : 170)) + room;
+}
+
+function draw(box, chart) {
+  const width = Math.max(240, Math.floor(box.clientWidth || box.parentElement.clientWidth));
+  const surface = document.createElement("div"), key = keyOf(chart);
+  surface.className = "surface";
+  surface.tabIndex = 0;
+  surface.setAttribute("role", "group");
+  surface.setAttribute("aria-roledescription", "plot");
+  surface.setAttribute("aria-label", `${chart.title}, ${chart.unit}. The numbers are in the table below.`);
+  const caption = box.parentElement.querySelector("figcaption");
+  caption.querySelectorAll(".key, .zero").forEach(e => e.remove());
+  caption.append(key.list);
+  box.replaceChildren(surface);
+  chart.rows = chart.labels ? rowsFor(chart, width) : 0;
+  const sums = chart.stack ? stacked(chart.series) : chart.series.map(s => s.v);
+  const timed = chart.kind === "time";
+  const u = new uPlot({
+    width, height: heightOf(chart, width), padding: [chart.labels ? chart.rows * rowHeight + 2 : 6, 0, 0, 0],
+    legend: {show: false},
+    cursor: {
+      y: false, points: {size: 6},
+      drag: {x: timed, y: false, setScale: false},
+      sync: timed ? {key: sync.key, scales: ["x", null]} : undefined,
+      bind: {dblclick: () => () => { reset(); return null; }},
+    },
+    scales: {
+      x: {time: false, range: timed ? () => [state.from, state.to] : (u, a, b) => { const pad = (b - a || 1) * 0.04; return [Math.max(0, a - pad), b + pad]; }},
+      y: {distr: chart.log ? 3 : chart.wide ? 4 : 1, asinh: 1, range: yRange(chart)},
+      share: {range: [0, 1]},
+    },
+    axes: axes(chart, width), series: seriesOf(chart), bands: bandsOf(chart),
+    hooks: {
+      draw: [u => drawMarks(u, chart)],
+      setCursor: [u => key.show(u.cursor.left >= 0 ? u.cursor.idx : null)],
+      setSelect: [u => {
+        if (!timed || u.select.width < 3) return;
+        const a = u.posToVal(u.select.left, "x"), b = u.posToVal(u.select.left + u.select.width, "x");
+        u.setSelect({left: 0, top: 0, width: 0, height: 0}, false);
+        zoom(a, b);
+      }],
+    },
+  }, [chart.x, ...sums], surface);
+  surface.addEventListener("keydown", e => { if (timed && keys[e.key] && !e.ctrlKey && !e.metaKey && !e.altKey) { e.preventDefault(); keys[e.key](); } });
+  box.dataset.points = chart.x.length;
+  box.dataset.series = chart.series.length;
+  if (chart.floor > 0) caption.append(zeroButton(chart, u));
+  return {id: chart.id, u, box, chart};
+}
+
+// zeroButton switches between the part of the axis in which something happens
+// and the whole of it.
+function zeroButton(chart, u) {
+  const b = document.createElement("button"), note = document.createElement("span");
+  const say = () => {
+    const zero = !!state.zero[chart.id];
+    note.textContent = zero ? "axis from 0" : `axis from ${number(Math.round(chart.floor))}, not from 0`;
+    b.textContent = zero ? "Show the top" : "Show from 0";
+  };
+  b.type = "button";
+  note.className = "soft";
+  b.addEventListener("click", () => { state.zero[chart.id] = !state.zero[chart.id]; say(); u.setScale("y", {min: state.zero[chart.id] ? 0 : chart.floor, max: chart.ceil}); });
+  say();
+  const wrap = document.createElement("span");
+  wrap.className = "zero";
+  wrap.append(note, " ", b);
+  return wrap;
+}
+
+// ---- all plots
+
+function drawAll() {
+  for (const p of state.plots) p.u.destroy();
+  state.plots.length = 0;
+  readColors();
+  for (const chart of state.data.charts) {
+    const box = document.querySelector(`[data-chart="${CSS.escape(chart.id)}"]`);
+    if (box) state.plots.push(draw(box, chart));
+  }
+  state.width = document.querySelector("main").clientWidth;
+}
+
+function shown() {
+  const {from, to} = state.data, whole = state.from <= from && state.to >= to;
+  root.classList.toggle("zoomed", !whole);
+  const text = whole ? `whole run, ${moment(from)} to ${moment(to)}` : `${moment(state.from)} to ${moment(state.to)}`;
+  const range = document.getElementById("range");
+  if (range.textContent !== text) range.textContent = text;
+}
+
+function zoom(from, to) {
+  const all = state.data, least = Math.max((all.to - all.from) / 1e4, 0.01);
+  if (!(to - from >= least)) { const mid = (from + to) / 2; from = mid - least / 2; to = mid + least / 2; }
+  const width = Math.min(to - from, all.to - all.from);
+  from = Math.max(all.from, Math.min(from, all.to - width));
+  state.from = from;
+  state.to = from + width;
+  for (const p of state.plots) if (p.chart.kind === "time") p.u.setScale("x", {min: state.from, max: state.to});
+  shown();
+}
+const reset = () => zoom(state.data.from, state.data.to);
+const scale = by => { const mid = (state.from + state.to) / 2, half = (state.to - state.from) / 2 * by; zoom(mid - half, mid + half); };
+const pan = by => { const d = (state.to - state.from) * by; zoom(state.from + d, state.to + d); };
+const keys = {"+": () => scale(0.5), "=": () => scale(0.5), "-": () => scale(2), "ArrowLeft": () => pan(-0.25), "ArrowRight": () => pan(0.25), "0": reset, "Escape": reset};
+const actions = {in: keys["+"], out: keys["-"], left: keys.ArrowLeft, right: keys.ArrowRight, reset};
+
+// ---- the page around them
+
+function copyButtons() {
+  for (const pre of document.querySelectorAll("pre.copy")) {
+    const box = document.createElement("div"), b = document.createElement("button");
+    box.className = "copybox";
+    b.type = "button";
+    b.textContent = "Copy";
+    b.addEventListener("click", async () => { b.textContent = await copy(pre) ? "Copied" : "Press Ctrl-C"; setTimeout(() => { b.textContent = "Copy"; }, 2500); });
+    pre.replaceWith(box);
+    box.append(pre, b);
+  }
+}
+
+// copy puts the text on the clipboard, or where that is not allowed selects
+// it, so that the user can.
+async function copy(pre) {
+  try { await navigator.clipboard.writeText(pre.textContent); return true; } catch { /* not in this context */ }
+  const selection = getSelection(), range = document.createRange();
+  range.selectNodeContents(pre);
+  selection.removeAllRanges();
+  selection.addRange(range);
+  try { return document.execCommand("copy"); } catch { return false; }
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
+function themed() {
+  document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
+  if (!state.data) return;
+  readColors();
+  for (const p of state.plots) p.u.redraw(false, false);
+}
+
+function load() {
+  state.data = JSON.parse(document.getElementById("data").textContent);
+  for (const c of state.data.charts) { c.marks = c.marks || []; c.lines = c.lines || []; c.series = c.series || []; }
+}
+
+// update replaces the content by that of another rendering of the page, and
+// keeps what the reader is looking at: zoom, scroll, what is opened.
+function update(html) {
+  const next = new DOMParser().parseFromString(html, "text/html");
+  const whole = state.from <= state.data.from && state.to >= state.data.to, y = scrollY;
+  const open = [...document.querySelectorAll("main details[open] > summary")].map(s => s.textContent);
+  const focus = document.activeElement && document.activeElement.closest(".plot");
+  document.getElementById("main").replaceWith(document.importNode(next.getElementById("main"), true));
+  document.getElementById("data").textContent = next.getElementById("data").textContent;
+  for (const part of ["header .run", "header nav"]) document.querySelector(part).replaceWith(document.importNode(next.querySelector(part), true));
+  document.title = next.title;
+  for (const s of document.querySelectorAll("main details > summary")) if (open.includes(s.textContent)) s.parentElement.open = true;
+  load();
+  if (whole) { state.from = state.data.from; state.to = state.data.to; }
+  copyButtons();
+  drawAll();
+  shown();
+  scrollTo(0, y);
+  if (focus) document.querySelector(`[data-chart="${CSS.escape(focus.dataset.chart)}"] .surface`)?.focus({preventScroll: true});
+}
+
+let waiting = 0;
+function resized() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => { if (state.data && document.querySelector("main").clientWidth !== state.width) drawAll(); }, 120);
+}
+
+// Paper is narrower than the window, and light.
+function toPaper() {
+  if (before) return;
+  before = {theme: root.dataset.theme, opened: []};
+  root.dataset.theme = "light";
+  for (const d of document.querySelectorAll("main details:not(.numbers):not([open])")) { d.open = true; before.opened.push(d); }
+  readColors();
+  for (const p of state.plots) p.u.setSize({width: 690, height: heightOf(p.chart, 690)});
+  for (const p of state.plots) p.u.redraw(true, true);
+}
+function fromPaper() {
+  if (!before) return;
+  if (before.theme) root.dataset.theme = before.theme; else delete root.dataset.theme;
+  for (const d of before.opened) d.open = false;
+  before = null;
+  drawAll();
+}
+
+function start() {
+  root.classList.add("scripted");
+  try { const t = localStorage.getItem("tablefull-theme"); if (t === "light" || t === "dark") root.dataset.theme = t; } catch { /* no storage */ }
+  load();
+  state.from = state.data.from;
+  state.to = state.data.to;
+  copyButtons();
+  themed();
+  drawAll();
+  shown();
+  document.getElementById("theme").addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("tablefull-theme", root.dataset.theme); } catch { /* no storage */ }
+    themed();
+  });
+  dark.addEventListener("change", themed);
+  for (const b of document.querySelectorAll("#zoombar button")) b.addEventListener("click", () => actions[b.dataset.do]());
+  addEventListener("resize", resized);
+  addEventListener("beforeprint", toPaper);
+  addEventListener("afterprint", fromPaper);
+}
+
+window.tablefull = {plots: state.plots, range: () => [state.from, state.to], zoom, reset, update};
+start();
+})();

@@ -1,0 +1,186 @@
+package report
+
+import (
+	"fmt"
+)
+
+// A figure is one number of the first screen.
+type figure struct {
+	Name  string
+	What  string // the name in words
+	Value string
+	Lines []string
+	Kind  string // early, drop, loss or room: its colour in the plots
+}
+
+// figures are the three onsets and the headroom.
+func figures(f *Findings) []figure {
+	head := headNode(f)
+	return []figure{
+		onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop")),
+		onsetFigure(f, "drop", "new connections dropped", "drop", f.Knee.Drop, counted(head, "drop")),
+		onsetFigure(f, "client loss", "first attempt that failed", "loss", f.Knee.ClientLoss, answered(f)),
+		roomFigure(head),
+	}
+}
+
+// counted says whether a counter was read on the node.
+func counted(n *Node, counter string) bool {
+	if n == nil {
+		return false
+	}
+	_, ok := n.Counters[counter]
+	return ok
+}
+
+// answered says whether there were attempts of whose end somebody knows.
+func answered(f *Findings) bool {
+	for _, t := range f.Traffic {
+		if !t.OneWay && t.Due > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func onsetFigure(f *Findings, name, what, kind string, o *Onset, measured bool) figure {
+	g := figure{Name: name, What: what, Kind: kind}
+	switch {
+	case o == nil && !measured:
+		g.Value = "not measured"
+		return g
+	case o == nil:
+		g.Value = "none"
+		if f.Incomplete {
+			g.Lines = []string{"up to where the log ends"}
+		}
+		return g
+	}
+	g.Value = "filling unknown"
+	if o.Occupancy != nil {
+		g.Value = percent(*o.Occupancy) + " full"
+	}
+	if o.Entries != nil {
+		g.Lines = append(g.Lines, grouped(*o.Entries)+" entries")
+	}
+	g.Lines = append(g.Lines, fmt.Sprintf("at %s ± %s", moment(o.AtS), moment(o.UncertaintyS)))
+	if o.OfferedPerS != nil {
+		g.Lines = append(g.Lines, groupedRate(*o.OfferedPerS)+" offered")
+	}
+	return g
+}
+
+func roomFigure(n *Node) figure {
+	g := figure{Name: "headroom", What: "free when traffic began", Kind: "room", Value: "not measured"}
+	if n == nil || n.HeadroomAtStart == nil {
+		return g
+	}
+	g.Value = grouped(*n.HeadroomAtStart)
+	if n.Limit == nil || *n.Limit == 0 {
+		return g
+	}
+	g.Lines = append(g.Lines, "of "+grouped(*n.Limit)+", the limit")
+	if n.PeakEntries != nil {
+		left := "none"
+		if *n.PeakEntries < *n.Limit {
+			left = grouped(*n.Limit - *n.PeakEntries)
+		}
+		g.Lines = append(g.Lines, left+" left at the fullest")
+	}
+	return g
+}
+
+// advice is what to change, from the sizing and nothing else.
+type advice struct {
+	Do  string   // in one sentence
+	Why []string // what it stands on
+	Set string   // a setting to paste; empty for none
+}
+
+func advise(f *Findings) advice {
+	s := f.Sizing
+	switch {
+	case f.Verdict == Inconclusive:
+		return advice{Do: "Nothing, on the strength of this run: it is inconclusive.", Why: []string{"Remove the reasons above, and run it again."}}
+	case s != nil && s.Meaningless && tableTrouble(f):
+		return advice{
+			Do:  "No limit is a remedy: the load includes a flood, and whoever sends twice as much fills twice the table.",
+			Why: []string{"Drop it before conntrack (raw table, NOTRACK), use SYNPROXY, or shorten the timeouts of unassured entries."},
+		}
+	case !tableTrouble(f) && failures(f) > 0:
+		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:
+		return runAdvice(f)
+	case s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit:
+		return raise(s)
+	case tableTrouble(f):
+		return crowded(f, s)
+	}
+	return advice{
+		Do:  fmt.Sprintf("Nothing: leave nf_conntrack_max at %s.", grouped(*s.PresentLimit)),
+		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state, for which a limit of %s would do.", grouped(*s.NeededEntries), grouped(*s.RecommendedLimit))},
+	}
+}
+
+// tableTrouble says whether the table was short of room, by the kernel's
+// counters or by what attempts failed of.
+func tableTrouble(f *Findings) bool {
+	if f.Knee.EarlyDrop != nil || f.Knee.Drop != nil {
+		return true
+	}
+	for _, c := range f.Causes {
+		if byTable(c.Cause) {
+			return true
+		}
+	}
+	return false
+}
+
+func failures(f *Findings) (n uint64) {
+	for _, t := range f.Traffic {
+		n += t.Failed
+	}
+	return n
+}
+
+func runAdvice(f *Findings) advice {
+	s := f.Sizing
+	switch {
+	case s != nil && s.RunNeeded != nil && tableTrouble(f):
+		return advice{
+			Do:  fmt.Sprintf("A limit of %s would have held this run; what lasting load needs cannot be computed.", grouped(*s.RunNeeded)),
+			Why: []string{prose("That is " + s.RunNeededHow + ".")},
+		}
+	case tableTrouble(f):
+		return advice{Do: "The limit is too low for this load; by how much cannot be computed from this run."}
+	}
+	return advice{Do: "Nothing: the table held."}
+}
+
+func raise(s *Sizing) advice {
+	a := advice{Do: fmt.Sprintf("Set nf_conntrack_max to %s", grouped(*s.RecommendedLimit)), Set: s.Sysctl}
+	if s.PresentLimit != nil {
+		a.Do += fmt.Sprintf(" (now %s)", grouped(*s.PresentLimit))
+	}
+	a.Do += "."
+	a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state, on a node that tracks nothing else.", grouped(*s.NeededEntries)))
+	if s.MemoryBytesMin != nil && s.MemoryBytesMax != nil {
+		a.Why = append(a.Why, "Memory: "+prose(memoryText(s))+".")
+	}
+	return a
+}
+
+// crowded is a table that is large enough for this traffic and was full all
+// the same, because of what was there before.
+func crowded(f *Findings, s *Sizing) advice {
+	head := headNode(f)
+	a := advice{Do: fmt.Sprintf("Make room: the limit of %s is enough for this traffic alone, but not for what was there before.", grouped(*s.PresentLimit))}
+	if head != nil && head.StartEntries != nil && head.HeadroomAtStart != nil {
+		a.Why = append(a.Why, fmt.Sprintf("%s entries were there when traffic began, %s were free.", grouped(*head.StartEntries), grouped(*head.HeadroomAtStart)))
+	}
+	if s.RunNeeded != nil && *s.RunNeeded > *s.PresentLimit {
+		a.Do = fmt.Sprintf("Make room, or set nf_conntrack_max to at least %s, which would have held this run.", grouped(*s.RunNeeded))
+	}
+	a.Why = append(a.Why, fmt.Sprintf("In the steady state this traffic adds %s entries to what else is there; alone it would do with a limit of %s.", grouped(*s.NeededEntries), grouped(*s.RecommendedLimit)))
+	return a
+}

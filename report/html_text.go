@@ -1,0 +1,106 @@
+package report
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var htmlFuncs = template.FuncMap{
+	"percent": percent, "seconds": seconds, "rate": groupedRate, "ms": ms, "number": number, "moment": moment, "prose": prose,
+	"bytes": byteSize, "table": tableOf, "when": when, "n": grouped[uint64],
+	"or0":        orUnknown,
+	"deref":      func(b *bool) bool { return b != nil && *b },
+	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
+	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
+	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
+	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },
+	"part":       func(p SizingPart) string { return prose(partText(p)) },
+	"onsetRow":   func(name string, o *Onset) map[string]any { return map[string]any{"Name": name, "Onset": o} },
+}
+
+func orUnknown(v *uint64) string {
+	if v == nil {
+		return "?"
+	}
+	return grouped(*v)
+}
+
+// when is the day and the minute of a moment in RFC 3339; anything else stays
+// as it is.
+func when(s string) string {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return s
+	}
+	return t.UTC().Format("2006-01-02 15:04 UTC")
+}
+
+// grouped writes a whole number with its thousands apart.
+func grouped[T uint64 | int64](n T) string {
+	return groupDigits(fmt.Sprint(n))
+}
+
+func groupDigits(s string) string {
+	sign := ""
+	if strings.HasPrefix(s, "-") {
+		sign, s = "-", s[1:]
+	}
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return sign + s
+}
+
+// number is a measured value for people, with at most four significant digits
+// behind the point and its thousands apart.
+func number(v float64) string {
+	a := math.Abs(v)
+	switch {
+	case math.IsNaN(v) || math.IsInf(v, 0):
+		return "?"
+	case a >= 1e15:
+		return fmt.Sprintf("%.4g", v)
+	case v == math.Trunc(v) || a >= 1000:
+		return groupDigits(strconv.FormatFloat(math.Round(v), 'f', 0, 64))
+	}
+	return strconv.FormatFloat(v, 'g', 4, 64)
+}
+
+func groupedRate(v float64) string {
+	if v >= 1000 {
+		return number(math.Round(v)) + "/s"
+	}
+	return perSecond(v)
+}
+
+// moment is a run time, as exact as it was measured.
+func moment(v float64) string { return fmt.Sprintf("%.3f s", v) }
+
+// count is a number in prose that is neither part of a name, an address, a
+// date nor a fraction.
+var count = regexp.MustCompile(`[0-9]{4,}`)
+
+// prose sets the thousands of a sentence's numbers apart.
+func prose(s string) string {
+	var b strings.Builder
+	last := 0
+	for _, at := range count.FindAllStringIndex(s, -1) {
+		from, to := at[0], at[1]
+		if from > 0 && !strings.ContainsRune(" (+[,;", rune(s[from-1])) || to < len(s) && !strings.ContainsRune(" )],;:/%.", rune(s[to])) {
+			continue
+		}
+		if to+1 < len(s) && s[to] == '.' && s[to+1] != ' ' {
+			continue
+		}
+		b.WriteString(s[last:from])
+		b.WriteString(groupDigits(s[from:to]))
+		last = to
+	}
+	b.WriteString(s[last:])
+	return b.String()
+}

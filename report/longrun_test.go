@@ -1,0 +1,192 @@
+package report
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// netCounters are what the samples of a real run hold besides the table; the
+// log of a long run consists of these in the main.
+var netCounters = strings.Fields(`Ip.ForwDatagrams Ip.InDiscards Ip.OutDiscards Ip.OutNoRoutes Ip6InDiscards Ip6OutDiscards
+	Ip6OutForwDatagrams Ip6OutNoRoutes Tcp.ActiveOpens Tcp.AttemptFails Tcp.CurrEstab Tcp.EstabResets Tcp.InErrs Tcp.OutRsts
+	Tcp.PassiveOpens Tcp.RetransSegs TcpExt.ListenDrops TcpExt.ListenOverflows TcpExt.PAWSActive TcpExt.PAWSEstab
+	TcpExt.TCPAbortOnClose TcpExt.TCPAbortOnData TcpExt.TCPAbortOnTimeout TcpExt.TCPBacklogDrop TcpExt.TCPReqQFullDoCookies
+	TcpExt.TCPReqQFullDrop TcpExt.TCPSynRetrans TcpExt.TCPTimeWaitOverflow TcpExt.TCPTimeouts Udp.InDatagrams Udp.InErrors
+	Udp.NoPorts Udp.OutDatagrams Udp.RcvbufErrors Udp.SndbufErrors Udp6InDatagrams Udp6InErrors Udp6NoPorts Udp6OutDatagrams
+	Udp6RcvbufErrors Udp6SndbufErrors`)
+
+// spikeAt is when, in s, the long run's table is full for one sample, in which
+// it drops.
+const spikeAt = 1234.5
+
+// longRun writes the log of a run of that many s at default sampling: 200
+// attempts per second, the node sampled ten times a second and three other
+// hosts twice, in records of real size.
+func longRun(w io.Writer, seconds int) error {
+	out := bufio.NewWriterSize(w, 1<<20)
+	n := map[string]uint64{}
+	put := func(host string, t float64, format string, args ...any) {
+		n[host]++
+		fmt.Fprintf(out, `{"n":%d,"host":%q,"t":%.9f,`, n[host], host, t)
+		fmt.Fprintf(out, format, args...)
+		out.WriteString("}\n")
+	}
+	var net strings.Builder
+	for i, c := range netCounters {
+		fmt.Fprintf(&net, `%q:%d,`, c, i%3*100000)
+	}
+	moving := func(s int) string { return fmt.Sprintf(`%s"Ip.InReceives":%d`, net.String(), 2000*s) }
+	fmt.Fprintf(out, `{"n":1,"host":"controller","t":0,"header":{"format":1,"scenario":"soak","target":"lab","kernel":"6.18.44","cpus":2,"limit":262144,"duration":%d,"traffic":[{"name":"web","shape":"short_lived","to":"web","end":%d,"timeout":0.9,"close":"fin","entries_per_attempt":1,"residence":120,"residue_state":"TIME_WAIT","expects_answer":true}],"services":[{"name":"web","addr":"10.96.0.10:8080","protocol":"tcp","backends":[{"name":"web-1","addr":"10.244.0.2:8080"},{"name":"web-2","addr":"10.244.0.3:8080"}]}],"nodes":["node1"],"thresholds":["errors < 0.1%%","p99 < 50ms"],"sample_every":0.1,"census_every":1}}`+"\n", seconds, seconds)
+	n["controller"] = 1
+	for s := range seconds {
+		took, err := someLatencies(s)
+		if err != nil {
+			return err
+		}
+		for i := range 10 {
+			t := float64(s) + float64(i)/10
+			entries, drop := 24000+int(200*math.Sin(t/1000)), 0
+			if t == spikeAt {
+				entries = 262144
+			}
+			failed := 0
+			if t >= spikeAt {
+				drop = 5
+			}
+			if t == spikeAt-0.1 {
+				failed = 5
+			}
+			put("node1", t, `"sample":{"took":0.000255109,"conntrack":{"entries":%d,"limit":262144,"counters":{"chainlength":0,"clashres":%d,"delete":0,"drop":%d,"early_drop":0,"expect_create":0,"expect_delete":0,"expect_new":0,"found":%d,"icmp_error":0,"ignore":0,"insert":%d,"insert_failed":0,"invalid":0,"new":0,"search_restart":0}},"net":{%s},"cpu":{"user":%.2f,"system":%.2f,"softirq":%.2f,"idle":%.2f,"steal":0,"self":%.6f}}`,
+				entries, s/100, drop, s/7, 200*s+20*i, moving(s*10+i), t*0.3+100, t*0.4+100, t*0.1+50, t*1.2+1000, t*0.01)
+			if failed > 0 {
+				put("client", t+1, `"bin":{"traffic":"web","start":%.1f,"width":0.1,"due":20,"started":20,"outcomes":{"ok":15,"connect_timeout":5},"lost_packets":5}`, t)
+			} else {
+				put("client", t+0.2, `"bin":{"traffic":"web","start":%.1f,"width":0.1,"due":20,"started":20,"outcomes":{"ok":18}}`, t)
+				put("client", t+0.3, `"bin":{"traffic":"web","start":%.1f,"width":0.1,"outcomes":{"ok":2}}`, t)
+			}
+			if i%5 == 0 {
+				for _, h := range []string{"client", "web-1", "web-2"} {
+					put(h, t, `"sample":{"took":0.000194529,"net":{%s}}`, moving(s*10+i))
+				}
+			}
+		}
+		put("client", float64(s)+2, `"latency":{"traffic":"web","start":%d,"width":1,"from_due":%q,"from_start":%q,"connect":%q}`, s, took, took, took)
+		put("web-1", float64(s)+1, `"served":{"service":"web","backend":"web-1","accepted":100,"served":100,"open":0}`)
+		put("web-2", float64(s)+1, `"served":{"service":"web","backend":"web-2","accepted":100,"served":100,"open":0}`)
+		if s%10 == 0 {
+			put("node1", float64(s)+0.95, `"census":{"took":0.06,"cpu":0.05,"entries":24000,"ballast":0,"groups":[{"proto":"tcp","state":"TIME_WAIT","assured":true,"replied":true,"service":"10.96.0.10:8080","backend":"10.244.0.2:8080","count":12000},{"proto":"tcp","state":"TIME_WAIT","assured":true,"replied":true,"service":"10.96.0.10:8080","backend":"10.244.0.3:8080","count":12000}],"sources":[{"addr":"10.128.0.1","count":47},{"addr":"10.128.0.2","count":47},{"addr":"10.128.0.3","count":47},{"addr":"10.128.0.4","count":47}]}`)
+		}
+	}
+	put("controller", float64(seconds)+3, `"trailer":{"ended":"2026-01-02T00:00:00Z","outcome":"completed","restored":true,"records":{}}`)
+	return out.Flush()
+}
+
+// latencyTexts are the histograms of ten different seconds.
+var latencyTexts [10]string
+
+// someLatencies is the encoded histogram of 200 times like those of a real run.
+func someLatencies(second int) (string, error) {
+	text := &latencyTexts[second%len(latencyTexts)]
+	if *text == "" {
+		h := hdrhistogram.New(1, 60_000_000, 2)
+		for i := range 200 {
+			if err := h.RecordValue(int64(150 + (i*i*37+second*11)%400 + i/190*5000)); err != nil {
+				return "", err
+			}
+		}
+		s, err := runlog.EncodeHistogram(h)
+		if err != nil {
+			return "", err
+		}
+		*text = s
+	}
+	return *text, nil
+}
+
+// heapPeak calls fn and returns the most memory in bytes that the heap had
+// meanwhile, garbage that was not yet collected included.
+func heapPeak(fn func()) uint64 {
+	runtime.GC()
+	var peak atomic.Uint64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			metrics.Read(s)
+			peak.Store(max(peak.Load(), s[0].Value.Uint64()+s[1].Value.Uint64()))
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	fn()
+	close(stop)
+	<-stopped
+	return peak.Load()
+}
+
+// A long run is analysed in memory that grows by little per hour: a day must
+// do with 300 MB.
+func TestLongRunMemory(t *testing.T) {
+	analyze := func(hours int) uint64 {
+		return heapPeak(func() {
+			r, w := io.Pipe()
+			go func() { w.CloseWithError(longRun(w, hours*3600/4)) }()
+			f, err := Analyze(r)
+			require.NoError(t, err)
+			require.Equal(t, map[string]uint64{"table_full": 5}, causesOf(f))
+			checkTimeline(t, f)
+			n := f.Timeline.Nodes[0]
+			assert.Contains(t, n.Entries, uint64(262144), "a spike of one sample")
+			require.NoError(t, Render("html", f, io.Discard))
+		})
+	}
+	one, three := analyze(2), analyze(4)
+	perDay := 48 * (max(three, one) - one)
+	t.Logf("peak of half an hour %d MB, of an hour %d MB", one>>20, three>>20)
+	assert.Less(t, perDay, uint64(200<<20))
+	assert.Less(t, one, uint64(100<<20))
+}
+
+// BenchmarkDay analyses and renders the log of a day: about 2 GB, which it
+// writes to a temporary file first.
+func BenchmarkDay(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "run.jsonl")
+	f, err := os.Create(path)
+	require.NoError(b, err)
+	require.NoError(b, longRun(f, 86400))
+	require.NoError(b, f.Close())
+	for b.Loop() {
+		peak := heapPeak(func() {
+			f, err := os.Open(path)
+			require.NoError(b, err)
+			defer f.Close()
+			found, err := Analyze(f)
+			require.NoError(b, err)
+			require.NoError(b, Render("html", found, io.Discard))
+		})
+		b.ReportMetric(float64(peak)/(1<<20), "peak-MB")
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/run")
+}

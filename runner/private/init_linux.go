@@ -1,0 +1,162 @@
+package private
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// host is where init mounts the supervisor's file system, inside.
+const host = "/run/host"
+
+// beat is how often the inside gives a sign of life.
+const beat = time.Second
+
+// A Main is what runs inside: it gets Config.Input and returns an exit code.
+type Main func(ctx context.Context, input io.Reader, stdout, stderr io.Writer) int
+
+// Init is the hidden command private init, the first process of a private
+// kernel. It makes the inside a place where a lab can be, runs main, and powers
+// off: it does not return there. What goes wrong before main is on the console.
+func Init(ctx context.Context, stdin io.Reader, main Main) error {
+	if !Inside() {
+		return errors.New("this command is for the program itself")
+	}
+	code, err := initAndRun(ctx, stdin, main)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tablefull:", err)
+	} else if err = os.WriteFile(filepath.Join(host, codeFile), []byte(strconv.Itoa(code)), 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, "tablefull: write exit code:", err)
+	}
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		return fmt.Errorf("power off: %w", err)
+	}
+	select {}
+}
+
+// Inside reports whether this is the first process of a private kernel.
+func Inside() bool {
+	var fs unix.Statfs_t
+	return os.Getpid() == 1 && unix.Statfs("/", &fs) == nil && fs.Type == hostfsMagic
+}
+
+// hostfsMagic is the type of a file system that is the machine's outside.
+const hostfsMagic = 0x00c0ffee
+
+func initAndRun(ctx context.Context, stdin io.Reader, main Main) (int, error) {
+	r, err := settle()
+	if err != nil {
+		return 0, err
+	}
+	out, err := appendTo(outFile)
+	if err != nil {
+		return 0, err
+	}
+	errOut, err := appendTo(errFile)
+	if err != nil {
+		return 0, err
+	}
+	alive, err := appendTo(aliveFile)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		if line, err := bufio.NewReader(stdin).ReadString('\n'); err == nil && line == stopLine {
+			cancel()
+		}
+	}()
+	go func() {
+		for {
+			_, _ = alive.Write([]byte("."))
+			time.Sleep(beat)
+		}
+	}()
+	return main(ctx, bytes.NewReader(r.Input), out, errOut), nil
+}
+
+func appendTo(name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(host, name), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// settle mounts, loads modules, and makes the surroundings what a program
+// expects.
+func settle() (request, error) {
+	var r request
+	for _, m := range []struct{ fs, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}} {
+		if err := mount(m.fs, m.at, ""); err != nil {
+			return r, err
+		}
+	}
+	for _, dir := range []string{host, "/run/tmp"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return r, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	if err := mount("hostfs", host, own); err != nil {
+		return r, err
+	}
+	b, err := os.ReadFile(filepath.Join(host, requestFile))
+	if err != nil {
+		return r, fmt.Errorf("read request: %w", err)
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("read request: %w", err)
+	}
+	m, err := readModules(r.Modules)
+	if err != nil {
+		return r, err
+	}
+	if err := m.load(wanted); err != nil {
+		return r, err
+	}
+	if r.Dir != "" {
+		// It may be below what was mounted above.
+		if err := os.MkdirAll(r.Dir, 0o755); err != nil {
+			return r, fmt.Errorf("make directory: %w", err)
+		}
+		if err := mount("hostfs", r.Dir, r.Dir); err != nil {
+			return r, err
+		}
+	}
+	for name, value := range map[string]string{"PATH": r.Path, "HOME": "/run/tmp", "TMPDIR": "/run/tmp", "XDG_STATE_HOME": "/run/tmp"} {
+		if err := os.Setenv(name, value); err != nil {
+			return r, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
+		return r, fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return r, fmt.Errorf("set up lo: %w", err)
+	}
+	return r, nil
+}
+
+func mount(fs, at, data string) error {
+	if err := unix.Mount(fs, at, fs, 0, data); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", fs, at, err)
+	}
+	return nil
+}
