@@ -24,6 +24,8 @@ func (r *Record) Kind() string {
 	set("census", r.Census != nil)
 	set("autopsy", r.Autopsy != nil)
 	set("loss", r.Loss != nil)
+	set("endpoints", r.Endpoints != nil)
+	set("dataplane", r.Dataplane != nil)
 	set("trailer", r.Trailer != nil)
 	if n != 1 {
 		return ""

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/env"
 )
@@ -32,6 +33,10 @@ func (g *Gone) Run(ctx context.Context, ready func(), _ env.Recorder) error {
 	if err != nil {
 		return fmt.Errorf("make pod vanish: %w", err)
 	}
+	had, err := settingsOf(link)
+	if err != nil {
+		return fmt.Errorf("make pod vanish: %w", err)
+	}
 	if err := netlink.LinkSetDown(link); err != nil {
 		return fmt.Errorf("take %s down: %w", link.Attrs().Name, err)
 	}
@@ -39,6 +44,49 @@ func (g *Gone) Run(ctx context.Context, ready func(), _ env.Recorder) error {
 	<-ctx.Done()
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("take %s up again: %w", link.Attrs().Name, err)
+	}
+	if err := had.restore(link); err != nil {
+		return fmt.Errorf("give %s back what it had: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// linkSettings is what an interface loses when it goes down: its routes, and
+// the addresses of IPv6.
+type linkSettings struct {
+	addrs  []netlink.Addr
+	routes []netlink.Route
+}
+
+func settingsOf(link netlink.Link) (s linkSettings, err error) {
+	if s.addrs, err = netlink.AddrList(link, netlink.FAMILY_ALL); err != nil {
+		return s, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
+	}
+	if s.routes, err = netlink.RouteList(link, netlink.FAMILY_ALL); err != nil {
+		return s, fmt.Errorf("list routes of %s: %w", link.Attrs().Name, err)
+	}
+	return s, nil
+}
+
+func (s linkSettings) restore(link netlink.Link) error {
+	for _, a := range s.addrs {
+		if a.IP.IsLinkLocalUnicast() {
+			continue // the kernel makes it
+		}
+		if err := netlink.AddrReplace(link, &a); err != nil {
+			return fmt.Errorf("add address %v: %w", a.IPNet, err)
+		}
+	}
+	// Those without a next hop first: the others lead through them.
+	for _, through := range []bool{false, true} {
+		for _, r := range s.routes {
+			if (r.Gw != nil) != through || r.Protocol == unix.RTPROT_KERNEL {
+				continue
+			}
+			if err := netlink.RouteReplace(&r); err != nil {
+				return fmt.Errorf("add route to %v: %w", r.Dst, err)
+			}
+		}
 	}
 	return nil
 }
