@@ -304,6 +304,14 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 		}}
 		jobs = append(jobs, started{h, sample.ID})
 		g.Go(func() error { return h.Start(ctx, sample) })
+		if node && len(r.Plan.Scenario.Actions) > 0 {
+			audit := env.Job{ID: "audit/" + h.Name(), Epoch: epochs[h.Name()], Audit: r.lab.Audit(h.Name())}
+			if audit.Audit != nil {
+				audit.Audit.Every = auditEvery(time.Duration(s.Every)).Seconds()
+				jobs = append(jobs, started{h, audit.ID})
+				g.Go(func() error { return h.Start(ctx, audit) })
+			}
+		}
 		if node && !s.NoCensus {
 			census := env.Job{ID: "census/" + h.Name(), Epoch: epochs[h.Name()], Census: &env.CensusJob{
 				Every: s.CensusEvery.Seconds(), MaxCPU: maxCensusCPU, Sources: topSources,
@@ -320,6 +328,12 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 	}
 	r.setupJobs = append(r.setupJobs, jobs...)
 	return nil
+}
+
+// auditEvery is how often the dataplane is read where something changes it: the
+// time for which a backend was stale is known as well as that.
+func auditEvery(sample time.Duration) time.Duration {
+	return max(sample, 200*time.Millisecond)
 }
 
 // settle is how long counters are still sampled after the last attempt.

@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/tablefull/tablefull/runner/conntrack"
+	"github.com/tablefull/tablefull/runner/dataplane"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/runner/server"
@@ -29,6 +30,8 @@ func New(j env.Job) (env.Worker, error) {
 		return conntrack.NewAutopsy(j)
 	case j.Proxy != nil:
 		return proxy.New(j)
+	case j.Audit != nil:
+		return dataplane.New(j)
 	}
 	return nil, errors.New("the job says nothing to do: this agent may be older than its controller")
 }

@@ -49,6 +49,9 @@ type Lab interface {
 	// all that these will record; out takes what is recorded of endpoints,
 	// pods and actions here, whenever it happens.
 	Serve(ctx context.Context, epochs map[string]int64, out Recorder) error
+	// Audit is how to read what the named node's dataplane is programmed with,
+	// less Every; nil where that cannot be done.
+	Audit(node string) *AuditJob
 	// Act does what an action says and returns when its effect is complete: a
 	// rollout when the last old pod has gone. Several may go on at once. What
 	// it has changed outside the lab's own hosts it has journalled and puts
@@ -114,7 +117,10 @@ type Capabilities struct {
 	Buckets     uint64
 	EntryBytes  uint64 // slab object size of nf_conntrack; 0 where unreadable
 	MaxFiles    uint64 // hard RLIMIT_NOFILE: sockets one host can hold
-	Timeouts    map[string]float64
+	// Private says that the kernel is the run's own: its global settings are
+	// nobody else's.
+	Private  bool
+	Timeouts map[string]float64
 }
 
 // Lookup returns the named capability; one that was not probed is Unknown.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	tc "github.com/ti-mo/conntrack"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/conntrack"
@@ -195,8 +196,10 @@ func probeInside() probeResult {
 	}
 	ns := &namespace{here}
 	add("veth", "the kernel needs CONFIG_VETH; as root: modprobe veth", tryVeth(ns))
-	if !add("nftables", "the kernel needs nf_tables with NAT; as root: modprobe -a nft_chain_nat nft_numgen nft_reject_ipv4 nft_reject_ipv6 nft_masq", proxy.Try()) {
-		r.Capabilities = append(r.Capabilities, env.Capability{Name: "ctnetlink", State: env.Unknown, Reason: "not tried: it needs nftables"})
+	nft := add("nftables", "the kernel needs nf_tables with NAT; as root: modprobe -a nft_chain_nat nft_numgen nft_reject_ipv4 nft_reject_ipv6 nft_masq", proxy.Try())
+	add("ipvs", "as root: modprobe -a ip_vs ip_vs_rr, where the kernel has it; lab.kernel: private is one that has", tryIPVS())
+	if !nft && !sysctlExists("net/netfilter/nf_conntrack_max") {
+		r.Capabilities = append(r.Capabilities, env.Capability{Name: "ctnetlink", State: env.Unknown, Reason: "not tried: without nftables nothing has loaded connection tracking"})
 		return r
 	}
 	add("ctnetlink", "the kernel needs CONFIG_NF_CT_NETLINK; as root: modprobe nf_conntrack_netlink", tryTable())
@@ -206,6 +209,23 @@ func probeInside() probeResult {
 	}
 	r.Facts = facts
 	return r
+}
+
+// tryIPVS asks for IPVS's settings of this namespace. Asking for its generic
+// netlink family before makes the kernel load the module where it may.
+func tryIPVS() error {
+	if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
+		return fmt.Errorf("find IPVS: %w", err)
+	}
+	if !sysctlExists("net/ipv4/vs/conntrack") {
+		return errors.New("IPVS has no settings in this namespace")
+	}
+	return nil
+}
+
+func sysctlExists(name string) bool {
+	_, err := os.Stat("/proc/sys/" + name)
+	return err == nil
 }
 
 func tryVeth(here *namespace) error {

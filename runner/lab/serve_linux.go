@@ -86,6 +86,11 @@ func (l *Lab) serviceStates() []env.ServiceState {
 	return out
 }
 
+// Audit is part of env.Lab.
+func (l *Lab) Audit(string) *env.AuditJob {
+	return &env.AuditJob{Mode: l.topology.Lab.Proxy.Mode, IPv6: l.network.plan.IPv6, Services: l.serviceStates()}
+}
+
 func (l *Lab) host(name string) env.Host {
 	for _, h := range l.hosts {
 		if h.Name() == name {

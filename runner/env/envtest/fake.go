@@ -121,6 +121,9 @@ func (l *fakeLab) Serve(ctx context.Context, epochs map[string]int64, _ env.Reco
 	return nil
 }
 
+// Audit is none: there is no dataplane.
+func (l *fakeLab) Audit(string) *env.AuditJob { return nil }
+
 // Act notes the action.
 func (l *fakeLab) Act(_ context.Context, a scenarios.Action) error {
 	l.f.mu.Lock()

@@ -1,0 +1,230 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// The tables of the built-in proxy and of kube-proxy in mode nftables.
+const (
+	ownTable  = "tablefull"
+	kubeTable = "kube-proxy"
+)
+
+// maxDepth is how many chains are followed from a service to an endpoint;
+// kube-proxy has two.
+const maxDepth = 6
+
+// readNFT reads what the tables of either proxy translate.
+func readNFT(ipv6 bool) (table, error) {
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	defer func() { _ = c.CloseLasting() }()
+	family := nftables.TableFamilyIPv4
+	if ipv6 {
+		family = nftables.TableFamilyIPv6
+	}
+	tables, err := c.ListTablesOfFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	t := table{}
+	for _, nt := range tables {
+		r := &nftReader{c: c, table: nt, ipv6: ipv6, rules: map[string][]*nftables.Rule{}}
+		switch nt.Name {
+		case ownTable:
+			err = r.own(t)
+		case kubeTable:
+			err = r.kube(t)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read nftables table %s: %w", nt.Name, err)
+		}
+	}
+	return t, nil
+}
+
+type nftReader struct {
+	c     *nftables.Conn
+	table *nftables.Table
+	ipv6  bool
+	rules map[string][]*nftables.Rule // by chain
+}
+
+func (r *nftReader) chain(name string) ([]*nftables.Rule, error) {
+	if list, ok := r.rules[name]; ok {
+		return list, nil
+	}
+	list, err := r.c.GetRules(r.table, &nftables.Chain{Name: name, Table: r.table})
+	if err != nil {
+		return nil, fmt.Errorf("list rules of chain %s: %w", name, err)
+	}
+	r.rules[name] = list
+	return list, nil
+}
+
+// elements are those of a set or map by its name.
+func (r *nftReader) elements(name string) ([]nftables.SetElement, error) {
+	set, err := r.c.GetSetByName(r.table, name)
+	if err != nil {
+		return nil, fmt.Errorf("find set %s: %w", name, err)
+	}
+	list, err := r.c.GetSetElements(set)
+	if err != nil {
+		return nil, fmt.Errorf("list set %s: %w", name, err)
+	}
+	return list, nil
+}
+
+// own reads the built-in proxy's rules: each matches an address, a protocol
+// and ports, and looks the pod up in a map.
+func (r *nftReader) own(t table) error {
+	rules, err := r.chain("services")
+	if err != nil {
+		return err
+	}
+	for _, rule := range rules {
+		var k target
+		var addr netip.Addr
+		var compared int
+		for _, e := range rule.Exprs {
+			switch e := e.(type) {
+			case *expr.Cmp:
+				compared++
+				switch compared {
+				case 1:
+					addr, _ = netip.AddrFromSlice(e.Data)
+				case 2:
+					k.proto = e.Data[0]
+				case 3:
+					k.addr = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(e.Data))
+				}
+			case *expr.Lookup:
+				list, err := r.elements(e.SetName)
+				if err != nil {
+					return err
+				}
+				for _, x := range list {
+					if a, ok := netip.AddrFromSlice(x.Val); ok {
+						t[k] = append(t[k], runlog.ProgrammedBackend{Addr: netip.AddrPortFrom(a, k.addr.Port()), Weight: 1})
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// kube reads kube-proxy's rules: a map leads from address, protocol and port to
+// a chain of the service, which leads to chains of endpoints, which translate.
+func (r *nftReader) kube(t table) error {
+	list, err := r.elements("service-ips")
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		k, ok := r.key(e.Key)
+		if !ok || e.VerdictData == nil {
+			continue
+		}
+		ends, err := r.ends(e.VerdictData.Chain, 0)
+		if err != nil {
+			return err
+		}
+		for _, a := range ends {
+			t[k] = append(t[k], runlog.ProgrammedBackend{Addr: a, Weight: 1})
+		}
+	}
+	return nil
+}
+
+// key splits address . protocol . port, each padded to four bytes.
+func (r *nftReader) key(b []byte) (target, bool) {
+	n := 4
+	if r.ipv6 {
+		n = 16
+	}
+	if len(b) < n+8 {
+		return target{}, false
+	}
+	a, _ := netip.AddrFromSlice(b[:n])
+	return target{netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[n+4:])), b[n]}, true
+}
+
+// ends are the addresses to which a chain, and those it leads to, translate.
+func (r *nftReader) ends(chain string, depth int) ([]netip.AddrPort, error) {
+	if depth > maxDepth {
+		return nil, nil
+	}
+	rules, err := r.chain(chain)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	for _, rule := range rules {
+		next, ends, err := r.leads(rule)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ends...)
+		for _, c := range next {
+			more, err := r.ends(c, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out), nil
+}
+
+// leads says where a rule goes: to other chains, or by translation to
+// addresses.
+func (r *nftReader) leads(rule *nftables.Rule) (chains []string, ends []netip.AddrPort, err error) {
+	data := map[uint32][]byte{} // of registers
+	for _, e := range rule.Exprs {
+		switch e := e.(type) {
+		case *expr.Immediate:
+			data[e.Register] = e.Data
+		case *expr.Verdict:
+			if e.Chain != "" {
+				chains = append(chains, e.Chain)
+			}
+		case *expr.Lookup:
+			if e.DestRegister != unix.NFT_REG_VERDICT && !e.IsDestRegSet {
+				continue // a set: only a condition
+			}
+			list, err := r.elements(e.SetName)
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, x := range list {
+				if x.VerdictData != nil && x.VerdictData.Chain != "" {
+					chains = append(chains, x.VerdictData.Chain)
+				}
+			}
+		case *expr.NAT:
+			a, ok := netip.AddrFromSlice(data[e.RegAddrMin])
+			if e.Type != expr.NATTypeDestNAT || !ok {
+				continue
+			}
+			var port uint16
+			if p := data[e.RegProtoMin]; len(p) >= 2 {
+				port = binary.BigEndian.Uint16(p)
+			}
+			ends = append(ends, netip.AddrPortFrom(a, port))
+		}
+	}
+	return chains, ends, nil
+}
