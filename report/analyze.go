@@ -1,8 +1,10 @@
 package report
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 
@@ -16,14 +18,69 @@ import (
 // the error is that of the reader only. Memory grows with the length of the
 // run, by about 100 bytes per bin and sample, not with its rate.
 func Analyze(r io.Reader) (*Findings, error) {
-	l, err := collect(r)
-	if err != nil {
+	a := NewAnalysis(r)
+	if err := a.Read(); err != nil {
 		return nil, err
 	}
-	return l.findings(), nil
+	return a.Findings(), nil
+}
+
+// An Analysis draws conclusions from a run log as far as it has been read,
+// again and again while it grows. One goroutine uses it.
+type Analysis struct {
+	in  *runlog.Reader
+	log *log
+}
+
+// NewAnalysis returns an Analysis of the log in r, of which it reads nothing yet.
+func NewAnalysis(r io.Reader) *Analysis {
+	in := runlog.NewReader(r)
+	in.OnlyNet(netNames...)
+	return &Analysis{in: in, log: newLog()}
+}
+
+// Read reads the log to its end. The error is that of the reader only.
+func (a *Analysis) Read() error {
+	if err := a.in.Each(a.log.add); err != nil {
+		return fmt.Errorf("analyze run log: %w", err)
+	}
+	return nil
+}
+
+// Follow reads the log of a run that may still be going, as runlog's
+// Reader.Follow does, until the run has ended or ctx is done. It calls
+// caughtUp whenever there is something new, from which Findings can be called.
+func (a *Analysis) Follow(ctx context.Context, caughtUp func() error) error {
+	if err := a.in.Follow(ctx, a.log.add, caughtUp); err != nil {
+		return fmt.Errorf("follow run log: %w", err)
+	}
+	return nil
+}
+
+// Offset is how many bytes of the log have been read.
+func (a *Analysis) Offset() int64 { return a.in.Offset() }
+
+// Findings is what the log shows as far as it has been read: those of Analyze
+// of a log that ends there. They share nothing with the Analysis, which can be
+// read on.
+func (a *Analysis) Findings() *Findings {
+	l, r := a.log, a.in
+	l.problems, l.nProblems, l.missing = slices.Clone(r.Problems()), r.ProblemCount(), nil
+	if l.trailer != nil {
+		for h, n := range l.trailer.Records {
+			if have := r.Last(h); have < n {
+				l.missing = append(l.missing, fmt.Sprintf("%d records at the end of %s's", n-have, h))
+			}
+		}
+		slices.Sort(l.missing)
+	}
+	return l.findings()
 }
 
 func (l *log) findings() *Findings {
+	for _, t := range l.order {
+		t.dueCounts, t.firstFull = nil, math.NaN() // of findings before these
+	}
 	a := newAttribution(l)
 	a.attribute()
 	f := &Findings{
@@ -53,12 +110,15 @@ func (l *log) findings() *Findings {
 		if len(l.nodeList) == 1 {
 			k.ClientLoss = loss // with several nodes nobody knows whose it was
 		}
-		f.Nodes = append(f.Nodes, n.finding(k, a.total[n.name], f.Environment.DurationS))
+		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
+		nf.Stale = l.staleOf(n.name)
+		f.Nodes = append(f.Nodes, nf)
 	}
 	for _, t := range l.order {
 		f.Traffic = append(f.Traffic, t.finding())
 	}
 	f.Backends = l.backendFindings()
+	f.Spikes = l.spikes(a)
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
 	f.Sizing = l.sizing(first, f.Nodes)
@@ -136,7 +196,7 @@ func quantileMs(h *hdrhistogram.Histogram, q float64) *float64 {
 }
 
 func (n *node) finding(k Knee, full uint64, duration float64) Node {
-	f := Node{Name: n.name, Counters: n.counters, TableFullDrops: full, Knee: k, Samples: n.samples}
+	f := Node{Name: n.name, Counters: maps.Clone(n.counters), TableFullDrops: full, Knee: k, Samples: n.samples}
 	if n.last != nil {
 		limit, peak, start, end := n.last.limit, n.peak, n.atStart.entries, n.last.entries
 		room := int64(min(n.atStart.limit, math.MaxInt64)) - int64(min(start, math.MaxInt64))
@@ -144,7 +204,7 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 		share := n.peakShare
 		f.PeakOccupancy = &share
 	}
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		gap := iv.b.t - iv.a.t
 		if f.LongestGapS == nil || gap > *f.LongestGapS {
 			f.LongestGapS = &gap
@@ -162,7 +222,7 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 			f.Census.Sources = []runlog.TopSource{}
 		}
 	}
-	f.CPU = cpuShares(n.cpu, duration)
+	f.CPU = n.cpuShares()
 	f.Reclaimed = n.reclaimed(k.Drop, duration)
 	if n.slab > 0 {
 		v := n.slab
@@ -171,20 +231,11 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 	return f
 }
 
-// cpuShares is who used the CPUs while traffic was due, from 0 to end s. What
-// is read before and after it, the first and the last walk over the table
-// above all, disturbs nothing.
-func cpuShares(samples []cpuSample, end float64) map[string]float64 {
-	var a, b *cpuSample
-	for i := range samples {
-		s := &samples[i]
-		if s.t >= 0 && a == nil {
-			a = s
-		}
-		if s.t <= end || end <= 0 {
-			b = s
-		}
-	}
+// cpuShares is who used the CPUs while traffic was due. What is read before
+// and after it, the first and the last walk over the table above all, disturbs
+// nothing.
+func (n *node) cpuShares() map[string]float64 {
+	a, b := n.cpuFrom, n.cpuTo
 	if a == nil || b == nil || b.t <= a.t || b.total <= a.total {
 		return nil
 	}
@@ -206,6 +257,7 @@ func (l *log) backendFindings() []Backend {
 		if n := served[b.Service]; n > 0 {
 			c.Share = float64(b.Served) / float64(n)
 		}
+		l.drainShare(&c)
 		out = append(out, c)
 	}
 	slices.SortStableFunc(out, func(x, y Backend) int {
@@ -276,9 +328,10 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 
 // limits are the lowest and the highest limit while traffic flowed.
 func (n *node) limits() (lo, hi uint64) {
-	for i, iv := range n.intervals {
-		if i == 0 {
-			lo = iv.b.limit
+	first := true
+	for iv := range n.rows.intervals() {
+		if first {
+			lo, first = iv.b.limit, false
 		}
 		lo, hi = min(lo, iv.b.limit), max(hi, iv.b.limit)
 	}
@@ -287,7 +340,7 @@ func (n *node) limits() (lo, hi uint64) {
 
 func longestGap(n *node) float64 {
 	var gap float64
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		gap = max(gap, iv.b.t-max(iv.a.t, 0))
 	}
 	return gap

@@ -25,7 +25,7 @@ func (l *log) blanks(f *Findings) []string {
 	for i, t := range l.order {
 		out = append(out, t.blank(&f.Traffic[i])...)
 	}
-	if !slices.ContainsFunc(l.nodeList, func(n *node) bool { return len(n.intervals) > 0 }) {
+	if !slices.ContainsFunc(l.nodeList, func(n *node) bool { return n.rows.measured() }) {
 		return append(out, "no data: no node's table was sampled while traffic flowed")
 	}
 	from, to := l.span()
@@ -75,7 +75,7 @@ func (l *log) patience() float64 {
 
 // blank says what is not known of the node's table from one time to another.
 func (n *node) blank(from, to, patience float64) []string {
-	if len(n.intervals) == 0 {
+	if !n.rows.measured() {
 		return []string{"no data: " + n.name + "'s table was not sampled while traffic flowed"}
 	}
 	var out []string

@@ -18,6 +18,7 @@ const (
 	listenOverflow  = "listen_overflow"
 	noEndpoint      = "no_endpoint"
 	staleBackend    = "stale_backend"
+	drainingBackend = "draining_backend"
 	invalidReset    = "invalid_reset"
 	backendReset    = "backend_reset"
 	backendRefused  = "backend_refused"
@@ -97,8 +98,7 @@ func newAttribution(l *log) *attribution {
 
 func (a *attribution) addItems(t *traffic) {
 	rest := &[classes][findings]portion{}
-	for _, k := range t.keys() {
-		b := t.bins[k]
+	for k, b := range t.bins.all() {
 		if b.bad == nil {
 			continue
 		}
@@ -137,7 +137,7 @@ func (t *traffic) connections() float64 {
 // others.
 func (a *attribution) addSupplies() {
 	for _, n := range a.l.nodeList {
-		for _, iv := range n.intervals {
+		for iv := range n.rows.intervals() {
 			if iv.drop == 0 && iv.chain == 0 {
 				continue
 			}
@@ -305,7 +305,7 @@ func (a *attribution) take(it *item, cause string, n uint64, possible found) {
 		t.kinds[it.t] = map[class]bool{}
 	}
 	t.kinds[it.t][it.class] = true
-	if d := it.t.bins[it.key].bad; cause == tableFull && it.class == silent && !math.IsNaN(d.firstStart[silent]) {
+	if d := it.t.bins.at(it.key).bad; cause == tableFull && it.class == silent && !math.IsNaN(d.firstStart[silent]) {
 		it.t.firstFull = least(it.t.firstFull, d.firstStart[silent])
 	}
 }

@@ -2,7 +2,6 @@ package report
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"slices"
 
@@ -34,7 +33,6 @@ type log struct {
 	lastT     float64
 	problems  []runlog.Problem
 	nProblems uint64
-	truncated bool
 	missing   []string // hosts whose last records never arrived
 
 	traffics map[string]*traffic
@@ -44,6 +42,8 @@ type log struct {
 	hosts    map[string]*host // everything that has network counters
 	backends []*Backend
 	windows  []*window
+	cluster  cluster
+	drains   map[string]*drainPart // by pod
 
 	events      []Event
 	otherEvents uint64
@@ -75,7 +75,7 @@ type traffic struct {
 	info      runlog.TrafficInfo
 	known     bool // is in the header
 	width     float64
-	bins      map[int64]*bin
+	bins      bins
 	total     runlog.Bin
 	fromDue   *hdrhistogram.Histogram
 	started   *hdrhistogram.Histogram
@@ -127,25 +127,6 @@ func newLog() *log {
 	}
 }
 
-// collect reads the whole log. Only errors of the underlying reader are
-// returned; damage is noted.
-func collect(in io.Reader) (*log, error) {
-	r, l := runlog.NewReader(in), newLog()
-	if err := r.Each(l.add); err != nil {
-		return nil, fmt.Errorf("analyze run log: %w", err)
-	}
-	l.problems, l.nProblems, l.truncated = r.Problems(), r.ProblemCount(), r.Truncated()
-	if l.trailer != nil {
-		for h, n := range l.trailer.Records {
-			if have := r.Last(h); have < n {
-				l.missing = append(l.missing, fmt.Sprintf("%d records at the end of %s's", n-have, h))
-			}
-		}
-		slices.Sort(l.missing)
-	}
-	return l, nil
-}
-
 func (l *log) add(r *runlog.Record) {
 	l.records++
 	if !sane(r.T) {
@@ -177,6 +158,7 @@ func (l *log) add(r *runlog.Record) {
 		t.holding.add(r.T, heldCell{r.T, h.Open, h.Validated})
 	case r.Served != nil:
 		l.addServed(r.Served)
+		l.addDrain(r)
 	case r.Sample != nil:
 		l.addSample(r)
 	case r.Census != nil:
@@ -191,7 +173,19 @@ func (l *log) add(r *runlog.Record) {
 		l.losses[key] += r.Loss.Count
 	case r.Trailer != nil:
 		l.trailer = r.Trailer
+	case r.Endpoints != nil:
+		l.addEndpoints(r.T, r.Endpoints)
+	case r.Dataplane != nil:
+		l.addDataplane(r.Host, r.T, r.Dataplane)
 	}
+}
+
+// duration is how long the traffic was planned to be in s, 0 where nobody knows.
+func (l *log) duration() float64 {
+	if l.header == nil {
+		return 0
+	}
+	return l.header.Duration
 }
 
 // sane says whether v can be a run time or a length of time in s.
@@ -246,7 +240,7 @@ func (l *log) addHeader(h *runlog.Header) {
 func (l *log) traffic(name string) *traffic {
 	t := l.traffics[name]
 	if t == nil {
-		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, bins: map[int64]*bin{}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}, firstFull: math.NaN()}
+		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}, firstFull: math.NaN()}
 		t.holding, t.took = newGrid(0.1, keptCells, mergeHeld), newGrid(1, 2*maxSteps, mergeTimes)
 		l.traffics[name] = t
 		l.order = append(l.order, t)
@@ -276,11 +270,7 @@ func (l *log) addBin(b *runlog.Bin) {
 		l.mistake("the bins of traffic %s differ in width", b.Traffic)
 	}
 	i := int64(math.Round(b.Start / t.width))
-	have := t.bins[i]
-	if have == nil {
-		have = &bin{}
-		t.bins[i] = have
-	}
+	have := t.bins.at(i)
 	have.due += b.Due
 	have.started += b.Started
 	have.late += b.Late
@@ -326,21 +316,11 @@ func (b *bin) failed() uint64 {
 	return n
 }
 
-// keys returns the indexes of the traffic's bins in order of time.
-func (t *traffic) keys() []int64 {
-	keys := make([]int64, 0, len(t.bins))
-	for k := range t.bins {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 func (t *traffic) start(i int64) float64 { return float64(i) * t.width }
 
 func (l *log) addLatency(b *runlog.Latency) {
 	t := l.traffic(b.Traffic)
-	took, err := runlog.DecodeHistogram(b.FromDue)
+	took, started, err := b.Histograms()
 	if err == nil {
 		t.fromDue, err = runlog.AddHistogram(t.fromDue, took)
 	}
@@ -348,11 +328,12 @@ func (l *log) addLatency(b *runlog.Latency) {
 		l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		return
 	}
-	if b.Started != "" {
-		if t.started, err = runlog.MergeHistogram(t.started, b.Started); err != nil {
+	if started != nil {
+		if t.started, err = runlog.AddHistogram(t.started, started); err != nil {
 			l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		}
 	}
+	l.addActLatency(b)
 	for _, w := range l.windows {
 		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) {
 			// It is a part of the sum, so this cannot fail in another way.
@@ -391,18 +372,13 @@ func (l *log) addFailure(f *runlog.Failure) {
 	}
 	// A due time on the edge of two bins belongs to the later one.
 	i := int64(math.Floor(f.Due/width + 1e-9))
-	b := t.bins[i]
-	if b == nil {
-		b = &bin{}
-		t.bins[i] = b
-	}
-	d := b.detail()
+	d := t.bins.at(i).detail()
 	if math.IsNaN(d.firstDue) || f.Due < d.firstDue {
 		d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
 	}
 	d.firstStart[c] = least(d.firstStart[c], f.Start)
 
-	a := attempt{f.Traffic, f.Seq}
+	a := attempt{t.info.Name, f.Seq}
 	if len(l.joinRing) < joinWindow {
 		l.joinRing = append(l.joinRing, a)
 	} else {
@@ -438,6 +414,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	e := r.Event
 	if e.Kind == "warning" {
 		l.doubt("%s: %s", r.Host, cmpOr(e.Detail, e.Name))
+	}
+	if e.Kind == "action" {
+		l.addAct(r.T, e)
 	}
 	if len(l.events) == maxEvents {
 		l.otherEvents++

@@ -98,7 +98,8 @@ func autopsyText(t *tally) string {
 		{open, "found an open entry with packets of both sides"},
 		{old, "found an entry of a connection that was closing or over"},
 		{noDNAT, "found an entry that no service rule had rewritten"},
-		{staleDNAT, "found an entry to an address that is no pod of the service"},
+		{staleDNAT, "found an entry to an address that was no pod of the service"},
+		{drainDNAT, "found an entry to a pod that was terminating"},
 	}
 	var parts []string
 	for _, n := range names {

@@ -143,16 +143,24 @@ type Evidence struct {
 	Shared         bool              `json:"shared" jsonschema_description:"Other traffic competed for the same increments, which were split by offered connections."`
 }
 
-// Spike is failures around an action.
+// Spike is what an action did to the traffic: each time it was done is one.
 type Spike struct {
-	Action         string   `json:"action"`
-	StartS         float64  `json:"start_s"`
-	EndS           float64  `json:"end_s"`
-	Failures       uint64   `json:"failures"`
-	PeakErrorRatio float64  `json:"peak_error_ratio"`
-	P99Ms          *float64 `json:"p99_ms"`
-	Recovered      bool     `json:"recovered"`
-	Causes         []Cause  `json:"causes"`
+	Action         string            `json:"action" jsonschema_description:"Name of the action."`
+	Kind           string            `json:"kind" jsonschema_description:"What it did: rollout, restart_proxy, ..."`
+	Number         int               `json:"number" jsonschema_description:"Which time it was done, from 1."`
+	BeginS         float64           `json:"begin_s" jsonschema_description:"Run time in s at which the action began."`
+	DoneS          *float64          `json:"done_s" jsonschema_description:"Run time in s at which its effect was complete; null where the log does not say."`
+	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
+	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due; null without any."`
+	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
+	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
+	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second in the 10 s before the action."`
+	PeakErrorRatio float64           `json:"peak_error_ratio" jsonschema_description:"Highest share of attempts that failed, of those due in one step of the load series."`
+	P99Ms          *float64          `json:"p99_ms" jsonschema_description:"99th percentile of successful attempts due between the action's begin and 5 s after its end; null without any."`
+	MaxMs          *float64          `json:"max_ms"`
+	Steps          map[string]uint64 `json:"latency_steps" jsonschema_description:"Successful attempts among those that took about 1, 3 or 5 s: the steps at which TCP sends a SYN again (1s, 3s) and resolvers ask again (5s)."`
+	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end."`
+	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
 }
 
 // Backend is what one pod served.
@@ -163,8 +171,12 @@ type Backend struct {
 	Served              uint64  `json:"served" jsonschema_description:"Answers sent whole."`
 	ServedWhileDraining uint64  `json:"served_while_draining" jsonschema_description:"Of served: after the pod was told to end."`
 	ServedAfterGone     *uint64 `json:"served_after_gone" jsonschema_description:"Of served: after the endpoint was gone; null where no endpoint changes are in the log."`
-	Errors              uint64  `json:"errors"`
-	Share               float64 `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
+	// DrainingShare is measured from one Served record to another, so not at
+	// all for a pod that was terminating for less than a second or two.
+	AcceptedWhileDraining *uint64  `json:"accepted_while_draining" jsonschema_description:"Of accepted: while its endpoint was terminating; null where that was too short to tell, or never."`
+	DrainingShare         *float64 `json:"draining_share" jsonschema_description:"Of all connections its service accepted in that time, 0 to 1."`
+	Errors                uint64   `json:"errors"`
+	Share                 float64  `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
 }
 
 // Node is what one node's table did.
@@ -199,10 +211,26 @@ type Census struct {
 	Walks   uint64               `json:"walks" jsonschema_description:"Walks during the run."`
 }
 
-// Stale is how stale a node's dataplane was.
+// Stale is how far a node's dataplane was from the endpoints of the API server.
 type Stale struct {
-	MaxBackends uint64  `json:"max_backends"`
-	MaxS        float64 `json:"max_s"`
+	MaxBackends  uint64         `json:"max_backends" jsonschema_description:"Most backends at once that new connections were sent to and should not have been."`
+	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed."`
+	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed."`
+	MaxDrainingS float64        `json:"max_draining_s" jsonschema_description:"Longest time, in s, for which IPVS kept a backend with weight 0."`
+	Backends     []StaleBackend `json:"backends" jsonschema_description:"The longest ones."`
+	Other        uint64         `json:"other" jsonschema_description:"How many more there were."`
+}
+
+// StaleBackend is one backend that was programmed and should not have been, or
+// the other way round.
+type StaleBackend struct {
+	Service string  `json:"service"`
+	Pod     string  `json:"pod"`
+	Addr    string  `json:"addr"`
+	What    string  `json:"what" jsonschema:"enum=stale,enum=missing,enum=draining" jsonschema_description:"stale: takes new connections and should not. missing: should take some and is not there. draining: kept with weight 0."`
+	FromS   float64 `json:"from_s" jsonschema_description:"Run time in s."`
+	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first reading in which it was over, or of the log's end."`
+	Ended   bool    `json:"ended" jsonschema_description:"Whether it was over when the log ended."`
 }
 
 // Capacity is the result of a capacity search.

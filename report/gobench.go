@@ -91,6 +91,14 @@ func renderGoBench(f *Findings, w io.Writer) error {
 	if e.Limit > 0 {
 		b.config("limit", fmt.Sprint(e.Limit))
 	}
+	for _, o := range onsets(f) {
+		name := "Knee"
+		if o.node != "" {
+			name += "/node=" + benchName(o.node)
+		}
+		b.add(benchOf(name+"/onset="+o.name, 1).value(o.AtS, "at-sec").count(o.Entries, "entries").
+			known(o.Occupancy, 1, "occupancy").known(o.OfferedPerS, 1, "conn/s"))
+	}
 	for i := range f.Nodes {
 		b.node(&f.Nodes[i])
 	}
@@ -114,10 +122,6 @@ func renderGoBench(f *Findings, w io.Writer) error {
 
 func (b *bench) node(n *Node) {
 	name := "/node=" + benchName(n.Name)
-	for _, o := range onsets(n.Knee) {
-		b.add(benchOf("Knee"+name+"/onset="+o.name, 1).value(o.AtS, "at-sec").count(o.Entries, "entries").
-			known(o.Occupancy, 1, "occupancy").known(o.OfferedPerS, 1, "conn/s"))
-	}
 	b.add(benchOf("Table"+name+"/peak", 1).count(n.PeakEntries, "entries").known(n.PeakOccupancy, 1, "occupancy"))
 	counters := benchOf("Table"+name+"/counters", 1)
 	for _, c := range telling(n.Counters) {
@@ -142,18 +146,29 @@ func (b *bench) traffic(t *Traffic) {
 	b.add(benchOf(name+"/latency", ok).known(t.P50Ms, 1e6, "p50-ns").known(t.P99Ms, 1e6, "p99-ns").known(t.MaxMs, 1e6, "max-ns"))
 }
 
-// A namedOnset is an onset that happened.
+// A namedOnset is an onset that happened, of a node or, where no node's is known,
+// of the run.
 type namedOnset struct {
-	name string
+	node, name string
 	*Onset
 }
 
-func onsets(k Knee) []namedOnset {
+func onsets(f *Findings) []namedOnset {
 	var out []namedOnset
-	for _, o := range []namedOnset{{"early_drop", k.EarlyDrop}, {"drop", k.Drop}, {"client_loss", k.ClientLoss}} {
-		if o.Onset != nil {
-			out = append(out, o)
+	lost := false
+	add := func(node, name string, o *Onset) {
+		if o != nil {
+			out = append(out, namedOnset{node, name, o})
 		}
+	}
+	for _, n := range f.Nodes {
+		add(n.Name, "early_drop", n.Knee.EarlyDrop)
+		add(n.Name, "drop", n.Knee.Drop)
+		add(n.Name, "client_loss", n.Knee.ClientLoss)
+		lost = lost || n.Knee.ClientLoss != nil
+	}
+	if !lost {
+		add("", "client_loss", f.Knee.ClientLoss)
 	}
 	return out
 }

@@ -61,13 +61,17 @@ type view struct {
 	Scripts   []template.JS
 	License   template.HTML
 	Data      template.JS
-	LimitsTop bool
+	LimitsTop bool // doubts come before the plots, because they limit the verdict
+	Rollout   bool // pods were told to end, or endpoints changed
 }
 
 func (p Page) view(f *Findings) (*view, error) {
 	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
+	for _, b := range f.Backends {
+		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil
+	}
 	data, err := json.Marshal(c.data())
 	if err != nil {
 		return nil, fmt.Errorf("encode plots: %w", err)

@@ -112,7 +112,7 @@ func advise(f *Findings) advice {
 	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:
 		return runAdvice(f)
 	case s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit:
-		return raise(s)
+		return raise(f, s)
 	case tableTrouble(f):
 		return crowded(f, s)
 	}
@@ -157,13 +157,16 @@ func runAdvice(f *Findings) advice {
 	return advice{Do: "Nothing: the table held."}
 }
 
-func raise(s *Sizing) advice {
-	a := advice{Do: fmt.Sprintf("Set nf_conntrack_max to %s", grouped(*s.RecommendedLimit)), Set: s.Sysctl}
+func raise(f *Findings, s *Sizing) advice {
+	a := advice{Do: fmt.Sprintf("Set nf_conntrack_max to at least %s", grouped(*s.RecommendedLimit)), Set: s.Sysctl}
 	if s.PresentLimit != nil {
 		a.Do += fmt.Sprintf(" (now %s)", grouped(*s.PresentLimit))
 	}
 	a.Do += "."
 	a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state, on a node that tracks nothing else.", grouped(*s.NeededEntries)))
+	if head := headNode(f); head != nil && head.StartEntries != nil && *head.StartEntries > *s.NeededEntries/100 {
+		a.Why = append(a.Why, fmt.Sprintf("The %s entries that were there when traffic began come on top of that.", grouped(*head.StartEntries)))
+	}
 	if s.MemoryBytesMin != nil && s.MemoryBytesMax != nil {
 		a.Why = append(a.Why, "Memory: "+prose(memoryText(s))+".")
 	}

@@ -54,6 +54,7 @@ type chart struct {
 	Tall   bool          `json:"tall"`
 	Stack  bool          `json:"stack"`
 	Log    bool          `json:"log"`
+	Steps  string        `json:"steps"` // "after" or "before": a point stands for the step after or before it; empty for a moment
 	Wide   bool          `json:"wide"`  // a log scale that has 0 as well
 	Share  bool          `json:"share"` // the axis is a share, 0 to 1
 	Limit  float64       `json:"limit"` // entries that are 100 %, for a second axis; 0 for none
@@ -137,11 +138,12 @@ func newCharts(f *Findings) *charts {
 
 // data is what the page's script gets.
 func (c *charts) data() any {
+	all := append([]chart{}, slices.Concat(c.first, c.over, c.byLoad)...)
 	return struct {
 		From   float64 `json:"from"`
 		To     float64 `json:"to"`
 		Charts []chart `json:"charts"`
-	}{c.from, c.to, slices.Concat(c.first, c.over, c.byLoad)}
+	}{c.from, c.to, all}
 }
 
 // span is the time all plots show: from the first due attempt, or the sample
@@ -242,7 +244,7 @@ func (c *charts) entriesAxis(ch *chart, s NodeSeries) {
 		}
 	}
 	if low >= high/2 && !math.IsInf(low, 1) {
-		step := math.Pow(10, math.Floor(math.Log10(max(1, high-low)))) / 2
+		step := max(1, math.Pow(10, math.Floor(math.Log10(max(1, high-low))))/2)
 		ch.Floor = max(0, math.Floor((low-(high-low)*0.1)/step)*step)
 	}
 	ch.Ceil = high + (high-ch.Floor)*0.06
@@ -272,12 +274,14 @@ func (c *charts) marks(k Knee) []chartMark {
 		}
 	}
 	for _, s := range c.f.Spikes {
-		out = append(out, chartMark{At: s.StartS, To: max(s.StartS, s.EndS), Name: s.Action, Kind: "action"})
+		to := s.BeginS
+		if s.DoneS != nil {
+			to = *s.DoneS
+		}
+		out = append(out, chartMark{At: s.BeginS, To: to, Name: s.Action, Kind: "action"})
 	}
 	for _, e := range c.f.Timeline.Events {
 		switch {
-		case e.Kind == "action":
-			out = append(out, chartMark{At: e.AtS, To: e.AtS, Name: e.Name, Kind: "action"})
 		case e.Kind == "phase" && e.Name == "drain" && e.AtS < c.to:
 			out = append(out, chartMark{At: e.AtS, To: e.AtS, Name: "traffic over", Kind: "phase"})
 		}
@@ -291,7 +295,7 @@ func (c *charts) load() []chart {
 		c.gaps = append(c.gaps, "attempts: the log has none")
 		return nil
 	}
-	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: "per second", X: middles(l.T, l.StepS), Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: "per second", Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
 	ch.Series = []chartSeries{
 		{Name: "offered", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "succeeded", V: l.OK, Color: "green", Kind: "line"},
@@ -325,7 +329,7 @@ func mostOf(v []float64) (most float64) {
 
 func (c *charts) causes() []chart {
 	l := c.f.Timeline.Load
-	ch := chart{ID: "causes", Kind: "time", XUnit: "s", Title: "Failed attempts by cause", Unit: "per second", Stack: true, X: middles(l.T, l.StepS), Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "causes", Kind: "time", XUnit: "s", Title: "Failed attempts by cause", Unit: "per second", Steps: "after", Stack: true, X: l.T, Marks: c.marks(c.f.Knee)}
 	var rest values
 	for _, s := range c.f.Timeline.Causes {
 		if len(s.PerS) != len(l.T) {
@@ -378,10 +382,10 @@ func (c *charts) latency() {
 		// The steps stay out of sight where nothing comes near the first: the
 		// axis would be empty between.
 		if longest >= 500 {
-			ch.Lines = []chartLine{{1000, "1 s: first SYN repeated"}, {3000, "3 s: second"}, {5000, "5 s: DNS asks again"}}
-			ch.Note = "Steps at 1 s and 3 s are where TCP repeats a lost SYN, one at 5 s is where most resolvers ask again."
+			ch.Lines = []chartLine{{1000, "1 s: SYN again"}, {3000, "3 s: SYN again"}, {5000, "5 s: DNS again"}}
+			ch.Note = "TCP sends a lost SYN again after 1 s and 3 s, and glibc's resolver asks again after 5 s."
 		} else {
-			ch.Note = fmt.Sprintf("Nothing waited for a packet to be sent again (1 s and 3 s for a SYN, 5 s for most resolvers): the longest took %s ms.", number(longest))
+			ch.Note = fmt.Sprintf("No successful attempt came near the 1 s after which TCP sends a lost SYN again: the longest took %s ms.", number(longest))
 		}
 		c.over = append(c.over, ch)
 	}
@@ -424,7 +428,7 @@ func (c *charts) census(n NodeSeries) []chart {
 }
 
 func (c *charts) counters(n NodeSeries) []chart {
-	ch := chart{ID: c.id("counters", n.Name), Kind: "time", XUnit: "s", Title: c.of("Kernel counters that moved", n.Name), Unit: "per second", X: n.T, Marks: c.marks(c.knee(n.Name))}
+	ch := chart{ID: c.id("counters", n.Name), Kind: "time", XUnit: "s", Title: c.of("Kernel counters that moved", n.Name), Unit: "per second", Steps: "before", X: n.T, Marks: c.marks(c.knee(n.Name))}
 	names := slices.Sorted(maps.Keys(n.Counters))
 	total := func(name string) (t float64) {
 		for _, v := range n.Counters[name] {
@@ -454,10 +458,7 @@ func (c *charts) counters(n NodeSeries) []chart {
 	if len(left) > 0 {
 		ch.Note = "Not drawn: " + strings.Join(left, ", ") + "."
 	}
-	paint(ch.Series, "red", "orange", "purple", "blue", "green", "sky", "yellow", "ink")
-	for i := range ch.Series {
-		ch.Series[i].Dash = i % 4
-	}
+	paintCounters(ch.Series)
 	return []chart{ch}
 }
 
@@ -467,7 +468,7 @@ func (c *charts) cpu(n NodeSeries) []chart {
 		c.gaps = append(c.gaps, c.of("CPU", n.Name)+": not in the series")
 		return nil
 	}
-	ch := chart{ID: c.id("cpu", n.Name), Kind: "time", XUnit: "s", Stack: true, Share: true, Ceil: 1, Title: "CPU time of the machine of " + n.Name, Unit: "share of all CPUs", X: s.T, Marks: c.marks(c.knee(n.Name))}
+	ch := chart{ID: c.id("cpu", n.Name), Kind: "time", XUnit: "s", Stack: true, Share: true, Ceil: 1, Title: "CPU time of the machine of " + n.Name, Unit: "share of all CPUs", Steps: "before", X: s.T, Marks: c.marks(c.knee(n.Name))}
 	for _, x := range []chartSeries{
 		{Name: "softirq", V: s.SoftIRQ, Color: "red"}, {Name: "system", V: s.System, Color: "orange"},
 		{Name: "user", V: s.User, Color: "blue"}, {Name: "steal", V: s.Steal, Color: "purple"},
@@ -496,7 +497,7 @@ func (c *charts) generator() []chart {
 		c.gaps = append(c.gaps, "generator audit: not in the series")
 		return nil
 	}
-	ch := chart{ID: "generator", Kind: "time", XUnit: "s", Title: "Generator: what was due against what was started", Unit: "per second", X: middles(l.T, l.StepS), Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "generator", Kind: "time", XUnit: "s", Title: "Generator: what was due against what was started", Unit: "per second", Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
 	ch.Series = []chartSeries{
 		{Name: "due", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "started", V: l.Started, Color: "green", Kind: "line"},
@@ -560,6 +561,20 @@ func (c *charts) loads() {
 func paint(s []chartSeries, colors ...string) {
 	for i := range s {
 		s[i].Color = colors[i%len(colors)]
+	}
+}
+
+// paintCounters gives drop and early_drop the colours of their onsets.
+func paintCounters(s []chartSeries) {
+	own := map[string]string{"drop": "red", "early_drop": "orange"}
+	rest := []string{"blue", "green", "purple", "sky", "yellow", "ink"}
+	next := 0
+	for i := range s {
+		s[i].Dash = i % 4
+		if s[i].Color = own[s[i].Name]; s[i].Color == "" {
+			s[i].Color = rest[next%len(rest)]
+			next++
+		}
 	}
 }
 

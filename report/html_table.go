@@ -19,8 +19,13 @@ type plotTable struct {
 // each row is the highest of several.
 func tableOf(c chart) plotTable {
 	t := plotTable{Caption: c.Title + ", " + c.Unit, Columns: []string{"at, s"}}
-	if c.Kind == "load" {
+	switch {
+	case c.Kind == "load":
 		t.Columns[0] = c.XUnit
+	case c.Steps == "after":
+		t.Columns[0] = "from, s"
+	case c.Steps == "before":
+		t.Columns[0] = "up to, s"
 	}
 	for _, s := range c.Series {
 		t.Columns = append(t.Columns, s.Name)

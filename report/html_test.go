@@ -139,7 +139,7 @@ func crowd(t *testing.T) *Findings {
 		f.Nodes = append(f.Nodes, Node{Name: n.Name})
 	}
 	for i := range 20 {
-		f.Spikes = append(f.Spikes, Spike{Action: fmt.Sprintf("restart %d %s", i, long), StartS: float64(i) / 10, EndS: float64(i)/10 + 0.05})
+		f.Spikes = append(f.Spikes, Spike{Action: fmt.Sprintf("restart %d %s", i, long), Kind: "restart_pods", Number: i, BeginS: float64(i) / 10, DoneS: ref(float64(i)/10 + 0.05), StartS: ref(float64(i) / 10), Steps: map[string]uint64{"1s": 5}, Error: long})
 		f.Timeline.Causes = append(f.Timeline.Causes, CauseSeries{Cause: fmt.Sprintf("cause-%d", i), PerS: make([]float64, len(f.Timeline.Load.T))})
 		f.Timeline.ByLoad = append(f.Timeline.ByLoad, LoadPoint{AtS: float64(i), OfferedPerS: float64(100 * (i % 7)), Entries: uint64(i), Loss: 0.5})
 		f.Timeline.Latency = append(f.Timeline.Latency, LatencySeries{Traffic: fmt.Sprint(i), StepS: 1, T: []float64{0, 1, 2}, P50Ms: []*float64{nil, ref(900.0), nil}, P90Ms: []*float64{nil, ref(950.0), nil}, P99Ms: []*float64{nil, ref(3000.0), nil}, MaxMs: []*float64{nil, ref(5001.0), nil}})
@@ -211,7 +211,7 @@ func TestAdvice(t *testing.T) {
 		"inconclusive":  {Findings{Verdict: Inconclusive, Sizing: size(1, 2, 1, 1)}, "Nothing, on the strength"},
 		"flood":         {Findings{Verdict: Fail, Knee: table, Sizing: &Sizing{Meaningless: true}}, "No limit is a remedy"},
 		"flood held":    {Findings{Verdict: Pass, Sizing: &Sizing{Meaningless: true}}, "Nothing: the table held"},
-		"too low":       {Findings{Verdict: Fail, Knee: table, Sizing: size(84001, 114688, 65536, 70000)}, "Set nf_conntrack_max to 114,688 (now 65,536)."},
+		"too low":       {Findings{Verdict: Fail, Knee: table, Sizing: size(84001, 114688, 65536, 70000)}, "Set nf_conntrack_max to at least 114,688 (now 65,536)."},
 		"crowded":       {Findings{Verdict: Fail, Knee: table, Sizing: size(84001, 114688, 262144, 266143)}, "set nf_conntrack_max to at least 266,143"},
 		"enough":        {Findings{Verdict: Pass, Sizing: size(84001, 114688, 262144, 6999)}, "leave nf_conntrack_max at 262,144"},
 		"another cause": {Findings{Verdict: Fail, Traffic: []Traffic{{Failed: 5}}, Sizing: size(1, 4096, 262144, 1)}, "Not the limit"},
@@ -224,11 +224,12 @@ func TestAdvice(t *testing.T) {
 
 func TestProse(t *testing.T) {
 	for in, want := range map[string]string{
-		"drops at 262144 of 262144 entries (100 %), 4.3 s":                "drops at 262,144 of 262,144 entries (100 %), 4.3 s",
-		"drop +3999 on node1 (3999 of 6999 ended)":                        "drop +3,999 on node1 (3,999 of 6,999 ended)",
-		"at 15200/s; 98119.":                                              "at 15,200/s; 98,119.",
-		"on 10.0.0.1:30080, pod-12345, 2026-11-21, client2000, 1234.5678": "on 10.0.0.1:30080, pod-12345, 2026-11-21, client2000, 1234.5678",
-		"": "",
+		"drops at 262144 of 262144 entries (100 %), 4.3 s":                 "drops at 262,144 of 262,144 entries (100 %), 4.3 s",
+		"drop +3999 on node1 (3999 of 6999 ended)":                         "drop +3,999 on node1 (3,999 of 6,999 ended)",
+		"at 15200/s; 98119.":                                               "at 15,200/s; 98,119.",
+		"on 10.0.0.1:30080, pod-12345, 2026-11-21, client2000, 2026.11.21": "on 10.0.0.1:30080, pod-12345, 2026-11-21, client2000, 2026.11.21",
+		"ends at 86399.5 s":                                                "ends at 86,399.5 s",
+		"":                                                                 "",
 	} {
 		assert.Equal(t, want, prose(in))
 	}

@@ -79,17 +79,20 @@ func groupedRate(v float64) string {
 }
 
 // moment is a run time, as exact as it was measured.
-func moment(v float64) string { return fmt.Sprintf("%.3f s", v) }
+func moment(v float64) string {
+	whole, part, _ := strings.Cut(fmt.Sprintf("%.3f", v), ".")
+	return groupDigits(whole) + "." + part + " s"
+}
 
-// count is a number in prose that is neither part of a name, an address, a
-// date nor a fraction.
-var count = regexp.MustCompile(`[0-9]{4,}`)
+// long is a number of four digits or more, with its fraction.
+var long = regexp.MustCompile(`[0-9]{4,}(\.[0-9]+)?`)
 
-// prose sets the thousands of a sentence's numbers apart.
+// prose sets the thousands of a sentence's numbers apart, where they are
+// numbers and not part of a name, an address, a date or a version.
 func prose(s string) string {
 	var b strings.Builder
 	last := 0
-	for _, at := range count.FindAllStringIndex(s, -1) {
+	for _, at := range long.FindAllStringIndex(s, -1) {
 		from, to := at[0], at[1]
 		if from > 0 && !strings.ContainsRune(" (+[,;", rune(s[from-1])) || to < len(s) && !strings.ContainsRune(" )],;:/%.", rune(s[to])) {
 			continue
@@ -97,8 +100,12 @@ func prose(s string) string {
 		if to+1 < len(s) && s[to] == '.' && s[to+1] != ' ' {
 			continue
 		}
+		whole, fraction, has := strings.Cut(s[from:to], ".")
 		b.WriteString(s[last:from])
-		b.WriteString(groupDigits(s[from:to]))
+		b.WriteString(groupDigits(whole))
+		if has {
+			b.WriteString("." + fraction)
+		}
 		last = to
 	}
 	b.WriteString(s[last:])

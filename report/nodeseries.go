@@ -100,8 +100,26 @@ func (n *node) series(step float64) NodeSeries {
 	return s
 }
 
-func (n *node) addCPU(c cpuSample) {
-	n.cpu = append(n.cpu, c)
+// idleOver is the stretch in s over which the lowest share of idle CPU is
+// looked for: shorter ones say little of a machine's being busy.
+const idleOver = 3
+
+// addCPU notes a sample of a run whose traffic ends at that many s, 0 where
+// nobody knows.
+func (n *node) addCPU(end float64, c cpuSample) {
+	if c.t >= 0 && n.cpuFrom == nil {
+		n.cpuFrom = &c
+	}
+	if c.t <= end || end <= 0 {
+		n.cpuTo = &c
+	}
+	n.cpuRecent = append(n.cpuRecent, c)
+	for len(n.cpuRecent) > 1 && c.t-n.cpuRecent[0].t >= idleOver {
+		if a := n.cpuRecent[0]; a.t >= 0 && c.total > a.total {
+			n.minIdle = least(n.minIdle, max(0, (c.idle-a.idle)/(c.total-a.total)))
+		}
+		n.cpuRecent = n.cpuRecent[1:]
+	}
 	// Only the last sample before traffic is of use: what follows is compared
 	// with it.
 	if len(n.used.keys) == 1 && c.t <= 0 {

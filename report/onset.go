@@ -9,13 +9,13 @@ import (
 // between two samples; its middle has the smallest error.
 func (l *log) onsets(n *node, a *attribution) Knee {
 	var k Knee
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		if iv.early > 0 {
 			k.EarlyDrop = l.between(iv)
 			break
 		}
 	}
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		if iv.fullDrops(a.arrivals(iv.a.t, iv.b.t)) == 0 {
 			continue
 		}
@@ -141,8 +141,7 @@ const lateStart = 0.01
 
 func (l *log) firstLoss(t *traffic) *Onset {
 	lastOK := math.NaN() // end of the last bin with a success
-	for _, k := range t.keys() {
-		b := t.bins[k]
+	for k, b := range t.bins.all() {
 		if b.failed() == 0 {
 			if b.ok > 0 {
 				lastOK = t.start(k) + t.width
@@ -168,18 +167,18 @@ func (l *log) firstLoss(t *traffic) *Onset {
 
 // at is the sample nearest to t, nil without any.
 func (n *node) at(t float64) *tableSample {
-	if len(n.intervals) == 0 {
+	if !n.rows.measured() {
 		return n.last
 	}
-	i := sort.Search(len(n.intervals), func(i int) bool { return n.intervals[i].b.t >= t })
-	if i == len(n.intervals) {
+	i := 1 + sort.Search(n.rows.n-1, func(i int) bool { return n.rows.at(i+1).t >= t })
+	if i == n.rows.n {
 		return n.last
 	}
-	iv := &n.intervals[i]
-	if t-iv.a.t < iv.b.t-t {
-		return &iv.a
+	a, b := n.rows.at(i-1), n.rows.at(i)
+	if t-a.t < b.t-t {
+		return a
 	}
-	return &iv.b
+	return b
 }
 
 // firstNode is the node whose table filled first, the one with the fullest

@@ -99,7 +99,7 @@ func labelValue(s string) string {
 func renderOpenMetrics(f *Findings, w io.Writer) error {
 	x := &exposition{base: []string{"scenario", f.Scenario, "target", f.Target}}
 	x.run(f)
-	x.knees(f.Nodes)
+	x.knees(onsets(f))
 	x.tables(f.Nodes)
 	x.attempts(f.Traffic)
 	causes := x.family("tablefull_cause_attempts", "counter", "", "Attempts by why they failed, or, with of=due, why the generator did not start them in time.")
@@ -148,12 +148,10 @@ func oneOrZero(v bool) string {
 	return "0"
 }
 
-func (x *exposition) knees(nodes []Node) {
+func (x *exposition) knees(all []namedOnset) {
 	each := func(m *family, put func(m *family, o *Onset, labels ...string)) {
-		for i := range nodes {
-			for _, o := range onsets(nodes[i].Knee) {
-				put(m, o.Onset, "node", nodes[i].Name, "onset", o.name)
-			}
+		for _, o := range all {
+			put(m, o.Onset, "node", o.node, "onset", o.name)
 		}
 	}
 	each(x.family("tablefull_onset_time_seconds", "gauge", "seconds", "Run time of an onset: early_drop, drop or client_loss; no sample where it did not happen or could not be seen."),

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tablefull/tablefull/report/picture"
@@ -34,15 +35,10 @@ func newPicture(f *Findings) *picture.Picture {
 	p.From, p.To = span(f)
 	p.Panels = append([]picture.Panel{tablePanel(f, p.From, p.To)}, loadPanels(f)...)
 	n := headNode(f)
-	if n != nil {
-		for _, m := range []struct {
-			name string
-			kind picture.MarkKind
-			o    *Onset
-		}{{"early_drop", picture.EarlyDrop, n.Knee.EarlyDrop}, {"drop", picture.Drop, n.Knee.Drop}, {"client loss", picture.ClientLoss, n.Knee.ClientLoss}} {
-			if m.o != nil {
-				p.Marks = append(p.Marks, picture.Mark{Name: m.name, At: m.o.AtS, Kind: m.kind, PlusS: m.o.UncertaintyS})
-			}
+	kinds := map[string]picture.MarkKind{"early_drop": picture.EarlyDrop, "drop": picture.Drop, "client_loss": picture.ClientLoss}
+	for _, o := range onsets(f) {
+		if n == nil || o.node == n.Name || o.node == "" {
+			p.Marks = append(p.Marks, picture.Mark{Name: strings.ReplaceAll(o.name, "client_loss", "client loss"), At: o.AtS, Kind: kinds[o.name], PlusS: o.UncertaintyS})
 		}
 	}
 	for _, e := range f.Timeline.Events {
@@ -106,7 +102,7 @@ func tablePanel(f *Findings, from, to float64) picture.Panel {
 		t, entries, limit := inside(n, from, to)
 		style, name := picture.Entries, "entries"
 		if i > 0 {
-			style, name = picture.Other, "entries of "+n.Name
+			style, name = picture.Other+picture.Style(i-1), "entries of "+n.Name
 		}
 		p.Lines = append(p.Lines, picture.Line{Name: name, Style: style, T: t, V: entries})
 		for _, v := range entries {

@@ -67,12 +67,22 @@ func (n *need) at(t float64) float64 {
 
 // times are the moments at which the slope of the need can change.
 func (n *need) times() []float64 {
-	var ts []float64
+	most := 0
 	for _, p := range n.parts {
-		for _, s := range p.due.start {
-			ts = append(ts, s, s+p.due.width)
-			if !math.IsInf(p.residence, 1) {
-				ts = append(ts, s+p.residence, s+p.due.width+p.residence)
+		most += 2 * len(p.due.start)
+	}
+	ts := make([]float64, 0, most)
+	for _, p := range n.parts {
+		for i, s := range p.due.start {
+			edges := []float64{s, s + p.due.width}
+			if i+1 < len(p.due.start) && p.due.start[i+1]-edges[1] < slop {
+				edges = edges[:1] // where this one ends the next one starts
+			}
+			for _, e := range edges {
+				ts = append(ts, e)
+				if !math.IsInf(p.residence, 1) {
+					ts = append(ts, e+p.residence)
+				}
 			}
 		}
 	}
@@ -185,11 +195,8 @@ func (p *Prediction) measure(n *node, k Knee, room float64) {
 	}
 	// The growth up to the last sample at or before the end.
 	var s *tableSample
-	for i := range n.intervals {
-		if n.intervals[i].b.t > end {
-			break
-		}
-		s = &n.intervals[i].b
+	for i := 1; i < n.rows.n && n.rows.at(i).t <= end; i++ {
+		s = n.rows.at(i)
 	}
 	if s == nil || s.t <= 0 {
 		return

@@ -28,7 +28,7 @@ const (
 // So a table can lose TIME_WAIT entries because another one was full before.
 func (n *node) reclaimed(drop *Onset, end float64) *Reclaimed {
 	var r *Reclaimed
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		if iv.a.t > end || iv.a.limit == 0 || float64(iv.a.entries) < pressure*float64(iv.a.limit) {
 			continue
 		}

@@ -9,13 +9,19 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
-// stale explains attempts whose entry points to an address that is no pod of
-// their service.
+// stale explains attempts whose entry points to an address that was no pod of
+// their service any more, or to a pod that was terminating while others were
+// ready, when they were sent.
 func (a *attribution) stale() {
-	for _, it := range a.items {
-		if n := it.allow(foundAny(staleDNAT)); n > 0 {
-			a.take(it, staleBackend, n, foundAny(staleDNAT))
-			a.tally(staleBackend).agree = foundAny(staleDNAT)
+	for _, x := range []struct {
+		cause string
+		f     finding
+	}{{staleBackend, staleDNAT}, {drainingBackend, drainDNAT}} {
+		for _, it := range a.items {
+			if n := it.allow(foundAny(x.f)); n > 0 {
+				a.take(it, x.cause, n, foundAny(x.f))
+				a.tally(x.cause).agree = foundAny(x.f)
+			}
 		}
 	}
 }
@@ -83,7 +89,7 @@ func (a *attribution) waited(cause, counter string, supplies []supply, eligible 
 func (a *attribution) evictions() {
 	var supplies []supply
 	for _, n := range a.l.nodeList {
-		for _, iv := range n.intervals {
+		for iv := range n.rows.intervals() {
 			if iv.early > 0 {
 				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.early)})
 			}
@@ -98,7 +104,7 @@ func (a *attribution) evictions() {
 func (a *attribution) withoutEndpoint() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || len(s.Backends) > 0 {
+		if s == nil || a.l.hasEndpoint(s, it.start(), it.end()) {
 			continue
 		}
 		switch it.class {
@@ -117,8 +123,8 @@ func (a *attribution) resets() {
 	var supplies []supply
 	sampled := false
 	for _, n := range a.l.nodeList {
-		sampled = sampled || len(n.intervals) > 0
-		for _, iv := range n.intervals {
+		sampled = sampled || n.rows.measured()
+		for iv := range n.rows.intervals() {
 			if iv.invalid > 0 {
 				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.invalid)})
 			}
@@ -136,7 +142,7 @@ func (a *attribution) resets() {
 			continue
 		}
 		// Without a pod's answer there is nothing that could have closed it.
-		if s := a.l.service(it.t.info.To); s != nil && len(s.Backends) > 0 {
+		if s := a.l.service(it.t.info.To); s != nil && a.l.hasEndpoint(s, it.start(), it.end()) {
 			a.take(it, backendReset, it.left, ^found(0))
 			t := a.tally(backendReset)
 			t.agree = foundAny(open, old)

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"maps"
 	"math"
 	"net/netip"
 
@@ -9,9 +10,8 @@ import (
 
 // node is one node's samples.
 type node struct {
-	name string
-	// intervals between successive samples, in order.
-	intervals []interval
+	name      string
+	rows      rows
 	first     *tableSample
 	last      *tableSample
 	atStart   *tableSample // the last one before traffic begins
@@ -20,9 +20,13 @@ type node struct {
 	samples   uint64
 	counters  map[string]uint64 // gained since the first sample
 	prev      map[string]uint64
-	backwards uint64 // counters that went backwards other than by wrapping
-	reversed  uint64 // samples older than the one before
-	cpu       []cpuSample
+	moved     map[string]uint64 // see gain
+	backwards uint64            // counters that went backwards other than by wrapping
+	reversed  uint64            // samples older than the one before
+	cpuFrom   *cpuSample        // the first of the run
+	cpuTo     *cpuSample        // and the last
+	cpuRecent []cpuSample       // of the last idleOver s
+	minIdle   float64           // lowest share of idle CPU over idleOver s of the run; NaN for none
 	table     *grid[tableCell]
 	used      *grid[cpuSample]
 	walked    *grid[walkCell]
@@ -70,11 +74,17 @@ type netDelta struct {
 	lostRecv uint64  // datagrams dropped because the receive buffer was full
 }
 
+// netNames are the counters that netDelta is made of.
+var netNames = []string{
+	"TcpExt.ListenDrops", "TcpExt.ListenOverflows", "TcpExt.TCPReqQFullDrop", "Tcp.OutRsts",
+	"Udp.NoPorts", "Udp6NoPorts", "Udp.RcvbufErrors", "Udp6RcvbufErrors",
+}
+
 func (l *log) node(name string) *node {
 	n := l.nodes[name]
 	if n == nil {
 		n = &node{
-			name: name, counters: map[string]uint64{}, table: newGrid(0.1, keptCells, mergeTable),
+			name: name, counters: map[string]uint64{}, moved: map[string]uint64{}, minIdle: math.NaN(), table: newGrid(0.1, keptCells, mergeTable),
 			used: newGrid(0.1, keptCells, mergeCPU), walked: newGrid(0.1, keptCells, mergeWalks),
 		}
 		l.nodes[name] = n
@@ -99,7 +109,7 @@ func (l *log) addSample(r *runlog.Record) {
 			n.slab = max(n.slab, *s.SlabBytes)
 		}
 		if c := s.CPU; c != nil {
-			n.addCPU(cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
+			n.addCPU(l.duration(), cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
 		}
 	}
 	if s.Net != nil {
@@ -131,10 +141,30 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 	if n.atStart == nil || t <= 0 {
 		n.atStart = &s
 	}
-	gained := map[string]uint64{}
-	for name, v := range c.Counters {
+	gained := n.gain(c.Counters, t > 0)
+	if t <= 0 || n.last == nil {
+		n.rows = rows{}
+		n.rows.add(s, gain{})
+	} else {
+		n.rows.add(s, gain{
+			drop: gained["drop"], early: gained["early_drop"], failed: gained["insert_failed"],
+			chain: chainTooLong(gained), invalid: gained["invalid"],
+		})
+		n.plot(s, gained)
+	}
+	n.last = &s
+}
+
+// gain compares the counters with those of the last sample and returns what
+// moved. Only what they gain during the run is counted: set-up, which fills
+// the table, is not the run.
+func (n *node) gain(counters map[string]uint64, run bool) map[string]uint64 {
+	clear(n.moved)
+	all := len(counters) == len(n.prev)
+	for name, v := range counters {
 		was, seen := n.prev[name]
 		if !seen {
+			all = false
 			if n.last == nil {
 				n.counters[name] += 0
 			}
@@ -145,26 +175,23 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 			n.backwards++
 			continue
 		}
-		gained[name] = d
-		if t > 0 {
-			n.counters[name] += d // set-up, which fills the table, is not the run
+		if d > 0 {
+			n.moved[name] = d
+		}
+		// One that was not there at first is counted from then on.
+		if _, known := n.counters[name]; run && (d > 0 || !known) {
+			n.counters[name] += d
 		}
 	}
-	if n.last != nil && t > 0 {
-		n.intervals = append(n.intervals, interval{
-			a: *n.last, b: s,
-			drop: gained["drop"], early: gained["early_drop"], failed: gained["insert_failed"],
-			chain: chainTooLong(gained), invalid: gained["invalid"],
-		})
-		n.plot(s, gained)
+	if all {
+		n.prev = counters
+		return n.moved
 	}
-	if n.prev == nil {
+	if n.prev = maps.Clone(n.prev); n.prev == nil {
 		n.prev = map[string]uint64{}
 	}
-	for name, v := range c.Counters {
-		n.prev[name] = v
-	}
-	n.last = &s
+	maps.Copy(n.prev, counters)
+	return n.moved
 }
 
 // chainTooLong finds the counter under the names it has: chainlength in
@@ -256,8 +283,8 @@ func (h *host) add(t, took float64, c map[string]uint64) {
 			// Each overflow is a listen drop too, so they are not added up.
 			listen:   max(gained("TcpExt.ListenDrops"), gained("TcpExt.ListenOverflows"), gained("TcpExt.TCPReqQFullDrop")),
 			resets:   gained("Tcp.OutRsts"),
-			noPorts:  gained("Udp.NoPorts") + gained("Udp6.UdpNoPorts") + gained("Udp6.NoPorts"),
-			lostRecv: gained("Udp.RcvbufErrors") + gained("Udp6.Udp6RcvbufErrors"),
+			noPorts:  gained("Udp.NoPorts") + gained("Udp6NoPorts"),
+			lostRecv: gained("Udp.RcvbufErrors") + gained("Udp6RcvbufErrors"),
 		}
 		if d.listen+d.resets+d.noPorts+d.lostRecv > 0 {
 			h.deltas = append(h.deltas, d)
@@ -310,7 +337,8 @@ const (
 	open                     // an entry over which both sides have talked, still open
 	old                      // an entry that is closing or over, as TIME_WAIT: it may be an earlier connection's
 	noDNAT                   // an entry that no service rule rewrote
-	staleDNAT                // an entry to an address that is no pod of the service
+	staleDNAT                // an entry to an address that was no pod of the service
+	drainDNAT                // an entry to a pod that was terminating while others were ready
 	notLooked                // no autopsy was made
 	findings
 )
@@ -370,17 +398,25 @@ func (l *log) addAutopsy(r *runlog.Record) {
 		n = &autopsies{}
 		t.autopsies[f.class][second] = n
 	}
-	n[l.finding(t, a)]++
+	n[l.finding(t, a, f.due)]++
 }
 
-func (l *log) finding(t *traffic, a *runlog.Autopsy) finding {
+func (l *log) finding(t *traffic, a *runlog.Autopsy, due float64) finding {
 	switch {
 	case !a.Found:
 		return noEntry
 	case !a.DNAT:
 		return noDNAT
-	case !l.isBackend(t.info.To, a.ReplySrc):
+	}
+	// What matters is what the address was when the attempt was sent there.
+	switch l.roleOf(t.info.To, a.ReplySrc.Addr(), due) {
+	case noPod:
 		return staleDNAT
+	case draining:
+		return drainDNAT
+	case usable:
+	}
+	switch {
 	case !a.Replied:
 		return unreplied
 	}
@@ -394,13 +430,13 @@ func (l *log) finding(t *traffic, a *runlog.Autopsy) finding {
 // isBackend says whether addr is a pod of the service. Without the header it
 // cannot say no. A service with several ports lists each pod once, so the
 // address alone is compared.
-func (l *log) isBackend(service string, addr netip.AddrPort) bool {
+func (l *log) isBackend(service string, addr netip.Addr) bool {
 	s := l.service(service)
 	if s == nil || !addr.IsValid() {
 		return true
 	}
 	for _, b := range s.Backends {
-		if b.Addr.Addr() == addr.Addr() {
+		if b.Addr.Addr() == addr {
 			return true
 		}
 	}

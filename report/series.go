@@ -16,8 +16,9 @@ type counts struct {
 
 func (t *traffic) series(of func(*bin) uint64) *counts {
 	c := &counts{width: t.width}
-	for _, k := range t.keys() {
-		n := of(t.bins[k])
+	c.start, c.sum = make([]float64, 0, t.bins.n), make([]float64, 0, t.bins.n)
+	for k, b := range t.bins.all() {
+		n := of(b)
 		if n == 0 {
 			continue
 		}

@@ -201,7 +201,7 @@ func (l *log) runNeed(s *Sizing, n *node) {
 		return
 	}
 	var dropped uint64
-	for _, iv := range n.intervals {
+	for iv := range n.rows.intervals() {
 		dropped += iv.drop + iv.early
 	}
 	v := n.peak + dropped

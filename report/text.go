@@ -29,6 +29,7 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	t.predicted(f.Predicted)
 	t.traffic(f)
 	t.causes(f)
+	t.actions(f)
 	t.thresholds(f)
 	t.sizing(f.Sizing)
 	t.list("doubts", f.Doubts)

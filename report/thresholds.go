@@ -81,7 +81,7 @@ func (l *log) threshold(t scenarios.Threshold, a *attribution) ThresholdResult {
 func (l *log) nodeMetric(t scenarios.Threshold, a *attribution) (v, worst float64, detail string) {
 	seen := 0
 	for _, n := range l.nodeList {
-		for _, iv := range n.intervals {
+		for iv := range n.rows.intervals() {
 			s, hole := iv.b, 0.0
 			if s.t-max(iv.a.t, 0) > l.patience() {
 				hole = a.arrivals(iv.a.t, s.t)
@@ -137,7 +137,7 @@ func (l *log) attemptMetric(t scenarios.Threshold) (v, worst float64, detail str
 		if t.Traffic == "" && errors && tr.oneWay() {
 			continue
 		}
-		for k, b := range tr.bins {
+		for k, b := range tr.bins.all() {
 			if !covers(t, tr.info.Name, tr.start(k)+tr.width/2) {
 				continue
 			}

@@ -22,7 +22,7 @@ func (x axis) index(t float64) int {
 func (l *log) axis() axis {
 	from, to, width := 0.0, 0.0, 0.0
 	for _, t := range l.order {
-		for k := range t.bins {
+		for k := range t.bins.all() {
 			from, to = min(from, t.start(k)), max(to, t.start(k)+t.width)
 		}
 		width = max(width, t.width)
@@ -77,7 +77,7 @@ func (l *log) load(x axis) LoadSeries {
 		Started: make([]float64, x.n), Late: make([]float64, x.n), NotStarted: make([]float64, x.n),
 	}
 	for _, tr := range l.order {
-		for k, b := range tr.bins {
+		for k, b := range tr.bins.all() {
 			if x.n == 0 {
 				break
 			}
@@ -119,7 +119,7 @@ func (a *attribution) perSecond(cause string) []float64 {
 			continue
 		}
 		for _, tr := range a.l.order {
-			for k, b := range tr.bins {
+			for k, b := range tr.bins.all() {
 				if b.bad != nil && b.bad.refused[g] > 0 {
 					out[a.axis.index(tr.start(k))] += float64(b.bad.refused[g])
 				}
@@ -216,7 +216,7 @@ func (l *log) byLoad(s LoadSeries, x axis, n *node) []LoadPoint {
 		if tr.oneWay() {
 			continue
 		}
-		for k, b := range tr.bins {
+		for k, b := range tr.bins.all() {
 			i := x.index(tr.start(k))
 			failed[i] += float64(b.failed())
 			due[i] += float64(b.due)

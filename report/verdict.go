@@ -41,7 +41,7 @@ func (l *log) audit() (Generator, []string) {
 		v := float64(g.Late) / float64(g.Started)
 		g.LateShare = &v
 	}
-	g.MinIdle = l.minIdle(3)
+	g.MinIdle = l.minIdle()
 	g.Saturated = len(reasons) > 0
 	return g, reasons
 }
@@ -77,20 +77,13 @@ func (t *traffic) inFlight() uint64 {
 	return t.total.Started - ended
 }
 
-// minIdle is the lowest share of idle CPU time over any stretch of the given
-// length in s while traffic flowed, nil where it was not measured.
-func (l *log) minIdle(length float64) *float64 {
+// minIdle is the lowest share of idle CPU time over idleOver s while traffic
+// flowed, nil where it was not measured.
+func (l *log) minIdle() *float64 {
 	best := math.NaN()
 	for _, n := range l.nodeList {
-		i := 0
-		for j := range n.cpu {
-			for n.cpu[j].t-n.cpu[i+0].t >= length && i < j {
-				a, b := n.cpu[i], n.cpu[j]
-				if a.t >= 0 && b.total > a.total {
-					best = least(best, max(0, (b.idle-a.idle)/(b.total-a.total)))
-				}
-				i++
-			}
+		if !math.IsNaN(n.minIdle) {
+			best = least(best, n.minIdle)
 		}
 	}
 	return finite(best)

@@ -64,14 +64,27 @@ func (p *Plan) Err() error {
 	return &Unsupported{Reasons: p.Refused}
 }
 
+// NeedsPrivateKernel reports whether s must be run under a private kernel, and
+// not under the one that caps describes.
+func NeedsPrivateKernel(s *scenarios.Scenario, caps env.Capabilities) bool {
+	switch {
+	case caps.Private:
+		return false
+	case s.Lab.Kernel == "auto":
+		return s.Lab.Proxy.Mode == "ipvs" && caps.Lookup("ipvs").State == env.No
+	}
+	return s.Lab.Kernel == "private"
+}
+
 func (p *Plan) refusals() []string {
 	s := p.Scenario
-	out := MissingForLab(p.Caps)
-	if s.Lab.Kernel == "private" {
+	if NeedsPrivateKernel(s, p.Caps) {
 		if c := p.Caps.Lookup("private_kernel"); c.State != env.Yes {
-			out = append(out, "lab.kernel: private: "+c.Reason)
+			return []string{"lab.kernel: private: " + c.Reason}
 		}
+		return nil // the rest is for that kernel to say
 	}
+	out := missing(neededBy(s), p.Caps)
 	if s.Conntrack.Max != nil {
 		if c := p.Caps.Lookup("limit_writable"); c.State != env.Yes {
 			out = append(out, "conntrack.max: "+c.Reason)

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // needed are the capabilities without which no lab can be.
@@ -16,9 +17,25 @@ var needed = []string{"userns", "netns", "veth", "nftables", "ctnetlink"}
 func NeededForLab() []string { return slices.Clone(needed) }
 
 // MissingForLab is what a lab needs and caps lacks, with reasons.
-func MissingForLab(caps env.Capabilities) []string {
+func MissingForLab(caps env.Capabilities) []string { return missing(needed, caps) }
+
+// neededBy names the capabilities without which s cannot run: the proxy's mode
+// decides about one of them.
+func neededBy(s *scenarios.Scenario) []string {
+	mode := s.Lab.Proxy.Mode
+	if mode == "" || mode == "nftables" {
+		return needed
+	}
+	out := slices.DeleteFunc(NeededForLab(), func(name string) bool { return name == "nftables" })
+	if mode == "ipvs" {
+		out = append(out, "ipvs")
+	}
+	return out
+}
+
+func missing(names []string, caps env.Capabilities) []string {
 	var out []string
-	for _, name := range needed {
+	for _, name := range names {
 		if c := caps.Lookup(name); c.State == env.No {
 			out = append(out, c.Name+": "+c.Reason)
 		}

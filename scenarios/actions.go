@@ -1,5 +1,10 @@
 package scenarios
 
+import (
+	"fmt"
+	"time"
+)
+
 // Lifecycle is how pods come and go, in Kubernetes' words.
 type Lifecycle struct {
 	ReadyAfter Duration `yaml:"ready_after,omitempty" json:"ready_after,omitempty" jsonschema_description:"Time from the start of a pod until it is ready. Default 0s: as soon as it listens."`
@@ -15,14 +20,14 @@ type Action struct {
 	Every   Duration `yaml:"every,omitempty" jsonschema_description:"Again and again, this long from one beginning to the next; one that is still going on makes the next wait. Default 0s: once."`
 	Count   int      `yaml:"count,omitempty" jsonschema_description:"With every: how often in all. Default 0: to the end of the run."`
 	Timeout Duration `yaml:"timeout,omitempty" jsonschema_description:"How long it may take. Default 5m."`
-	Nodes   []string `yaml:"nodes,omitempty" jsonschema_description:"For what is done to a node or its proxy: which ones. Default all."`
+	Nodes   []string `yaml:"nodes,omitempty" jsonschema_description:"For what is done to a node or its proxy: which ones. Absent: all."`
 
 	Rollout         *Rollout         `yaml:"rollout,omitempty" jsonschema_description:"Replace all pods of a service, as a Deployment's rolling update."`
 	Scale           *Scale           `yaml:"scale,omitempty" jsonschema_description:"Change the number of pods of a service."`
 	DeletePod       *DeletePod       `yaml:"delete_pod,omitempty" jsonschema_description:"Delete pods of a service; the Deployment replaces them."`
 	RestartProxy    *RestartProxy    `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
-	PauseProxy      *struct{}        `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
-	ResumeProxy     *struct{}        `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
+	PauseProxy      *Simple          `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
+	ResumeProxy     *Simple          `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
 	UpgradeProxy    *Proxy           `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
 	Ballast         *Refill          `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
 	Flush           *Flush           `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
@@ -56,6 +61,9 @@ type RestartProxy struct {
 	Down  Duration `yaml:"down,omitempty" jsonschema_description:"How long it stays down. Default 0s."`
 }
 
+// Simple is an action that has no settings: write {}.
+type Simple struct{}
+
 // Refill changes the ballast.
 type Refill struct {
 	Headroom int64 `yaml:"headroom" jsonschema:"required" jsonschema_description:"Entries that shall be free afterwards."`
@@ -79,6 +87,45 @@ type HoldXtablesLock struct {
 
 // kinds are the names of the actions, as fields of [Action].
 var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "upgrade_proxy", "ballast", "flush", "set_sysctl", "hold_xtables_lock"}
+
+// nameActions names those without a name after their kind, with a number from
+// the second one of a kind on.
+func (s *Scenario) nameActions() {
+	taken := map[string]bool{}
+	for _, a := range s.Actions {
+		taken[a.Name] = true
+	}
+	for i := range s.Actions {
+		a := &s.Actions[i]
+		if a.Name != "" || a.Kind() == "" {
+			continue
+		}
+		a.Name = a.Kind()
+		for n := 2; taken[a.Name]; n++ {
+			a.Name = fmt.Sprintf("%s-%d", a.Kind(), n)
+		}
+		taken[a.Name] = true
+	}
+}
+
+func (a *Action) defaults() {
+	orElse(&a.Timeout, Duration(5*time.Minute))
+	if len(a.Nodes) == 0 {
+		a.Nodes = nil
+	}
+	if r := a.Rollout; r != nil {
+		orElse(&r.MaxSurge, new(1))
+	}
+	if d := a.DeletePod; d != nil {
+		orElse(&d.Count, 1)
+	}
+	if p := a.UpgradeProxy; p != nil {
+		p.defaults()
+	}
+	if s := a.SetSysctl; s != nil && len(s.Values) == 0 {
+		s.Values = nil
+	}
+}
 
 // setKinds lists the kinds that are set; a valid action has exactly one.
 func (a *Action) setKinds() []string {

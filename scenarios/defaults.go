@@ -15,13 +15,9 @@ func (s *Scenario) Defaults() {
 		s.Thresholds[i] = oneLine(t)
 	}
 	orElse(&s.Duration, Duration(20*time.Second))
-	orElse(&s.Lab.Kernel, "host")
-	if s.Lab.Kernel == "private" {
-		orElse(&s.Lab.Memory, 1536)
-	}
+	s.Lab.defaults()
 	orElse(&s.Lab.Family, "ipv4")
 	orElse(&s.Lab.Clients.Addresses, 64)
-	orElse(&s.Lab.Proxy.Mode, "nftables")
 	orElse(&s.Sampling.Every, Duration(100*time.Millisecond))
 	orElse(&s.Sampling.CensusEvery, Duration(time.Second))
 	for i := range s.Services {
@@ -29,6 +25,10 @@ func (s *Scenario) Defaults() {
 	}
 	for i := range s.Traffic {
 		s.Traffic[i].defaults(s.Duration)
+	}
+	s.nameActions()
+	for i := range s.Actions {
+		s.Actions[i].defaults()
 	}
 	// An empty list and none are the same, also when they are compared.
 	if len(s.Thresholds) == 0 {
@@ -43,6 +43,35 @@ func (s *Scenario) Defaults() {
 	if len(s.Traffic) == 0 {
 		s.Traffic = nil
 	}
+	if len(s.Actions) == 0 {
+		s.Actions = nil
+	}
+}
+
+func (l *Lab) defaults() {
+	if l.Kernel == "private" {
+		orElse(&l.Proxy.Mode, "ipvs")
+	}
+	l.Proxy.defaults()
+	if l.Proxy.Mode == "ipvs" {
+		orElse(&l.Kernel, "auto")
+	}
+	orElse(&l.Kernel, "host")
+	if l.Kernel != "host" {
+		orElse(&l.Memory, 1536)
+	}
+}
+
+func (p *Proxy) defaults() {
+	orElse(&p.Mode, "nftables")
+	if p.Mode != "ipvs" {
+		return
+	}
+	orElse(&p.IPVS.ConnReuseMode, new(1))
+	orElse(&p.IPVS.ExpireNodestConn, new(true))
+	if p.Binary == "" {
+		orElse(&p.IPVS.DrainCheck, Duration(time.Minute))
+	}
 }
 
 func (s *Service) defaults() {
@@ -54,6 +83,8 @@ func (s *Service) defaults() {
 	}
 	orElse(&s.Server.Behaviour, "answer")
 	orElse(&s.Server.Backlog, 4096)
+	orElse(&s.Lifecycle.Grace, Duration(30*time.Second))
+	orElse(&s.Lifecycle.OnSIGTERM, "drain")
 	if g := s.Gateway; g != nil {
 		orElse(&g.KeepAlive, new(true))
 		orElse(&g.Idle, 100)

@@ -25,6 +25,14 @@ traffic:
   - {to: udp, udp: {rate: 5/s, socket: long_lived}}
   - {to: tcp, flood: {rate: 5/s}}
   - {to: gateway, http: {rate: 5/s}}
+actions:
+  - {rollout: {service: tcp}}
+  - {scale: {service: tcp}}
+  - {delete_pod: {service: tcp}}
+  - {restart_proxy: {}}
+  - {upgrade_proxy: {binary: v1.36.3}}
+  - {flush: {}}
+  - {set_sysctl: {values: {net.ipv4.tcp_fin_timeout: 5}}}
 `
 
 // everyField sets every field there is to something that is not its default.
@@ -37,13 +45,13 @@ lab:
   kernel: private
   family: ipv6
   clients: {addresses: 500}
-  proxy: {mode: nftables, masquerade: true}
+  proxy: {mode: nftables, masquerade: true, delay: 100ms, keep_udp: true}
 conntrack:
   headroom: 2000
   max: 100000
   timeouts: {tcp_timeout_time_wait: 30s, udp_timeout: 10s}
 services:
-  - {name: tcp, port: 80, port_count: 4, pods: 3, server: {behaviour: silent, backlog: 5, delay: 5ms}}
+  - {name: tcp, port: 80, port_count: 4, pods: 3, server: {behaviour: silent, backlog: 5, delay: 5ms}, lifecycle: {ready_after: 1s, pre_stop: 2s, grace: 9s, on_sigterm: ignore}}
   - {name: udp, protocol: udp}
   - {name: gateway, protocol: http, gateway: {to: web, keepalive: false, idle_connections: 7}}
   - {name: web, protocol: http}
@@ -80,6 +88,21 @@ traffic:
       sources: 17
   - {name: flood-udp, to: udp, flood: {kind: udp, rate: 5/s}}
   - {to: gateway, http: {rate: 5/h, keepalive: false, connections: 3, path: "/x?y=z"}}
+actions:
+  - {name: first, at: 5s, every: 10s, count: 3, timeout: 1m, rollout: {service: tcp, max_surge: 2, max_unavailable: 1}}
+  - {at: 1s, scale: {service: tcp, to: 5}}
+  - {delete_pod: {service: tcp, count: 2, force: true}}
+  - {restart_proxy: {clean: true, down: 2s}, nodes: [node1]}
+  - {pause_proxy: {}}
+  - {resume_proxy: {}}
+  - upgrade_proxy:
+      mode: ipvs
+      ipvs: {conn_reuse_mode: 0, expire_nodest_conn: false, drain_check: 5s}
+  - {upgrade_proxy: {binary: ./kube-proxy, mode: iptables}}
+  - {ballast: {headroom: 500}}
+  - {flush: {protocol: udp}}
+  - {set_sysctl: {values: {net.netfilter.nf_conntrack_tcp_be_liberal: 1}, for: 2s}}
+  - {hold_xtables_lock: {for: 3s}}
 sampling: {every: 50ms, census_every: 5s, no_census: true, no_autopsy: true}
 thresholds:
   - "short: errors < 0.1% during 5s..10s"
@@ -110,7 +133,7 @@ func TestDescriptionsTellTheDefaults(t *testing.T) {
 	// Fields that a description gives no default for keep their zero.
 	for path := range told {
 		v, ok := valueAt(reflect.ValueOf(s), path)
-		if ok && !want[path] && !v.IsZero() && !regexp.MustCompile(`(?:required|name|to|rate|count|services|traffic|gateway|protocol|socket|duration)$`).MatchString(path) &&
+		if ok && !want[path] && !v.IsZero() && !regexp.MustCompile(`(?:required|name|to|rate|count|services|traffic|actions|service|values|for|binary|gateway|protocol|socket|duration)$`).MatchString(path) &&
 			v.Kind() != reflect.Struct && v.Kind() != reflect.Slice {
 			t.Errorf("%s is %v without being told", path, v)
 		}

@@ -16,10 +16,16 @@ type step struct {
 	bracket bool
 }
 
-// parsePath splits a path such as traffic[0].short_lived.rate.
+// parsePath splits a path such as traffic[0].short_lived.rate. The number of an
+// element, or +, can also stand between dots, as in traffic.0.short_lived.rate:
+// brackets are special to shells.
 func parsePath(path string) ([]step, error) {
 	var steps []step
 	for part := range strings.SplitSeq(path, ".") {
+		if len(steps) > 0 && isElement(part) {
+			steps = append(steps, step{text: part, bracket: true})
+			continue
+		}
 		name, rest, found := strings.Cut(part, "[")
 		if name == "" || strings.ContainsAny(name, "] \t") {
 			return nil, fmt.Errorf("%s is not a path", quote(path))
@@ -40,6 +46,10 @@ func parsePath(path string) ([]step, error) {
 		}
 	}
 	return steps, nil
+}
+
+func isElement(part string) bool {
+	return part == "+" || part != "" && strings.Trim(part, "0123456789") == ""
 }
 
 // related says whether one path is the other, or lies below it.

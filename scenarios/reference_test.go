@@ -101,7 +101,8 @@ thresholds:
 
 ` + "`--set PATH=VALUE`" + ` changes one value without editing the file: ` + "`traffic[0].short_lived.rate=900/s`" + ` by position,
 ` + "`traffic[clients].timeout=2s`" + ` by name, ` + "`thresholds[+]=drop == 0`" + ` appends, and ` + "`conntrack.headroom=null`" + ` takes a
-value out. The shell completes paths and values: ` + "`tablefull completion --help`" + `.
+value out. Brackets are special to some shells: quote them, or write the number between dots,
+` + "`traffic.0.short_lived.rate=900/s`" + `. The shell completes paths and values: ` + "`tablefull completion --help`" + `.
 
 `
 

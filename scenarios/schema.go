@@ -31,6 +31,7 @@ func Schema() ([]byte, error) {
 
 	def := func(name string) *jsonschema.Schema { return s.Definitions[name] }
 	def("Traffic").OneOf = exactlyOne(shapes)
+	def("Action").OneOf = exactlyOne(kinds)
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[ShortLived](), reflect.TypeFor[UDP](), reflect.TypeFor[Flood](), reflect.TypeFor[HTTP](),
 	} {
@@ -47,13 +48,18 @@ func Schema() ([]byte, error) {
 		return nil, fmt.Errorf("make schema: no field timeouts")
 	}
 	timeouts.PropertyNames = names
+	values, ok := def("SetSysctl").Properties.Get("values")
+	if !ok {
+		return nil, fmt.Errorf("make schema: no field values")
+	}
+	values.AdditionalProperties = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string"}, {Type: "integer"}}}
 	for _, list := range []string{"services", "traffic"} {
 		if l, ok := def("Scenario").Properties.Get(list); ok {
 			l.MinItems = new(uint64(1))
 		}
 	}
 	for _, n := range []struct{ def, pattern string }{
-		{"Scenario", validName.String()}, {"Service", validName.String()}, {"Traffic", validTraffic.String()},
+		{"Scenario", validName.String()}, {"Service", validName.String()}, {"Traffic", validTraffic.String()}, {"Action", validTraffic.String()},
 	} {
 		name, ok := def(n.def).Properties.Get("name")
 		if !ok {

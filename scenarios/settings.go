@@ -23,6 +23,12 @@ type Setting struct {
 	Description string
 }
 
+// ShellPath is Path without brackets, which are special to shells:
+// traffic.0.short_lived.rate. Overrides take both.
+func (s Setting) ShellPath() string {
+	return strings.NewReplacer("[", ".", "]", "").Replace(s.Path)
+}
+
 // Settings lists what overrides can change in s, in the order of the types.
 // Of shapes and pacings, of which only one can be set, it lists the one that
 // is. For each list there is also [+], a new element.

@@ -33,6 +33,9 @@ func TestSettingsAreWhatOverridesTake(t *testing.T) {
 			again, err := Parse(name, src, x.Path+"="+x.Value)
 			require.NoError(t, err, "%s: --set %s=%s", name, x.Path, x.Value)
 			assert.Equal(t, s, again, "%s: --set %s=%s", name, x.Path, x.Value)
+			again, err = Parse(name, src, x.ShellPath()+"="+x.Value)
+			require.NoError(t, err, "%s: --set %s=%s", name, x.ShellPath(), x.Value)
+			assert.Equal(t, s, again, "%s: --set %s=%s", name, x.ShellPath(), x.Value)
 		}
 		assert.Greater(t, set, 20, name)
 	}
@@ -47,6 +50,7 @@ func TestSettings(t *testing.T) {
 	rate := settingOf(list, "traffic[0].short_lived.rate")
 	require.NotNil(t, rate)
 	assert.Equal(t, "700/s", rate.Value)
+	assert.Equal(t, "traffic.0.short_lived.rate", rate.ShellPath())
 	assert.Equal(t, "rate", rate.Kind)
 	assert.Equal(t, []string{"fin", "rst", "half", "none"}, settingOf(list, "traffic[0].short_lived.close").Enum)
 	assert.Equal(t, []string{"true", "false"}, settingOf(list, "lab.proxy.masquerade").Enum)
@@ -57,6 +61,18 @@ func TestSettings(t *testing.T) {
 		assert.NotContains(t, x.Path, ".udp.", "another shape")
 		assert.NotContains(t, x.Path, ".ramp.", "another pacing")
 		assert.NotEmpty(t, x.Description, x.Path)
+	}
+}
+
+func TestPathsWithoutBrackets(t *testing.T) {
+	src, _ := Source("short-lived")
+	s, err := Parse("short-lived", src, "traffic.0.short_lived.rate=9/s", "thresholds.+=drop == 0")
+	require.NoError(t, err)
+	assert.Equal(t, Rate(9), s.Traffic[0].ShortLived.Rate)
+	assert.Equal(t, []string{"errors < 0.1%", "drop == 0"}, s.Thresholds)
+	for _, set := range []string{"0.name=x", "traffic.1.to=web", "name.0=x", "traffic..to=x", "+=x"} {
+		_, err := Parse("short-lived", src, set)
+		assert.Error(t, err, set)
 	}
 }
 

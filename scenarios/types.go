@@ -20,7 +20,7 @@ type Scenario struct {
 
 // Lab is the network on this machine.
 type Lab struct {
-	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. Default host."`
+	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default auto in mode ipvs, else host."`
 	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. Default 1536."`
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
 	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client host."`
@@ -34,7 +34,7 @@ type Clients struct {
 
 // Proxy is the node's service proxy.
 type Proxy struct {
-	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables."`
+	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables; ipvs with lab.kernel: private, whose kernel has no nftables for IP."`
 	Binary     string   `yaml:"binary,omitempty" json:"binary,omitempty" jsonschema_description:"A kube-proxy to run instead of the built-in proxy: the path of the binary, or a version such as v1.36.3 that tablefull kube-proxy get has fetched."`
 	Masquerade bool     `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
 	Delay      Duration `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`
@@ -45,9 +45,9 @@ type Proxy struct {
 // IPVS is the settings of IPVS on the node. The defaults are what kube-proxy
 // sets on kernels from 5.9 on.
 type IPVS struct {
-	ConnReuseMode    *int     `yaml:"conn_reuse_mode,omitempty" json:"conn_reuse_mode,omitempty" jsonschema_description:"net.ipv4.vs.conn_reuse_mode: 1 schedules a connection anew whose client port is reused, 0 does not. Default 1."`
-	ExpireNodestConn *bool    `yaml:"expire_nodest_conn,omitempty" json:"expire_nodest_conn,omitempty" jsonschema_description:"net.ipv4.vs.expire_nodest_conn: forget connections to servers that are gone or have weight 0. Default true."`
-	DrainCheck       Duration `yaml:"drain_check,omitempty" json:"drain_check,omitempty" jsonschema_description:"Built-in proxy: how often it looks whether a removed server, kept with weight 0, has lost its last connection. Default 1m, as kube-proxy."`
+	ConnReuseMode    *int     `yaml:"conn_reuse_mode,omitempty" json:"conn_reuse_mode,omitempty" jsonschema_description:"net.ipv4.vs.conn_reuse_mode: 1 schedules a connection anew whose client port is reused, 0 does not. Default 1 in mode ipvs."`
+	ExpireNodestConn *bool    `yaml:"expire_nodest_conn,omitempty" json:"expire_nodest_conn,omitempty" jsonschema_description:"net.ipv4.vs.expire_nodest_conn: forget connections to servers that are gone or have weight 0. Default true in mode ipvs."`
+	DrainCheck       Duration `yaml:"drain_check,omitempty" json:"drain_check,omitempty" jsonschema_description:"Built-in proxy: how often it looks whether a removed server, kept with weight 0, has lost its last connection. Default 1m in mode ipvs, as kube-proxy's."`
 }
 
 // Conntrack is the table under test.

@@ -26,7 +26,7 @@ const (
 	minDatagram = 24
 	maxDatagram = 65507
 	maxPayload  = 1 << 20
-	// maxList is how many services, traffics and thresholds there may be.
+	// maxList is how many services, traffics, actions and thresholds there may be.
 	maxList = 256
 )
 
@@ -60,7 +60,7 @@ func (s *Scenario) Validate() error { return s.validate().err() }
 func (s *Scenario) validate() Errors {
 	v := validator{s: s}
 	v.scenario()
-	if max(len(s.Services), len(s.Traffic), len(s.Thresholds)) > maxList {
+	if max(len(s.Services), len(s.Traffic), len(s.Actions), len(s.Thresholds)) > maxList {
 		return v.errs
 	}
 	v.services()
@@ -68,6 +68,7 @@ func (s *Scenario) validate() Errors {
 		v.traffic(fmt.Sprintf("traffic[%d]", i), &s.Traffic[i])
 	}
 	v.names("traffic", validTraffic, len(s.Traffic), func(i int) string { return s.Traffic[i].Name })
+	v.actions()
 	v.thresholds()
 	return v.errs
 }
@@ -125,6 +126,9 @@ func (v *validator) names(list string, valid *regexp.Regexp, n int, name func(in
 		if list == "traffic" && name(i) == "" && v.s.Traffic[i].Shape() == "" {
 			continue // it would be named after its shape, and that is said to be missing
 		}
+		if list == "actions" && name(i) == "" && v.s.Actions[i].Kind() == "" {
+			continue // likewise
+		}
 		v.name(path, valid, name(i))
 		if j, dup := first[name(i)]; dup {
 			other := fmt.Sprintf("%s[%d]", list, j)
@@ -147,16 +151,16 @@ func (v *validator) scenario() {
 	if s.Duration <= 0 || s.Duration > maxDuration {
 		v.fail("duration", s.Duration.String()+" is out of range", "write more than 0s, at most 30 days (720h)")
 	}
-	v.oneOf("lab.kernel", s.Lab.Kernel, "host", "private")
+	v.oneOf("lab.kernel", s.Lab.Kernel, "host", "private", "auto")
 	switch {
-	case s.Lab.Kernel == "private":
+	case s.Lab.Kernel != "host":
 		v.between("lab.memory", int64(s.Lab.Memory), 256, 65536)
 	case s.Lab.Memory != 0:
 		v.fail("lab.memory", "is about a private kernel", "leave it out, or write lab.kernel: private").needs = []string{"lab.kernel"}
 	}
 	v.oneOf("lab.family", s.Lab.Family, "ipv4", "ipv6")
 	v.between("lab.clients.addresses", int64(s.Lab.Clients.Addresses), 1, 65534)
-	v.oneOf("lab.proxy.mode", s.Lab.Proxy.Mode, "nftables")
+	v.proxy("lab.proxy", &s.Lab.Proxy)
 	v.conntrack()
 	v.lasts("sampling.every", s.Sampling.Every, Duration(10*time.Millisecond), Duration(10*time.Second))
 	v.lasts("sampling.census_every", s.Sampling.CensusEvery, Duration(100*time.Millisecond), Duration(10*time.Minute))
@@ -169,7 +173,7 @@ func (v *validator) scenario() {
 	for _, list := range []struct {
 		path string
 		n    int
-	}{{"services", len(s.Services)}, {"traffic", len(s.Traffic)}, {"thresholds", len(s.Thresholds)}} {
+	}{{"services", len(s.Services)}, {"traffic", len(s.Traffic)}, {"actions", len(s.Actions)}, {"thresholds", len(s.Thresholds)}} {
 		if list.n > maxList {
 			v.fail(list.path, fmt.Sprintf("there are %d", list.n), fmt.Sprintf("write at most %d", maxList))
 		}
@@ -243,6 +247,7 @@ func (v *validator) service(path string, s *Service) {
 	}
 	v.between(path+".server.backlog", int64(s.Server.Backlog), 1, 65535)
 	v.lasts(path+".server.delay", s.Server.Delay, 0, maxTimeout)
+	v.lifecycle(path+".lifecycle", &s.Lifecycle)
 	if s.Gateway != nil {
 		v.gateway(path, s)
 	}

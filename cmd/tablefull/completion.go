@@ -65,23 +65,35 @@ func completeSet(_ *cobra.Command, args []string, typed string) ([]cobra.Complet
 			list = s.Settings()
 		}
 	}
-	path, _, hasValue := strings.Cut(typed, "=")
+	typedPath, _, hasValue := strings.Cut(typed, "=")
 	var out []cobra.Completion
 	for _, x := range list {
+		// bash cannot complete words with brackets.
+		path := x.ShellPath()
+		if strings.Contains(typedPath, "[") {
+			path = x.Path
+		}
 		switch {
-		case !hasValue && strings.HasPrefix(x.Path, typed):
-			out = append(out, cobra.CompletionWithDesc(x.Path+"=", settingText(x)))
-		case hasValue && x.Path == path:
-			for _, v := range x.Enum {
-				out = append(out, path+"="+v)
-			}
-			if len(x.Enum) == 0 && x.Value != "" {
-				out = append(out, cobra.CompletionWithDesc(path+"="+x.Value, "as it is"))
-			}
-			return out, cobra.ShellCompDirectiveNoFileComp
+		case !hasValue && strings.HasPrefix(path, typed):
+			out = append(out, cobra.CompletionWithDesc(path+"=", settingText(x)))
+		case hasValue && path == typedPath:
+			return settingValues(path, x), cobra.ShellCompDirectiveNoFileComp
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+}
+
+// settingValues is what can stand behind path=: the values, where they are
+// few, else the present one.
+func settingValues(path string, x scenarios.Setting) []cobra.Completion {
+	var out []cobra.Completion
+	for _, v := range x.Enum {
+		out = append(out, path+"="+v)
+	}
+	if len(x.Enum) == 0 && x.Value != "" {
+		out = append(out, cobra.CompletionWithDesc(path+"="+x.Value, "as it is"))
+	}
+	return out
 }
 
 // readable says whether reading the scenario cannot block.
@@ -151,7 +163,11 @@ func runText(dir string) string {
 }
 
 func completeFormats(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return report.Formats(), cobra.ShellCompDirectiveNoFileComp
+	var out []cobra.Completion
+	for _, f := range report.FormatList() {
+		out = append(out, cobra.CompletionWithDesc(f.Name, f.For))
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }
 
 func completeTargets(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -191,7 +207,7 @@ func completionCommand(s Streams) *cobra.Command {
 verbs and flags, scenario names and files, run directories, and the paths of
 --set with their present values:
 
-    tablefull run short-lived --set traffic[0].sh<TAB>
+    tablefull run short-lived --set traffic.0.sh<TAB>
 
 It writes to standard output and changes nothing; where to put the script:
 

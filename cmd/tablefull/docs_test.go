@@ -2,16 +2,22 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -56,35 +62,53 @@ func shape(text string) string {
 
 // Every command of the README and of docs/ works as shown: each paragraph of
 // the output under it comes out again, numbers apart. "..." stands for what is
-// left out. Only tablefull's own commands are run here; `make demo` and
-// `make test` are what CI runs.
+// left out, and `echo $?` shows the exit code of the command above it. Only
+// tablefull's own commands are run here; `make demo` and `make test` are what
+// CI runs. The pages of docs/ make no run: in all of them, results is the
+// README's first one.
 func TestDocumentedCommands(t *testing.T) {
 	needLab(t)
-	files, err := filepath.Glob("../../docs/*.md")
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	pages, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)
-	files = append(files, "../../README.md")
-	ran := 0
-	for i, f := range files {
-		files[i], err = filepath.Abs(f)
+	require.NotEmpty(t, pages)
+	pages = append([]string{"../../README.md"}, pages...)
+	for i, f := range pages {
+		pages[i], err = filepath.Abs(f)
 		require.NoError(t, err)
 	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			list := examples(t, file)
-			t.Chdir(t.TempDir())
-			for _, e := range list {
-				if !strings.HasPrefix(e.command, "tablefull ") {
-					continue
-				}
-				ran++
-				checkExample(t, e)
-			}
-		})
+	first, second := t.TempDir(), t.TempDir()
+	t.Chdir(first)
+	t.Run("README.md", func(t *testing.T) { assert.NotZero(t, checkExamples(t, pages[0])) })
+	require.NoError(t, os.CopyFS(filepath.Join(second, "results"), os.DirFS(filepath.Join(first, "out", "demo"))))
+	t.Chdir(second)
+	for _, page := range pages[1:] {
+		t.Run(filepath.Base(page), func(t *testing.T) { checkExamples(t, page) })
 	}
-	assert.NotZero(t, ran, "the documents show no command")
 }
 
-func checkExample(t *testing.T, e example) {
+// checkExamples runs the examples of one file, and returns how many it ran.
+func checkExamples(t *testing.T, file string) int {
+	t.Helper()
+	list := examples(t, file)
+	ran := 0
+	for i, e := range list {
+		if !strings.HasPrefix(e.command, "tablefull ") {
+			continue
+		}
+		ran++
+		codes := []int{exitPass, exitFail}
+		if i+1 < len(list) && list[i+1].command == "echo $?" {
+			code, err := strconv.Atoi(strings.Join(list[i+1].output, ""))
+			require.NoError(t, err)
+			codes = []int{code}
+		}
+		checkExample(t, e, codes)
+	}
+	return ran
+}
+
+func checkExample(t *testing.T, e example, codes []int) {
 	t.Helper()
 	command, file, toFile := strings.Cut(e.command, " > ")
 	args := strings.Fields(command)[1:]
@@ -99,7 +123,7 @@ func checkExample(t *testing.T, e example) {
 		errOut.Reset()
 		code = run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
 	}
-	assert.Contains(t, []int{exitPass, exitFail}, code, "%s\n%s%s", e.command, out.String(), errOut.String())
+	assert.Contains(t, codes, code, "%s\n%s%s", e.command, out.String(), errOut.String())
 	if toFile {
 		require.NoError(t, os.WriteFile(strings.TrimSpace(file), out.Bytes(), 0o644))
 	}
@@ -142,4 +166,88 @@ func TestDocumentedScenarios(t *testing.T) {
 		}
 	}
 	assert.NotZero(t, checked)
+}
+
+// What is listed in formats.md and in the tour is all there is.
+func TestDocumentedNames(t *testing.T) {
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join("../../docs", name))
+		require.NoError(t, err)
+		return string(b)
+	}
+	formats, tour, trouble := read("formats.md"), read("report-tour.md"), read("troubleshooting.md")
+
+	var schema struct {
+		Defs map[string]struct {
+			Properties map[string]any `json:"properties"`
+		} `json:"$defs"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(read("summary.schema.json")), &schema))
+	require.NotEmpty(t, schema.Defs["Findings"].Properties)
+	for key := range schema.Defs["Findings"].Properties {
+		assert.True(t, strings.Contains(formats, "`"+key+"`"), "key of summary.json %s is not described", key)
+	}
+	record := reflect.TypeFor[runlog.Record]()
+	for i := range record.NumField() {
+		name, _, _ := strings.Cut(record.Field(i).Tag.Get("json"), ",")
+		assert.True(t, strings.Contains(formats, "`"+name+"`"), "key of run.jsonl %s is not described", name)
+	}
+	for _, f := range report.Formats() {
+		assert.True(t, strings.Contains(formats, "`"+f+"`"), "format %s is not described", f)
+	}
+	for _, f := range reportFiles() {
+		assert.True(t, strings.Contains(formats, "`"+f.name+"`"), "file %s is not described", f.name)
+	}
+
+	doc, err := os.ReadFile("../../report/doc.go")
+	require.NoError(t, err)
+	causes := regexp.MustCompile(`(?m)^//   - ([a-z_, ]+):`).FindAllStringSubmatch(string(doc), -1)
+	require.NotEmpty(t, causes)
+	for _, m := range causes {
+		for name := range strings.SplitSeq(m[1], ", ") {
+			assert.True(t, strings.Contains(formats, "`"+name+"`"), "cause %s is not described", name)
+			assert.True(t, strings.Contains(tour, "| `"+name+"` |"), "cause %s is not described", name)
+		}
+	}
+	for code := exitError; code <= exitDirty; code++ {
+		assert.True(t, strings.Contains(formats, fmt.Sprintf("| %d |", code)), "exit code %d is not described", code)
+		assert.True(t, strings.Contains(trouble, fmt.Sprintf("| %d |", code)), "exit code %d is not described", code)
+	}
+}
+
+// Links within the documents lead somewhere.
+func TestDocumentedLinks(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	link := regexp.MustCompile(`\]\(([^):]+)\)`)
+	for _, file := range append(files, "../../README.md") {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			name, anchor, _ := strings.Cut(m[1], "#")
+			target := file
+			if name != "" {
+				target = filepath.Join(filepath.Dir(file), name)
+			}
+			text, err := os.ReadFile(target)
+			if assert.NoError(t, err, "%s links to %s", file, m[1]) && anchor != "" {
+				assert.Contains(t, anchors(string(text)), anchor, "%s links to %s", file, m[1])
+			}
+		}
+	}
+}
+
+var noAnchor = regexp.MustCompile(`[^a-z0-9 _-]`)
+
+// anchors are the names under which the headings of a Markdown text can be
+// linked to.
+func anchors(text string) []string {
+	var out []string
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "#") {
+			name := noAnchor.ReplaceAllString(strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#"))), "")
+			out = append(out, strings.ReplaceAll(name, " ", "-"))
+		}
+	}
+	return out
 }

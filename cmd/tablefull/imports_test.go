@@ -26,11 +26,13 @@ var mayImport = map[string][]string{
 	"runner/server":      {"runner/env", "report/runlog", "scenarios", "runner/server"},
 	"runner/conntrack":   {"runner/env", "report/runlog", "scenarios"},
 	"runner/agent":       {"runner/env", "report/runlog", "scenarios", "runner/traffic", "runner/server", "runner/conntrack"},
+	"runner/kubeapi":     {},
+	"runner/kubeproxy":   {},
 	"runner/private":     {"runner/env"},
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack"},
 	"runner":             {"runner/env", "report/runlog", "scenarios"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/private", "report", "report/runlog", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "report", "report/runlog", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

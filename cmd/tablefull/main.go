@@ -15,6 +15,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == live.GuardArg {
+		live.Guard(os.Stdin, os.Stderr)
+		return
+	}
 	var stderr io.Writer = os.Stderr
 	if live.IsTerminal(os.Stderr) {
 		stderr = &talk{file: os.Stderr}

@@ -29,6 +29,23 @@ func privateFiles() private.Files {
 	return private.Files{Kernel: os.Getenv("TABLEFULL_UML"), Modules: os.Getenv("TABLEFULL_UML_MODULES")}
 }
 
+// chooseKernel resolves lab.kernel: auto for this machine.
+func chooseKernel(ctx context.Context, sc *scenarios.Scenario) error {
+	if sc.Lab.Kernel != "auto" {
+		return nil
+	}
+	caps, err := lab.New(lab.Config{}).Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("probe this machine: %w", err)
+	}
+	private := runner.NeedsPrivateKernel(sc, caps)
+	sc.Lab.Kernel = "host"
+	if private {
+		sc.Lab.Kernel = "private"
+	}
+	return nil
+}
+
 // privateJob is what runs inside a private kernel.
 type privateJob struct {
 	Scenario string `json:"scenario"` // resolved
@@ -185,6 +202,6 @@ type privateLab struct{ env.Environment }
 func (l privateLab) Probe(ctx context.Context) (env.Capabilities, error) {
 	caps, err := l.Environment.Probe(ctx)
 	caps.Kernel += " (private, user-mode Linux)"
-	caps.List = append(caps.List, env.Capability{Name: "private_kernel", State: env.Yes, Reason: "this is one"})
+	caps.Private = true
 	return caps, err
 }

@@ -170,7 +170,7 @@ Data goes to standard output, messages to standard error.
 	})
 	root.AddCommand(
 		runCommand(s), reportCommand(s), scenariosCommand(s),
-		doctorCommand(s), restoreCommand(s),
+		doctorCommand(s), restoreCommand(s), kubeProxyCommand(s),
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),
 	)

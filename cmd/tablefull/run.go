@@ -55,7 +55,7 @@ at once, and "tablefull restore" puts back what may remain.
 
 ` + exitHelp + seeAlso("report", "scenarios", "doctor", "restore"),
 		Example: `  tablefull run short-lived
-  tablefull run short-lived --set traffic[0].short_lived.rate=2000/s --out results
+  tablefull run short-lived --set traffic.0.short_lived.rate=2000/s --out results
   tablefull run my.yaml --dry-run
   tablefull run - --quiet < my.yaml`,
 		GroupID:           groupMeasure,
@@ -80,6 +80,9 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	sc, _, err := scenarios.Load(ref, s.In, f.sets...)
 	if err != nil {
 		return scenarioError(err)
+	}
+	if err := chooseKernel(ctx, sc); err != nil {
+		return err
 	}
 	if sc.Lab.Kernel == "private" {
 		return runPrivate(ctx, sc, f, s)

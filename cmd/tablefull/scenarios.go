@@ -83,7 +83,7 @@ this machine can run them is what "tablefull run --dry-run" says.
 
 The exit code is 0 without a mistake, and 2 with one.` + seeAlso("run --dry-run", "scenarios schema"),
 		Example: `  tablefull scenarios validate my.yaml
-  tablefull scenarios validate short-lived --set traffic[0].short_lived.rate=2000/s`,
+  tablefull scenarios validate short-lived --set traffic.0.short_lived.rate=2000/s`,
 		ValidArgsFunction: completeScenarios,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {

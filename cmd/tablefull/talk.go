@@ -36,7 +36,7 @@ func (t *talk) Write(p []byte) (int, error) {
 func (t *talk) show(first live.State, env func(string) string) *live.View {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v, err := live.Start(t.file, first, style(env))
+	v, err := live.Start(t.file, first, style(env), "/proc/self/exe")
 	if err != nil {
 		return nil // plain lines do as well
 	}

@@ -38,7 +38,8 @@ function tick(v, step) {
   const a = Math.abs(v);
   if (a >= 1e15) return v.toExponential(1);
   if (a >= 1e7 && step >= 1e5) return +(v / 1e6).toFixed(2) + " M";
-  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step || 1) + 1e-9)));
+  let digits = 0;
+  while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
   const [whole, part] = v.toFixed(digits).split(".");
   return group(whole) + (part ? "." + part : "");
 }
@@ -54,7 +55,21 @@ function nice(low, high, n) {
   return out;
 }
 
-const moment = v => (Math.round(v * 1000) / 1000) + " s";
+const moment = v => {
+  const [whole, part] = String(Math.round(v * 1000) / 1000).split(".");
+  return (long() ? clock(v) + " = " : "") + group(whole) + (part ? "." + part : "") + " s";
+};
+
+// A long run has hours and minutes on its axes.
+const long = () => state.data.to > 1800;
+const incrs = [1, 2, 5].flatMap(m => [0.001, 0.01, 0.1].map(d => +(m * d).toFixed(3))).sort((a, b) => a - b)
+  .concat([1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800]);
+
+// clock writes seconds as 1:05:00.
+function clock(v) {
+  const s = Math.round(Math.abs(v)), two = n => String(n).padStart(2, "0");
+  return (v < 0 ? "-" : "") + Math.floor(s / 3600) + ":" + two(Math.floor(s / 60) % 60) + ":" + two(s % 60);
+}
 
 // ---- colours
 
@@ -110,8 +125,10 @@ function axes(chart, width) {
   const font = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif";
   const common = {stroke: () => colors.soft, font, ticks: {stroke: () => colors.rule, width: 1, size: 4}, gap: 3};
   const grid = {stroke: () => colors.grid, width: 1};
+  const timed = chart.kind === "time";
   const out = [
-    {...common, grid, space: 56, size: 24, values: (u, splits, i, space, step) => splits.map((v, k) => tick(v, step) + (k === splits.length - 1 ? (chart.kind === "time" ? " s" : "/s") : ""))},
+    {...common, grid, space: timed && long() ? 76 : 56, size: 24, ...(timed && long() ? {incrs} : {}),
+      values: (u, splits, i, space, step) => timed && long() && step >= 1 ? splits.map(clock) : splits.map((v, k) => tick(v, step) + (k === splits.length - 1 ? (timed ? " s" : "/s") : ""))},
     {...common, grid, scale: "y", size: left(width), space: 28,
       ...(chart.wide ? {splits: u => decades(u.scales.y.max), filter: (u, splits) => splits} : {}),
       values: (u, splits, i, space, step) => chart.wide ? splits.map(v => tick(v, 1)) : chart.log ? splits.map(v => v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? tick(v, v) : null)
@@ -144,9 +161,13 @@ function seriesOf(chart) {
       else o.points.fill = () => colors[s.color];
     }
     if (s.kind === "steps") o.paths = uPlot.paths.stepped({align: 1});
+    else if (chart.steps) {
+      o.paths = uPlot.paths.stepped({align: chart.steps === "after" ? 1 : -1, extend: chart.steps === "after"});
+      o.points.show = false;
+    }
     if (s.kind === "area") {
       o.width = 1.25;
-      o.points.show = chart.x.length < 24;
+      o.points.show = !chart.steps && chart.x.length < 24;
       if (i === chart.series.length - 1) o.fill = () => faded(colors[s.color], 0.45);
     }
     out.push(o);
@@ -165,7 +186,8 @@ function bandsOf(chart) {
 const rowHeight = 14;
 
 // rowsOf puts the names of marks into rows above the plot, so that none
-// covers another. xOf is where a mark is, widthOf how long its name.
+// covers another. The earlier is the higher, so that no line crosses a name.
+// xOf is where a mark is, widthOf how long its name.
 function rowsOf(marks, from, to, xOf, widthOf) {
   const placed = [], ends = [];
   for (const m of [...marks].sort((a, b) => a.at - b.at)) {
@@ -193,10 +215,11 @@ function drawMarks(u, chart) {
   ctx.save();
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
   const widthOf = text => ctx.measureText(text).width + 10 * ratio;
-  for (const p of rowsOf(chart.marks, l, l + width, t => u.valToPos(t, "x", true), widthOf)) {
+  const rows = rowsOf(chart.marks, l, l + width, t => u.valToPos(t, "x", true), widthOf);
+  for (const p of rows) {
     const color = colors[markColors[p.m.kind]] || colors.soft;
     const labelled = chart.labels && p.row < chart.rows;
-    const start = labelled ? top - (p.row + 0.5) * rowHeight * ratio : top;
+    const start = labelled ? top - (chart.rows - p.row) * rowHeight * ratio : top;
     const plus = Math.max(p.m.plus, 0), wide = [u.valToPos(p.m.at - plus, "x", true), u.valToPos(Math.max(p.m.to, p.m.at) + plus, "x", true)];
     if (wide[1] - wide[0] > 2 * ratio) {
       const a = Math.max(wide[0], l), b = Math.min(wide[1], l + width);
@@ -205,20 +228,24 @@ function drawMarks(u, chart) {
     }
     ctx.beginPath();
     ctx.strokeStyle = color;
-    ctx.lineWidth = 1.5 * ratio;
+    ctx.lineWidth = (p.m.kind === "action" || p.m.kind === "phase" ? 1 : 1.5) * ratio;
     ctx.setLineDash((markDashes[p.m.kind] || []).map(d => d * ratio));
     ctx.moveTo(p.x, start);
     ctx.lineTo(p.x, top + height);
     ctx.stroke();
-    if (labelled) {
-      ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-      ctx.fillStyle = colors.text;
-      ctx.textBaseline = "middle";
-      ctx.textAlign = p.flip ? "right" : "left";
-      ctx.fillText(p.text, p.x + (p.flip ? -4 : 4) * ratio, top - (p.row + 0.5) * rowHeight * ratio);
-    }
   }
   ctx.setLineDash([]);
+  // Names come after all lines, on a ground of their own.
+  for (const p of rows) {
+    if (!chart.labels || p.row >= chart.rows) continue;
+    const x = p.x + (p.flip ? -4 : 4) * ratio, y = top - (chart.rows - p.row - 0.5) * rowHeight * ratio, wide = widthOf(p.text) - 8 * ratio;
+    ctx.fillStyle = colors.bg;
+    ctx.fillRect(p.flip ? x - wide : x - ratio, y - 6 * ratio, wide, 12 * ratio);
+    ctx.fillStyle = colors.text;
+    ctx.textBaseline = "middle";
+    ctx.textAlign = p.flip ? "right" : "left";
+    ctx.fillText(p.text, x, y);
+  }
   for (const line of chart.lines || []) {
     const y = u.valToPos(line.at, "y", true);
     if (y < top || y > top + height) continue;
@@ -253,12 +280,29 @@ function swatch(series) {
   return svg;
 }
 
+// at says which moment, or which step, the i-th point stands for.
+function at(chart, i) {
+  const x = chart.x;
+  if (chart.kind !== "time") return number(x[i]) + "/s";
+  if (chart.steps === "after") return `${moment(x[i])} to ${moment(i + 1 < x.length ? x[i + 1] : x[i] + (i > 0 ? x[i] - x[i - 1] : 0))}`;
+  if (chart.steps === "before" && i > 0) return `${moment(x[i - 1])} to ${moment(x[i])}`;
+  return moment(x[i]);
+}
+
+// indexAt corrects uPlot's nearest point to the step that holds the moment.
+function indexAt(chart, i, t) {
+  if (i == null) return i;
+  if (chart.steps === "after" && chart.x[i] > t && i > 0) return i - 1;
+  if (chart.steps === "before" && chart.x[i] < t && i + 1 < chart.x.length) return i + 1;
+  return i;
+}
+
 // key is the legend: what each line is, and its value under the cursor.
 function keyOf(chart) {
   const list = document.createElement("ul"), outs = [];
   list.className = "key";
-  const at = document.createElement("li");
-  at.className = "at";
+  const where = document.createElement("li");
+  where.className = "at";
   chart.series.forEach(s => {
     const li = document.createElement("li"), out = document.createElement("output");
     out.setAttribute("aria-live", "off");
@@ -266,9 +310,9 @@ function keyOf(chart) {
     outs.push(out);
     list.append(li);
   });
-  list.append(at);
+  list.append(where);
   return {list, show(i) {
-    at.textContent = i == null ? "" : chart.kind === "time" ? "at " + moment(chart.x[i]) : "at " + number(chart.x[i]) + "/s";
+    where.textContent = i == null ? "" : at(chart, i);
     outs.forEach((o, k) => { const s = chart.series[k]; o.textContent = i == null ? "" : chart.share || s.right ? percent(s.v[i]) : number(s.v[i]); });
   }};
 }
@@ -290,7 +334,6 @@ function draw(box, chart) {
   surface.setAttribute("aria-label", `${chart.title}, ${chart.unit}. The numbers are in the table below.`);
   const caption = box.parentElement.querySelector("figcaption");
   caption.querySelectorAll(".key, .zero").forEach(e => e.remove());
-  caption.append(key.list);
   box.replaceChildren(surface);
   chart.rows = chart.labels ? rowsFor(chart, width) : 0;
   const sums = chart.stack ? stacked(chart.series) : chart.series.map(s => s.v);
@@ -299,7 +342,7 @@ function draw(box, chart) {
     width, height: heightOf(chart, width), padding: [chart.labels ? chart.rows * rowHeight + 2 : 6, 0, 0, 0],
     legend: {show: false},
     cursor: {
-      y: false, points: {size: 6},
+      y: false, points: {size: 6, show: !chart.steps},
       drag: {x: timed, y: false, setScale: false},
       sync: timed ? {key: sync.key, scales: ["x", null]} : undefined,
       bind: {dblclick: () => () => { reset(); return null; }},
@@ -312,7 +355,7 @@ function draw(box, chart) {
     axes: axes(chart, width), series: seriesOf(chart), bands: bandsOf(chart),
     hooks: {
       draw: [u => drawMarks(u, chart)],
-      setCursor: [u => key.show(u.cursor.left >= 0 ? u.cursor.idx : null)],
+      setCursor: [u => key.show(u.cursor.left >= 0 ? indexAt(chart, u.cursor.idx, u.posToVal(u.cursor.left, "x")) : null)],
       setSelect: [u => {
         if (!timed || u.select.width < 3) return;
         const a = u.posToVal(u.select.left, "x"), b = u.posToVal(u.select.left + u.select.width, "x");
@@ -325,6 +368,7 @@ function draw(box, chart) {
   box.dataset.points = chart.x.length;
   box.dataset.series = chart.series.length;
   if (chart.floor > 0) caption.append(zeroButton(chart, u));
+  caption.append(key.list);
   return {id: chart.id, u, box, chart};
 }
 
@@ -363,7 +407,8 @@ function drawAll() {
 function shown() {
   const {from, to} = state.data, whole = state.from <= from && state.to >= to;
   root.classList.toggle("zoomed", !whole);
-  const text = whole ? `whole run, ${moment(from)} to ${moment(to)}` : `${moment(state.from)} to ${moment(state.to)}`;
+  const say = long() ? clock : moment;
+  const text = whole ? `whole run, ${say(from)} to ${say(to)}` : `${say(state.from)} to ${say(state.to)}`;
   const range = document.getElementById("range");
   if (range.textContent !== text) range.textContent = text;
 }

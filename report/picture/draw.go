@@ -70,7 +70,8 @@ func (s Style) line() draw.LineStyle {
 	case Failed:
 		return draw.LineStyle{Color: vermillion, Width: 2.2, Dashes: []vg.Length{5, 2.5}}
 	}
-	return draw.LineStyle{Color: grey, Width: 1, Dashes: []vg.Length{2, 2}}
+	dashes := [][]vg.Length{{2, 2}, {7, 3}, {1, 4}, {9, 2, 2, 2}}
+	return draw.LineStyle{Color: grey, Width: 1.2, Dashes: dashes[int(max(0, s-Other))%len(dashes)]}
 }
 
 func (k MarkKind) line() draw.LineStyle {

@@ -8,12 +8,13 @@ import (
 	"html"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/png"
 	"io"
 	"slices"
 
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
+	vgdraw "gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
 )
@@ -25,7 +26,7 @@ const dpi = 120
 func (p *Picture) PNG(w io.Writer) error {
 	l := p.layout()
 	c := vgimg.NewWith(vgimg.UseWH(width, vg.Length(l.height)), vgimg.UseDPI(dpi))
-	l.draw(&sheet{c: draw.New(c), height: l.height})
+	l.draw(&sheet{c: vgdraw.New(c), height: l.height})
 	e := png.Encoder{CompressionLevel: png.BestCompression}
 	if err := e.Encode(w, paletted(c.Image())); err != nil {
 		return fmt.Errorf("write png: %w", err)
@@ -38,7 +39,7 @@ func (p *Picture) PNG(w io.Writer) error {
 func (p *Picture) SVG(w io.Writer) error {
 	l := p.layout()
 	c := vgsvg.New(width, vg.Length(l.height))
-	l.draw(&sheet{c: draw.New(c), height: l.height})
+	l.draw(&sheet{c: vgdraw.New(c), height: l.height})
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return fmt.Errorf("draw svg: %w", err)
@@ -69,10 +70,11 @@ func (p *Picture) SVG(w io.Writer) error {
 func paletted(in image.Image) image.Image {
 	area := in.Bounds()
 	count := map[color.RGBA]int{}
-	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(in.At(x, y)).(color.RGBA) }
+	pixels := image.NewRGBA(area)
+	draw.Draw(pixels, area, in, area.Min, draw.Src)
 	for y := area.Min.Y; y < area.Max.Y; y++ {
 		for x := area.Min.X; x < area.Max.X; x++ {
-			count[at(x, y)]++
+			count[pixels.RGBAAt(x, y)]++
 		}
 	}
 	var colours []color.RGBA
@@ -93,7 +95,7 @@ func paletted(in image.Image) image.Image {
 	out := image.NewPaletted(area, palette)
 	for y := area.Min.Y; y < area.Max.Y; y++ {
 		for x := area.Min.X; x < area.Max.X; x++ {
-			out.SetColorIndex(x, y, index[at(x, y)])
+			out.SetColorIndex(x, y, index[pixels.RGBAAt(x, y)])
 		}
 	}
 	return out

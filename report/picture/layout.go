@@ -50,13 +50,8 @@ const (
 )
 
 func (p *Picture) layout() *layout {
+	p = p.tame()
 	l := &layout{p: p, from: p.From, to: p.To}
-	if !finite(l.from) || !finite(l.to) {
-		l.from, l.to = 0, 1
-	}
-	if l.to-l.from < 0.1 {
-		l.to = l.from + max(0.1, math.Abs(l.from)*1e-9)
-	}
 	l.headline = wrap(headlineText, p.Headline, width-2*margin)
 	l.reason = wrap(smallText, p.Reason, width-2*margin)
 	l.footer = wrap(tickText, p.Footer, width-2*margin)
@@ -99,9 +94,7 @@ func (l *layout) x(t float64) float64 {
 }
 
 func (l *layout) groupMarks() {
-	marks := slices.DeleteFunc(slices.Clone(l.p.Marks), func(m Mark) bool {
-		return !finite(m.At) || m.At < l.from || m.At > l.to
-	})
+	marks := slices.Clone(l.p.Marks)
 	slices.SortStableFunc(marks, func(a, b Mark) int {
 		if a.At != b.At {
 			if a.At < b.At {
@@ -154,7 +147,7 @@ func (g *group) text(onsetsOnly bool) string {
 // placeLabels puts labels that would touch into rows, left ones higher, so that
 // the line down from a label passes left of the labels below it.
 func (l *layout) placeLabels() {
-	var ends []float64 // right end of what is in each row
+	var starts []float64 // left end of what is in each row, the lowest first
 	for i := len(l.groups) - 1; i >= 0; i-- {
 		g := &l.groups[i]
 		if g.label == "" {
@@ -162,15 +155,23 @@ func (l *layout) placeLabels() {
 		}
 		w := wide(smallText, g.label)
 		g.labelX = max(plotLeft, min(g.x-3, plotRight-w))
-		g.row = slices.IndexFunc(ends, func(start float64) bool { return g.labelX+w+10 < start })
-		if g.row < 0 {
-			g.row = len(ends)
-			ends = append(ends, 0)
+		lowest := 0 // not below a label whose line would pass through it
+		for _, right := range l.groups[i+1:] {
+			if right.label != "" && right.x < g.labelX+w+4 {
+				lowest = max(lowest, right.row+1)
+			}
 		}
-		ends[g.row] = g.labelX
+		g.row = lowest
+		for g.row < len(starts) && g.labelX+w+10 >= starts[g.row] {
+			g.row++
+		}
+		for g.row >= len(starts) {
+			starts = append(starts, plotRight*2)
+		}
+		starts[g.row] = g.labelX
 	}
-	l.markRows = len(ends)
-	for i := range l.groups { // row 0 was the lowest until here
+	l.markRows = len(starts)
+	for i := range l.groups { // from here on counted from the top
 		l.groups[i].row = max(0, l.markRows-1-l.groups[i].row)
 	}
 }
@@ -181,7 +182,7 @@ func (l *layout) draw(s *sheet) {
 	marksTop, axisY := 0.0, 0.0
 	shares := 0.0
 	for _, p := range l.p.Panels {
-		shares += max(p.Share, 0.01)
+		shares += p.Share
 	}
 	type area struct{ top, bottom float64 }
 	areas := make([]area, len(l.p.Panels))
@@ -192,7 +193,7 @@ func (l *layout) draw(s *sheet) {
 			y += row * float64(l.markRows)
 		}
 		y += gapAbove
-		areas[i] = area{y, y + l.plots*max(p.Share, 0.01)/shares}
+		areas[i] = area{y, y + l.plots*p.Share/shares}
 		l.grid(s, p, areas[i].top, areas[i].bottom)
 		y = areas[i].bottom + gapBelow
 		axisY = areas[i].bottom
@@ -201,7 +202,9 @@ func (l *layout) draw(s *sheet) {
 		l.bands(s, areas[i].top, areas[i].bottom)
 		l.lines(s, p, areas[i].top, areas[i].bottom)
 	}
-	l.timeAxis(s, axisY)
+	if slices.ContainsFunc(l.p.Panels, func(p Panel) bool { return len(p.Lines) > 0 }) {
+		l.timeAxis(s, axisY)
+	}
 	for _, a := range areas {
 		l.markLines(s, a.top, a.bottom)
 	}

@@ -5,6 +5,7 @@ package picture
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -61,7 +62,7 @@ const (
 	Offered
 	OK
 	Failed
-	Other // further nodes
+	Other // further nodes: Other+1, Other+2 and so on
 )
 
 // Mark is a moment, drawn across all panels.
@@ -83,9 +84,43 @@ const (
 )
 
 // most bounds what is drawn: coordinates beyond it are no measurements.
-const most = 1e18
+const most = 1e20
 
 func finite(v float64) bool { return !math.IsNaN(v) && math.Abs(v) <= most }
+
+// tame is a copy whose numbers can be drawn: axes have a length, and marks lie on
+// theirs.
+func (p *Picture) tame() *Picture {
+	t := *p
+	t.From, t.To = axis(p.From, p.To, 0.1)
+	t.Panels = slices.Clone(p.Panels)
+	for i := range t.Panels {
+		x := &t.Panels[i]
+		x.Low, x.High = axis(x.Low, x.High, 1e-6)
+		if !(x.Share > 0.01 && x.Share < 100) {
+			x.Share = 1
+		}
+	}
+	t.Marks = nil
+	for _, m := range p.Marks {
+		if !finite(m.At) || m.At < t.From || m.At > t.To {
+			continue
+		}
+		if !finite(m.PlusS) {
+			m.PlusS = 0
+		}
+		t.Marks = append(t.Marks, m)
+	}
+	return &t
+}
+
+// axis has at least this length.
+func axis(low, high, length float64) (float64, float64) {
+	if !finite(low) || !finite(high) {
+		return 0, 1
+	}
+	return low, max(high, low+max(length, math.Abs(low)*1e-9))
+}
 
 // printable is s on one line, without what a font or XML has no sign for.
 func printable(s string) string {

@@ -2,6 +2,7 @@ package picture
 
 import (
 	"fmt"
+	"image/color"
 
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -11,14 +12,7 @@ var hairline = draw.LineStyle{Color: pale, Width: 1}
 
 // scale maps values to the height of a panel.
 func scale(p Panel, top, bottom float64) func(float64) float64 {
-	low, high := p.Low, p.High
-	if !finite(low) || !finite(high) {
-		low, high = 0, 1
-	}
-	if high-low <= 0 {
-		high = low + max(1, low*1e-9)
-	}
-	return func(v float64) float64 { return bottom - (bottom-top)*(v-low)/(high-low) }
+	return func(v float64) float64 { return bottom - (bottom-top)*(v-p.Low)/(p.High-p.Low) }
 }
 
 func (l *layout) grid(s *sheet, p Panel, top, bottom float64) {
@@ -73,6 +67,9 @@ func (l *layout) lines(s *sheet, p Panel, top, bottom float64) {
 				put(t+line.Step, v)
 			}
 		}
+		if len(pts) == 1 { // a line needs two
+			pts = []vg.Point{{X: pts[0].X - 5, Y: pts[0].Y}, {X: pts[0].X + 5, Y: pts[0].Y}}
+		}
 		area.StrokeLines(line.Style.line(), area.ClipLinesXY(thin(pts))...)
 	}
 }
@@ -99,9 +96,6 @@ func flat(a, b, c vg.Point) bool {
 func (l *layout) bands(s *sheet, top, bottom float64) {
 	for _, g := range l.groups {
 		for _, m := range g.marks {
-			if !finite(m.PlusS) || m.PlusS <= 0 {
-				continue
-			}
 			x0, x1 := max(plotLeft, l.x(m.At-m.PlusS)), min(plotRight, l.x(m.At+m.PlusS))
 			if x1-x0 > 3 {
 				s.rect(hairline.Color, x0, top, x1, bottom)
@@ -131,13 +125,16 @@ func (l *layout) markLabels(s *sheet, top, bottom float64) {
 		if g.label == "" {
 			continue
 		}
+		// A label at the right edge may hide a part of another's line.
 		y := top + row*float64(g.row)
+		s.rect(color.White, g.labelX-1, y+2, g.labelX+wide(smallText, g.label)+2, y+row)
 		s.text(smallText, g.labelX, y+row-4, g.label)
 	}
 }
 
 // Description is what a reader who does not see the picture is told.
 func (p *Picture) Description() string {
+	p = p.tame()
 	d := ""
 	for i, panel := range p.Panels {
 		if i > 0 {

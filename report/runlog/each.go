@@ -61,7 +61,7 @@ func (r *Reader) Each(fn func(*Record)) error {
 	for range n {
 		all.Go(func() {
 			for b := range work {
-				b.decode()
+				b.decode(r.net)
 			}
 		})
 	}
@@ -112,10 +112,13 @@ func (r *Reader) nextBatch() *batch {
 	return b
 }
 
-func (b *batch) decode() {
+func (b *batch) decode(net map[string]bool) {
 	defer close(b.done)
 	b.records = make([]Record, len(b.lines))
 	for i, l := range b.lines {
-		b.errs = append(b.errs, parse(b.text[l.from:l.to], l.whole, &b.records[i]))
+		b.errs = append(b.errs, parse(b.text[l.from:l.to], l.whole, &b.records[i], net))
+		if x := b.records[i].Latency; x != nil {
+			_, _, _ = x.Histograms() // fn asks again
+		}
 	}
 }

@@ -81,3 +81,14 @@ func AddHistogram(dst *hdrhistogram.Histogram, src *hdrhistogram.PackedHistogram
 	}
 	return dst, nil
 }
+
+// Histograms decodes what it carries: started is nil where that is missing.
+// It can be called again at no cost. It fails where one is no histogram.
+func (l *Latency) Histograms() (due, started *hdrhistogram.PackedHistogram, err error) {
+	if l.due == nil && l.err == nil {
+		if l.due, l.err = DecodeHistogram(l.FromDue); l.err == nil && l.Started != "" {
+			l.started, l.err = DecodeHistogram(l.Started)
+		}
+	}
+	return l.due, l.started, l.err
+}

@@ -2,7 +2,7 @@ package runlog
 
 import (
 	"bufio"
-		"errors"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -44,11 +44,24 @@ type Reader struct {
 	problems  []Problem
 	count     uint64
 	truncated bool
+	net       map[string]bool // see OnlyNet
+	offset    int64
+	growing   bool   // see Follow
+	partial   []byte // of a growing log: its last line so far
 }
 
 // NewReader returns a Reader of the log in r.
 func NewReader(r io.Reader) *Reader {
 	return &Reader{in: bufio.NewReaderSize(r, 256<<10), last: map[string]uint64{}}
+}
+
+// OnlyNet makes the reader leave out all counters of Sample.Net but these. They
+// are most of a long log, and reading them takes most of the time.
+func (r *Reader) OnlyNet(names ...string) {
+	r.net = make(map[string]bool, len(names))
+	for _, n := range names {
+		r.net[n] = true
+	}
 }
 
 // Next returns the next readable record. At the end, cut off or not, it
@@ -65,7 +78,7 @@ func (r *Reader) Next() (Record, error) {
 			return Record{}, io.EOF
 		}
 		var rec Record
-		if r.accept(&rec, parse(line, whole, &rec), ended) {
+		if r.accept(&rec, parse(line, whole, &rec, r.net), ended) {
 			return rec, nil
 		}
 		if ended {
@@ -79,11 +92,11 @@ func (r *Reader) Next() (Record, error) {
 var errKind = errors.New("it has not exactly one part that this version knows")
 
 // parse decodes a line; one that was too long is not whole.
-func parse(line []byte, whole bool, rec *Record) error {
+func parse(line []byte, whole bool, rec *Record, net map[string]bool) error {
 	if !whole {
 		return fmt.Errorf("longer than %d bytes", MaxLine)
 	}
-	if err := decode(line, rec); err != nil {
+	if err := decode(line, rec, net); err != nil {
 		return err
 	}
 	if rec.Kind() == "" {
@@ -141,8 +154,10 @@ func (r *Reader) note(p Problem) {
 func (r *Reader) readLine(text []byte) (line []byte, whole bool, err error) {
 	from := len(text)
 	whole = true
+	text, r.partial = append(text, r.partial...), r.partial[:0]
 	for {
 		part, err := r.in.ReadSlice('\n')
+		r.offset += int64(len(part))
 		if whole && len(text)-from+len(part) > MaxLine {
 			whole, text = false, text[:from]
 		}
@@ -152,6 +167,9 @@ func (r *Reader) readLine(text []byte) (line []byte, whole bool, err error) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
+		case err != nil && r.growing && whole:
+			r.partial = append(r.partial, text[from:]...)
+			return text[:from], whole, err
 		case err != nil:
 			return text, whole, err
 		}
@@ -161,6 +179,10 @@ func (r *Reader) readLine(text []byte) (line []byte, whole bool, err error) {
 		return text, whole, nil
 	}
 }
+
+// Offset is how many bytes of whole lines have been read. After Each or Follow
+// has failed it can be some lines ahead of the records.
+func (r *Reader) Offset() int64 { return r.offset - int64(len(r.partial)) }
 
 // Truncated says, after the end, whether the last line was cut off.
 func (r *Reader) Truncated() bool { return r.truncated }

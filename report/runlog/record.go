@@ -1,6 +1,10 @@
 package runlog
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
 
 // A Record is one line of a run log. N counts the records of one Host from 1
 // without gaps, so a reader that lost its connection asks for N+1 and neither
@@ -93,6 +97,9 @@ type Latency struct {
 	FromDue string  `json:"from_due"`          // from when the attempt was due: what a user waits
 	Started string  `json:"from_start"`        // from when it was started
 	Connect string  `json:"connect,omitempty"` // TCP handshake alone, from the start
+
+	due, started *hdrhistogram.PackedHistogram // see Histograms
+	err          error
 }
 
 // A Failure is one failed (or not started) attempt. At most a bounded number

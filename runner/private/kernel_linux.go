@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/tablefull/tablefull/runner/env"
 )
 
@@ -71,18 +69,6 @@ func Probe(ctx context.Context, f Files) env.Capability {
 		return c
 	}
 	c.Reason = "user-mode Linux " + i.release
-	return c
-}
-
-// HostIPVS says whether this machine's own kernel has IPVS: the capability
-// ipvs. Asking for its generic netlink family makes the kernel load the module
-// where it may. Where the answer is no, a private kernel has it.
-func HostIPVS() env.Capability {
-	c := env.Capability{Name: "ipvs", State: env.Yes}
-	if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
-		c.State = env.No
-		c.Reason = fmt.Sprintf("this kernel has no IPVS, or may not load it (as root: modprobe ip_vs): %v; lab.kernel: private has it", err)
-	}
 	return c
 }
 

@@ -90,7 +90,7 @@ func (s *supervisor) run() reply {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	r := s.follow(cmd, console, ended)
+	r := s.follow(console, ended)
 	r.Console = s.console.String()
 	return r
 }
@@ -159,7 +159,7 @@ func (s *supervisor) boot() (*exec.Cmd, io.Writer, error) {
 
 // follow passes on what is said in both directions until the kernel has
 // ended, and says how.
-func (s *supervisor) follow(cmd *exec.Cmd, console io.Writer, ended <-chan error) reply {
+func (s *supervisor) follow(console io.Writer, ended <-chan error) reply {
 	stop, gone := s.listen()
 	tick := time.NewTicker(relayEvery)
 	defer tick.Stop()
@@ -172,13 +172,13 @@ func (s *supervisor) follow(cmd *exec.Cmd, console io.Writer, ended <-chan error
 			s.pass()
 			return s.result(err, failed)
 		case <-gone:
-			_ = cmd.Process.Kill() // and with this process the rest
+			killAll()
 			<-ended
 			return reply{Error: "the caller has ended"}
 		case <-stop:
 			stop = nil
 			if life.size == 0 {
-				_ = cmd.Process.Kill()
+				killAll()
 				<-ended
 				return reply{Stopped: true}
 			}
@@ -187,12 +187,16 @@ func (s *supervisor) follow(cmd *exec.Cmd, console io.Writer, ended <-chan error
 			s.pass()
 			if failed == "" {
 				if failed = life.check(time.Now()); failed != "" {
-					_ = cmd.Process.Kill()
+					killAll()
 				}
 			}
 		}
 	}
 }
+
+// killAll ends all processes of the kernel: this process is the first of its
+// PID namespace, and so they are all there are.
+func killAll() { _ = unix.Kill(-1, unix.SIGKILL) } // fails only where there are none
 
 // listen reads the life-line: stop is closed when the inside is to end in
 // order, gone when the caller has gone.

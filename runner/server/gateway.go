@@ -75,7 +75,7 @@ func (s *HTTP) forward(proxy *httputil.ReverseProxy, w http.ResponseWriter, r *h
 		if failed {
 			s.errors.Add(1)
 		} else {
-			s.served.Add(1)
+			s.answered()
 		}
 	}()
 	upstream := true

@@ -31,14 +31,23 @@ import (
 // In its Served records Accepted counts connections, Served answers handed to
 // the kernel whole, and Errors those that could not be, or that failed because
 // of an upstream. What a behaviour does on purpose is no error.
+//
+// On SIGTERM, drain does what http.Server's Shutdown does: it closes the
+// listeners and the connections that are idle, lets each other one end with
+// the answer it is waiting for, and ends when all are closed. Close resets all
+// connections and ends.
 type HTTP struct {
 	job     env.ServeJob
 	handler http.Handler
 	done    func() // after the last handler has returned; nil is nothing
+	*sigterm
 	progress
 }
 
-var _ env.Worker = (*HTTP)(nil)
+var (
+	_ env.Worker  = (*HTTP)(nil)
+	_ env.Updater = (*HTTP)(nil)
+)
 
 const httpBody = 64 // bytes of an answer's body
 
@@ -55,7 +64,7 @@ func NewHTTP(job env.Job) (env.Worker, error) {
 	for i := len(job.Serve.Backend); i < httpBody; i++ {
 		body[i] = '.'
 	}
-	s.handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.answer(w, body) })
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.send(w, body) })
 	return s, nil
 }
 
@@ -68,11 +77,15 @@ func newHTTP(j env.ServeJob) (*HTTP, error) {
 	if err := checkPorts(j); err != nil {
 		return nil, err
 	}
-	return &HTTP{job: j}, nil
+	term, err := newSigterm(j)
+	if err != nil {
+		return nil, err
+	}
+	return &HTTP{job: j, sigterm: term}, nil
 }
 
-// answer sends body and learns whether the kernel took it.
-func (s *HTTP) answer(w http.ResponseWriter, body []byte) {
+// send answers with body and learns whether the kernel took it.
+func (s *HTTP) send(w http.ResponseWriter, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -81,11 +94,12 @@ func (s *HTTP) answer(w http.ResponseWriter, body []byte) {
 		s.errors.Add(1)
 		return
 	}
-	s.served.Add(1)
+	s.answered()
 }
 
-// Run implements env.Worker. It serves until ctx is done, then closes every
-// connection at once.
+// Run implements env.Worker. It serves until it has ended because of a SIGTERM
+// or until ctx is done. Then it closes its sockets as the kernel closes those
+// of a killed process: by a FIN, or by a reset where something was not read.
 func (s *HTTP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	if s.done != nil {
 		defer s.done()
@@ -94,25 +108,28 @@ func (s *HTTP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	if err != nil {
 		return err
 	}
-	var conns, wg sync.WaitGroup
+	alive, kill := context.WithCancel(ctx)
+	defer kill()
+	conns := connections{open: map[net.Conn]bool{}}
 	srv := &http.Server{
 		Handler:           http.HandlerFunc(s.behave),
 		ReadHeaderTimeout: 0, // none: how long a client may take is the scenario's matter
 		// What a broken connection is worth to us is counted, not logged.
 		ErrorLog:    log.New(io.Discard, "", 0),
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ConnState: func(_ net.Conn, st http.ConnState) {
+		BaseContext: func(net.Listener) context.Context { return alive },
+		ConnState: func(c net.Conn, st http.ConnState) {
 			switch st {
 			case http.StateNew:
-				conns.Add(1)
+				conns.add(c)
 				s.accepted.Add(1)
 				s.open.Add(1)
 			case http.StateClosed, http.StateHijacked:
 				s.open.Add(-1)
-				conns.Done()
+				conns.remove(c)
 			}
 		},
 	}
+	var wg sync.WaitGroup
 	errs := make(chan error, max(1, len(listeners)))
 	for _, l := range listeners {
 		if s.job.Server.Behaviour == "stall" {
@@ -124,22 +141,81 @@ func (s *HTTP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 			}
 		})
 	}
-	report, stop := context.WithCancel(ctx)
-	wg.Go(func() { s.report(report, s.job, out) })
+	wg.Go(func() { s.report(alive, s.job, out) })
 	ready()
 	select {
 	case <-ctx.Done():
 	case err = <-errs:
+	case <-s.asked.Done():
+		s.terminate(ctx, srv, listeners, &conns)
 	}
-	stop()
+	kill()
 	_ = srv.Close() // closes listeners and connections; their errors say nothing more
-	for _, l := range listeners {
-		_ = l.Close() // those of a stalled server, which srv does not know
-	}
+	closeListeners(listeners)
 	wg.Wait()
-	conns.Wait()
+	conns.wg.Wait()
 	s.record(s.job, out)
+	s.act()
 	return err
+}
+
+// terminate follows a SIGTERM up. It returns when the server is to be killed.
+func (s *HTTP) terminate(ctx context.Context, srv *http.Server, listeners []net.Listener, conns *connections) {
+	s.terminating.Store(true)
+	switch s.behaviour {
+	case ignoreAll:
+		s.act()
+		<-ctx.Done()
+	case drain:
+		if s.job.Server.Behaviour == "stall" {
+			closeListeners(listeners)
+		}
+		srv.RegisterOnShutdown(s.act) // called once the listeners are closed
+		// Its error is that ctx is done.
+		_ = srv.Shutdown(ctx)
+	case closeAll:
+		conns.reset()
+	}
+}
+
+// closeListeners closes those too that http.Server does not know, because
+// nothing is accepted from them.
+func closeListeners(list []net.Listener) {
+	for _, l := range list {
+		_ = l.Close() // it may be closed already
+	}
+}
+
+// connections are those a server has.
+type connections struct {
+	mu   sync.Mutex
+	open map[net.Conn]bool
+	wg   sync.WaitGroup // one for each
+}
+
+func (c *connections) add(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open[conn] = true
+	c.wg.Add(1)
+}
+
+func (c *connections) remove(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+	c.wg.Done()
+}
+
+// reset makes closing each of them a reset.
+func (c *connections) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		if t, ok := conn.(*net.TCPConn); ok {
+			_ = t.SetLinger(0) // its only error is that it is closed
+		}
+	}
 }
 
 // behave does what the scenario wants of a request, then lets the handler

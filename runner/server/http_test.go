@@ -44,6 +44,7 @@ func (c *counted) Record(r runlog.Record) {
 	c.sum.Service, c.sum.Backend, c.sum.Open = r.Served.Service, r.Served.Backend, r.Served.Open
 	c.sum.Accepted += r.Served.Accepted
 	c.sum.Served += r.Served.Served
+	c.sum.Draining += r.Served.Draining
 	c.sum.Errors += r.Served.Errors
 }
 

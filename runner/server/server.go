@@ -3,7 +3,8 @@
 // Package server is what answers in a pod: small servers whose behaviour is
 // part of an experiment, light enough to share a machine with the traffic and
 // the node under test. What they did is in Served records, once a second and
-// at the end.
+// at the end. Each is an env.Updater: Terminate is its SIGTERM, and stopping
+// its job is its SIGKILL.
 package server
 
 import (

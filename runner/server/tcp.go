@@ -32,12 +32,21 @@ import (
 // Connections that a client asked never to close are kept until the limit of
 // open files is near; then the oldest vanish without a packet where the
 // process may do that (CAP_NET_ADMIN in its network namespace).
+//
+// On SIGTERM, drain closes the listeners at once: the kernel resets what waits
+// in their queues, as with any server that just closes its listeners. It
+// answers the connections it has, and ends when the last one is closed, by its
+// client or as its request asked for. Close resets them all and ends.
 type TCP struct {
 	job env.ServeJob
+	*sigterm
 	progress
 }
 
-var _ env.Worker = (*TCP)(nil)
+var (
+	_ env.Worker  = (*TCP)(nil)
+	_ env.Updater = (*TCP)(nil)
+)
 
 const (
 	tcpBacklog    = 4096
@@ -59,11 +68,16 @@ func NewTCP(job env.Job) (env.Worker, error) {
 	if err := checkPorts(s); err != nil {
 		return nil, fmt.Errorf("make tcp server: %w", err)
 	}
-	return &TCP{job: s}, nil
+	term, err := newSigterm(s)
+	if err != nil {
+		return nil, fmt.Errorf("make tcp server: %w", err)
+	}
+	return &TCP{job: s, sigterm: term}, nil
 }
 
-// Run implements env.Worker. It serves until ctx is done, and then closes its
-// listeners, and its connections by a reset.
+// Run implements env.Worker. It serves until it has ended because of a SIGTERM
+// or until ctx is done. Then it closes its sockets as the kernel closes those
+// of a killed process: by a FIN, or by a reset where something was not read.
 func (s *TCP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	poll, err := epoll.New(tcpEvents)
 	if err != nil {
@@ -75,7 +89,9 @@ func (s *TCP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 		return errors.Join(fmt.Errorf("start tcp server: %w", err), l.close())
 	}
 	ready()
-	if err := errors.Join(l.run(ctx), l.close()); err != nil {
+	err = errors.Join(l.run(ctx), l.close())
+	s.act()
+	if err != nil {
 		return fmt.Errorf("run tcp server: %w", err)
 	}
 	return nil
@@ -170,10 +186,15 @@ func (l *tcpLoop) listenOn(addr netip.AddrPort) (fd int, err error) {
 func (l *tcpLoop) run(ctx context.Context) error {
 	unlock := epoll.LockThread()
 	defer unlock()
-	release := l.poll.WakeOn(ctx)
-	defer release()
+	for _, c := range []context.Context{ctx, l.s.asked} {
+		release := l.poll.WakeOn(c)
+		defer release()
+	}
 	tell := l.now() + time.Second
 	for ctx.Err() == nil {
+		if l.s.asked.Err() != nil && l.terminated() {
+			return nil
+		}
 		busy := l.acceptPending()
 		now := l.now()
 		wake := l.answerDelayed(now)
@@ -202,6 +223,33 @@ func (l *tcpLoop) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// terminated does what a SIGTERM asks for, and says whether that was all.
+func (l *tcpLoop) terminated() bool {
+	first := !l.s.terminating.Swap(true)
+	switch l.s.behaviour {
+	case closeAll:
+		for fd := range l.conns {
+			if l.conns[fd].state != closed {
+				l.reset(fd)
+			}
+		}
+		return true
+	case drain:
+		if first {
+			l.closeListeners()
+		}
+	}
+	l.s.act()
+	return l.s.behaviour == drain && l.s.open.Load() == 0
+}
+
+func (l *tcpLoop) closeListeners() {
+	for _, x := range l.listeners {
+		_ = unix.Close(x.fd) // there is nothing to be done about an error
+	}
+	l.listeners = nil
 }
 
 // acceptPending accepts what waits at the listeners, in turn; busy tells that
@@ -278,17 +326,14 @@ func (l *tcpLoop) evict() {
 
 // close closes everything, and makes the last record.
 func (l *tcpLoop) close() error {
-	var errs []error
-	for _, x := range l.listeners {
-		errs = append(errs, unix.Close(x.fd))
-	}
+	l.closeListeners()
 	for fd := range l.conns {
 		if l.conns[fd].state != closed {
-			l.reset(fd)
+			l.drop(fd)
 		}
 	}
 	l.s.record(l.s.job, l.out)
-	return errors.Join(append(errs, l.poll.Close())...)
+	return l.poll.Close()
 }
 
 // fifo is a queue of connections. It does not notice when one is closed: the

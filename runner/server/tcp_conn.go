@@ -177,7 +177,7 @@ func (l *tcpLoop) write(fd int) {
 			return
 		}
 	}
-	l.s.served.Add(1)
+	l.s.progress.answered()
 	l.answered(fd)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,13 +30,22 @@ import (
 //
 // In its Served records Accepted counts datagrams received, Served answers
 // handed to the kernel, and Errors datagrams that are not ours, answers that
-// could not be sent, and answers given up because too many were being delayed.
+// could not be sent, and answers given up because too many were being delayed
+// or because the server was ended before they were due.
+//
+// On SIGTERM, drain reads no more, sends the answers it is delaying and ends;
+// what waits in the receive buffer then is lost, as with any server that
+// closes its socket. Close gives the delayed answers up.
 type UDP struct {
 	job env.ServeJob
+	*sigterm
 	progress
 }
 
-var _ env.Worker = (*UDP)(nil)
+var (
+	_ env.Worker  = (*UDP)(nil)
+	_ env.Updater = (*UDP)(nil)
+)
 
 const (
 	udpBuffer = 4 << 20 // bytes of receive buffer asked for: a burst is not the server's loss
@@ -53,18 +63,23 @@ func NewUDP(job env.Job) (env.Worker, error) {
 	if err := checkPorts(s); err != nil {
 		return nil, fmt.Errorf("make udp server: %w", err)
 	}
-	return &UDP{job: s}, nil
+	term, err := newSigterm(s)
+	if err != nil {
+		return nil, fmt.Errorf("make udp server: %w", err)
+	}
+	return &UDP{job: s, sigterm: term}, nil
 }
 
-// Run implements env.Worker. It serves until ctx is done.
+// Run implements env.Worker. It serves until ctx is done or it has ended
+// because of a SIGTERM.
 func (s *UDP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	var conns []*net.UDPConn
-	closeAll := func() {
+	closeConns := func() {
 		for _, c := range conns {
 			_ = c.Close() // nothing was buffered in user space that could be lost
 		}
 	}
-	defer closeAll()
+	defer closeConns()
 	if s.job.Server.Behaviour != "refuse" {
 		for i := range max(1, s.job.Ports) {
 			c, err := listenUDP(ctx, netip.AddrPortFrom(s.job.Addr.Addr(), s.job.Addr.Port()+uint16(i)))
@@ -74,29 +89,62 @@ func (s *UDP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 			conns = append(conns, c)
 		}
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { s.report(ctx, s.job, out) })
+	alive, kill := context.WithCancel(ctx)
+	defer kill()
+	var reporting, serving sync.WaitGroup
+	reporting.Go(func() { s.report(alive, s.job, out) })
 	if s.job.Server.Behaviour != "stall" {
 		for _, c := range conns {
-			wg.Go(func() { s.serve(ctx, c) })
+			serving.Go(func() { s.serve(alive, c) })
 		}
 	}
 	ready()
-	<-ctx.Done()
-	closeAll()
-	wg.Wait()
+	select {
+	case <-ctx.Done():
+	case <-s.asked.Done():
+		s.terminate(ctx, conns, &serving)
+	}
+	kill()
+	closeConns()
+	s.act()
+	serving.Wait()
+	reporting.Wait()
 	s.record(s.job, out)
 	return nil
 }
 
-// serve reads c until it is closed.
+// terminate follows a SIGTERM up. It returns when the server is to be killed.
+func (s *UDP) terminate(ctx context.Context, conns []*net.UDPConn, serving *sync.WaitGroup) {
+	s.terminating.Store(true)
+	switch s.behaviour {
+	case ignoreAll:
+		s.act()
+		<-ctx.Done()
+	case drain:
+		for _, c := range conns {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // its only error is that c is closed
+		}
+		s.act()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			serving.Wait()
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// serve reads c until it is closed or its deadline has passed.
 func (s *UDP) serve(ctx context.Context, c *net.UDPConn) {
 	answer := func(b []byte, to netip.AddrPort) {
 		if _, err := c.WriteToUDPAddrPort(b, to); err != nil {
 			s.errors.Add(1)
 			return
 		}
-		s.served.Add(1)
+		s.answered()
 	}
 	if d := time.Duration(s.job.Server.Delay); d > 0 {
 		late := newDelay(d, answer)
@@ -113,7 +161,7 @@ func (s *UDP) serve(ctx context.Context, c *net.UDPConn) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(buf)
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil {
@@ -213,8 +261,18 @@ func checkPorts(j env.ServeJob) error {
 // progress is what a server has done since its last Served record.
 type progress struct {
 	accepted, served, errors atomic.Uint64
+	drained                  atomic.Uint64 // of served: after SIGTERM
+	terminating              atomic.Bool
 	open                     atomic.Int64
 	lastOpen                 int64 // of the last record
+}
+
+// answered counts an answer that was sent whole.
+func (p *progress) answered() {
+	p.served.Add(1)
+	if p.terminating.Load() {
+		p.drained.Add(1)
+	}
 }
 
 // report makes a record every second until ctx is done. The caller makes the
@@ -234,9 +292,9 @@ func (p *progress) report(ctx context.Context, j env.ServeJob, out env.Recorder)
 
 // record makes a record, unless nothing has changed.
 func (p *progress) record(j env.ServeJob, out env.Recorder) {
-	r := runlog.Served{Service: j.Service, Backend: j.Backend, Accepted: p.accepted.Swap(0), Served: p.served.Swap(0), Errors: p.errors.Swap(0)}
+	r := runlog.Served{Service: j.Service, Backend: j.Backend, Accepted: p.accepted.Swap(0), Draining: p.drained.Swap(0), Served: p.served.Swap(0), Errors: p.errors.Swap(0)}
 	open := p.open.Load()
-	if r.Accepted == 0 && r.Served == 0 && r.Errors == 0 && open == p.lastOpen {
+	if r.Accepted == 0 && r.Served == 0 && r.Draining == 0 && r.Errors == 0 && open == p.lastOpen {
 		return
 	}
 	p.lastOpen = open

@@ -256,8 +256,9 @@ var telling = []string{"drop", "early_drop", "insert_failed", "invalid", "clashr
 // counters are those that moved since traffic began. They are facts: what
 // they caused is for the report to find out.
 func (f *frame) counters() {
-	if !f.Begun || f.T < 0 {
-		return
+	sampled := slices.ContainsFunc(slices.Collect(maps.Values(f.Nodes)), func(n runner.NodeProgress) bool { return n.Peak > 0 })
+	if !sampled {
+		return // since traffic began
 	}
 	f.gap()
 	f.put(55, line{{"kernel counters that moved since traffic began", dim}})

@@ -21,6 +21,7 @@ type View struct {
 	tty   *os.File
 	style Style
 	saved *modes
+	guard *guard
 	wake  chan struct{} // there is something new to paint
 	quit  chan struct{}
 	ended chan struct{}
@@ -28,6 +29,7 @@ type View struct {
 
 	mu    sync.Mutex
 	state State
+	draw  func(s State, width, height int, st Style) []string // Frame
 	err   error // why it no longer paints
 
 	// Of the painting goroutine.
@@ -37,14 +39,20 @@ type View struct {
 	leaving sync.Once
 }
 
-// Start takes over tty, which must be Usable.
-func Start(tty *os.File, first State, style Style) (*View, error) {
+// Start takes over tty, which must be Usable. The program at path self calls
+// [Guard] when its argument is [GuardArg].
+func Start(tty *os.File, first State, style Style, self string) (*View, error) {
 	saved, err := quiet(tty)
 	if err != nil {
 		return nil, fmt.Errorf("set up the terminal: %w", err)
 	}
+	g, err := startGuard([]string{self}, tty, saved)
+	if err != nil {
+		saved.restore(tty)
+		return nil, err
+	}
 	v := &View{
-		tty: tty, style: style, saved: saved, state: first,
+		tty: tty, style: style, saved: saved, guard: g, state: first, draw: Frame,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	var resized <-chan os.Signal
@@ -72,7 +80,10 @@ func (v *View) Close() error {
 		close(v.quit)
 		<-v.ended
 		v.stop()
-		v.restore()
+		if v.err == nil { // else it has been restored
+			v.restore()
+		}
+		v.guard.end()
 	})
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -99,6 +110,7 @@ func (v *View) run(resized <-chan os.Signal) {
 		v.paint()
 		select {
 		case <-v.quit:
+			v.paint() // what came last
 			return
 		case <-v.wake:
 		case <-resized:
@@ -109,7 +121,7 @@ func (v *View) run(resized <-chan os.Signal) {
 // paint writes the lines that differ from those on the screen.
 func (v *View) paint() {
 	v.mu.Lock()
-	state := v.state
+	state, draw := v.state, v.draw
 	v.mu.Unlock()
 	width, height := size(v.tty)
 	var b strings.Builder
@@ -119,7 +131,7 @@ func (v *View) paint() {
 		b.WriteString("\x1b[2J")
 		v.width, v.height, v.painted = width, height, nil
 	}
-	lines := Frame(state, width, height, v.style)
+	lines := draw(state, width, height, v.style)
 	for i, l := range lines {
 		if i < len(v.painted) && v.painted[i] == l {
 			continue

@@ -1,0 +1,222 @@
+package report
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"sort"
+	"strconv"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+const (
+	// maxActs bounds how many occurrences of actions are told apart.
+	maxActs = 1000
+	// afterAct is for how long after an action's end latencies still count as
+	// around it, s: the longest step of TCP's SYN retransmission that is told
+	// apart is 5 s.
+	afterAct = 5.0
+)
+
+// cluster is what the log says of endpoints, dataplanes and actions.
+type cluster struct {
+	services map[string]*endpointLog
+	planes   map[string][]plane // by node
+	failures map[string]string  // of readings, by node: the first
+	acts     []*act
+	dropped  uint64 // occurrences beyond maxActs
+}
+
+// endpointLog is the states of one service's endpoints, in order of time.
+type endpointLog struct {
+	t      []float64
+	states [][]runlog.EndpointState
+	// accepted is connections accepted by all pods of the service in each
+	// second in which one of them was terminating.
+	accepted map[int64]float64
+}
+
+// plane is one reading of a node's dataplane.
+type plane struct {
+	t        float64
+	services []runlog.ProgrammedService
+}
+
+// act is one occurrence of an action.
+type act struct {
+	name, kind string
+	number     int
+	begin, end float64 // end is NaN while it goes on
+	failed     string
+	latency    *hdrhistogram.Histogram // from due, around it
+}
+
+func (l *log) addEndpoints(t float64, e *runlog.Endpoints) {
+	c := &l.cluster
+	if c.services == nil {
+		c.services = map[string]*endpointLog{}
+	}
+	s := c.services[e.Service]
+	if s == nil {
+		s = &endpointLog{accepted: map[int64]float64{}}
+		c.services[e.Service] = s
+	}
+	if n := len(s.t); n > 0 && t < s.t[n-1] {
+		t = s.t[n-1] // one writer, so this is its clock's noise
+	}
+	s.t, s.states = append(s.t, t), append(s.states, e.Endpoints)
+}
+
+func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
+	c := &l.cluster
+	if c.planes == nil {
+		c.planes, c.failures = map[string][]plane{}, map[string]string{}
+	}
+	l.node(node)
+	if d.Failed != "" {
+		if c.failures[node] == "" {
+			c.failures[node] = d.Failed
+		}
+		return
+	}
+	list := c.planes[node]
+	if n := len(list); n > 0 && t <= list[n-1].t {
+		return
+	}
+	c.planes[node] = append(list, plane{t, d.Services})
+}
+
+// addAct notes the beginning or the end of an action.
+func (l *log) addAct(t float64, e *runlog.Event) {
+	c := &l.cluster
+	number, _ := strconv.Atoi(e.Fields["number"])
+	if e.Fields["phase"] == "begin" {
+		if len(c.acts) == maxActs {
+			c.dropped++
+			return
+		}
+		c.acts = append(c.acts, &act{name: e.Name, kind: e.Fields["kind"], number: number, begin: t, end: math.NaN()})
+		return
+	}
+	for _, a := range slices.Backward(c.acts) {
+		if a.name == e.Name && a.number == number && math.IsNaN(a.end) {
+			a.end = t
+			if e.Fields["phase"] == "fail" {
+				a.failed = cmpOr(e.Detail, "failed")
+			}
+			return
+		}
+	}
+}
+
+// around says whether t belongs to the action and what follows it.
+func (a *act) around(t float64) bool {
+	return t >= a.begin && (math.IsNaN(a.end) || t <= a.end+afterAct)
+}
+
+// addActLatency merges latencies of attempts due around actions.
+func (l *log) addActLatency(b *runlog.Latency) {
+	for _, a := range slices.Backward(l.cluster.acts) {
+		if a.around(b.Start + b.Width/2) {
+			// It has just been decoded, so this cannot fail in another way.
+			a.latency, _ = runlog.MergeHistogram(a.latency, b.FromDue)
+		} else if !math.IsNaN(a.end) && b.Start > a.end+60 {
+			return // those before it are over as well
+		}
+	}
+}
+
+// role is what an address was to a service.
+type role int
+
+const (
+	noPod    role = iota // not among its endpoints
+	draining             // terminating, and others are ready
+	usable               // new connections may go there
+)
+
+// at returns the endpoints at a time; nil before the first.
+func (s *endpointLog) at(t float64) []runlog.EndpointState {
+	i := sort.SearchFloat64s(s.t, math.Nextafter(t, math.Inf(1)))
+	if i == 0 {
+		return nil
+	}
+	return s.states[i-1]
+}
+
+// usableOf are the endpoints that new connections go to (KEP-1669).
+func usableOf(list []runlog.EndpointState) []runlog.EndpointState {
+	var ready, last []runlog.EndpointState
+	for _, e := range list {
+		switch {
+		case e.Ready:
+			ready = append(ready, e)
+		case e.Serving && e.Terminating:
+			last = append(last, e)
+		}
+	}
+	if len(ready) == 0 {
+		return last
+	}
+	return ready
+}
+
+// roleOf is what the address was to the service at that time. Without records
+// of endpoints the header's are taken for all times.
+func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
+	s := l.cluster.services[service]
+	if s == nil || len(s.t) == 0 {
+		if l.isBackend(service, addr) {
+			return usable
+		}
+		return noPod
+	}
+	list := s.at(max(at, s.t[0]))
+	for _, e := range usableOf(list) {
+		if e.Addr == addr {
+			return usable
+		}
+	}
+	for _, e := range list {
+		if e.Addr == addr {
+			return draining
+		}
+	}
+	return noPod
+}
+
+// nameOf is the pod that had the address last before at.
+func (s *endpointLog) nameOf(addr netip.Addr, at float64) string {
+	for i := len(s.t) - 1; i >= 0; i-- {
+		if s.t[i] > at {
+			continue
+		}
+		for _, e := range s.states[i] {
+			if e.Addr == addr {
+				return e.Name
+			}
+		}
+	}
+	return addr.String()
+}
+
+// hasEndpoint says whether the service had a usable endpoint at any time from
+// a to b.
+func (l *log) hasEndpoint(s *runlog.ServiceInfo, a, b float64) bool {
+	e := l.cluster.services[s.Name]
+	if e == nil || len(e.t) == 0 {
+		return len(s.Backends) > 0
+	}
+	if len(usableOf(e.at(max(a, e.t[0])))) > 0 {
+		return true
+	}
+	for _, t := range l.changesBetween(a, b) {
+		if len(usableOf(e.at(t))) > 0 {
+			return true
+		}
+	}
+	return false
+}
