@@ -16,7 +16,7 @@ import (
 // Analyze reads a whole run log and draws its conclusions. A log that was cut
 // off, or is damaged, is analysed as far as it goes, and the findings say so;
 // the error is that of the reader only. Memory grows with the length of the
-// run, by about 100 bytes per bin and sample, not with its rate.
+// run, by about 40 bytes per bin and per sample, not with its rate.
 func Analyze(r io.Reader) (*Findings, error) {
 	a := NewAnalysis(r)
 	if err := a.Read(); err != nil {
@@ -122,7 +122,11 @@ func (l *log) findings() *Findings {
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
 	f.Sizing = l.sizing(first, f.Nodes)
-	f.Thresholds = l.thresholds(a)
+	f.Thresholds, f.Expected = []ThresholdResult{}, []ThresholdResult{}
+	if h := l.header; h != nil {
+		f.Thresholds, f.Expected = l.thresholds(h.Thresholds, f, a), l.thresholds(h.Expect, f, a)
+	}
+	f.Reproduced = reproduced(f.Expected)
 	generator, reasons := l.audit()
 	f.Generator = generator
 	f.Timeline = l.timeline(f, a, first)

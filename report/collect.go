@@ -228,7 +228,7 @@ func (l *log) addHeader(h *runlog.Header) {
 	for _, name := range h.Nodes {
 		l.node(name)
 	}
-	for _, spec := range h.Thresholds {
+	for _, spec := range slices.Concat(h.Thresholds, h.Expect) {
 		th, err := scenarios.ParseThreshold(spec)
 		if err == nil && windowed(th) {
 			l.windows = append(l.windows, &window{threshold: th, latency: map[string]*hdrhistogram.Histogram{}})

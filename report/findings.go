@@ -54,6 +54,8 @@ type Findings struct {
 	Sizing     *Sizing           `json:"sizing" jsonschema_description:"The limit this traffic needs; null where it cannot be computed."`
 	Capacity   *Capacity         `json:"capacity" jsonschema_description:"Result of a capacity search; null where none was made."`
 	Thresholds []ThresholdResult `json:"thresholds" jsonschema_description:"The scenario's thresholds and what was measured."`
+	Expected   []ThresholdResult `json:"expected" jsonschema_description:"What the scenario expects to be shown, and what was."`
+	Reproduced *bool             `json:"reproduced" jsonschema_description:"Whether all that was expected was shown; null where nothing was, or where it cannot be said."`
 	Generator  Generator         `json:"generator" jsonschema_description:"Whether the generator did what it was asked."`
 
 	Restored   *bool    `json:"restored" jsonschema_description:"Whether everything that was changed has been put back; null where the log does not say."`

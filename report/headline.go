@@ -16,6 +16,9 @@ func headline(f *Findings) string {
 		return "No node's table was sampled."
 	}
 	early, drop := n.Knee.EarlyDrop, n.Knee.Drop
+	if s := worstSpike(f); s != nil && early == nil && drop == nil {
+		return spikeHeadline(f, s)
+	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full.", n.Name, place(early, n), seconds(drop.AtS))

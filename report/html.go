@@ -52,6 +52,7 @@ type view struct {
 	*Findings
 	Figures   []figure
 	Advice    advice
+	Alone     string  // what the settings leave out; empty for nothing
 	First     []chart // on the first screen
 	Over      []chart // over time
 	ByLoad    []chart
@@ -66,7 +67,7 @@ type view struct {
 }
 
 func (p Page) view(f *Findings) (*view, error) {
-	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), LimitsTop: f.Verdict == Inconclusive}
+	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: aloneNote(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	for _, b := range f.Backends {

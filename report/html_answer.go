@@ -4,6 +4,16 @@ import (
 	"fmt"
 )
 
+// aloneNote says what the settings do not have room for, where a table that
+// would hold this traffic alone was full because of what else was there.
+func aloneNote(f *Findings) string {
+	s, head := f.Sizing, headNode(f)
+	if s == nil || s.RecommendedLimit == nil || s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit || head == nil || head.StartEntries == nil || !tableTrouble(f) {
+		return ""
+	}
+	return fmt.Sprintf("They are for this traffic alone. The %s entries that were there when traffic began need room as well.", grouped(*head.StartEntries))
+}
+
 // A figure is one number of the first screen.
 type figure struct {
 	Name  string
@@ -176,14 +186,15 @@ func raise(f *Findings, s *Sizing) advice {
 // crowded is a table that is large enough for this traffic and was full all
 // the same, because of what was there before.
 func crowded(f *Findings, s *Sizing) advice {
-	head := headNode(f)
 	a := advice{Do: fmt.Sprintf("Make room: the limit of %s is enough for this traffic alone, but not for what was there before.", grouped(*s.PresentLimit))}
-	if head != nil && head.StartEntries != nil && head.HeadroomAtStart != nil {
-		a.Why = append(a.Why, fmt.Sprintf("%s entries were there when traffic began, %s were free.", grouped(*head.StartEntries), grouped(*head.HeadroomAtStart)))
-	}
 	if s.RunNeeded != nil && *s.RunNeeded > *s.PresentLimit {
 		a.Do = fmt.Sprintf("Make room, or set nf_conntrack_max to at least %s, which would have held this run.", grouped(*s.RunNeeded))
 	}
-	a.Why = append(a.Why, fmt.Sprintf("In the steady state this traffic adds %s entries to what else is there; alone it would do with a limit of %s.", grouped(*s.NeededEntries), grouped(*s.RecommendedLimit)))
+	lasting := fmt.Sprintf("In the steady state, a load like this adds %s entries", grouped(*s.NeededEntries))
+	if head := headNode(f); head != nil && head.StartEntries != nil && head.HeadroomAtStart != nil {
+		a.Why = append(a.Why, fmt.Sprintf("%s entries were there when traffic began, %s were free.", grouped(*head.StartEntries), grouped(*head.HeadroomAtStart)))
+		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
+	}
+	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))
 	return a
 }

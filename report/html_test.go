@@ -222,6 +222,18 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+func TestAdviceForACrowdedTable(t *testing.T) {
+	f := goldenRuns(t)["hard"].analyze()
+	a := advise(f)
+	assert.Equal(t, "Make room, or set nf_conntrack_max to at least 266,144, which would have held this run.", a.Do)
+	assert.Equal(t, []string{
+		"259,144 entries were there when traffic began, 3,000 were free.",
+		"In the steady state, a load like this adds 84,001 entries: 343,145 with those, if they stay. Alone it would do with a limit of 114,688.",
+	}, a.Why)
+	assert.Contains(t, renderedHTML(t, f), "The 259,144 entries that were there when traffic began need room as well.")
+	assert.Empty(t, aloneNote(goldenRuns(t)["healthy"].analyze()))
+}
+
 func TestProse(t *testing.T) {
 	for in, want := range map[string]string{
 		"drops at 262144 of 262144 entries (100 %), 4.3 s":                 "drops at 262,144 of 262,144 entries (100 %), 4.3 s",

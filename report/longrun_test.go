@@ -187,8 +187,7 @@ func TestLongRun(t *testing.T) {
 	checkTimeline(t, f)
 	require.Equal(t, map[string]uint64{"table_full": 5}, causesOf(f))
 	assert.Contains(t, f.Timeline.Nodes[0].Entries, uint64(262144), "a spike of one sample")
-	assert.Empty(t, f.Doubts)
-	assert.Equal(t, Fail, f.Verdict)
+	assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
 }
 
 // BenchmarkDay analyses and renders the log of a day: about 2 GB, which it

@@ -30,6 +30,7 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	t.traffic(f)
 	t.causes(f)
 	t.actions(f)
+	t.expected(f)
 	t.thresholds(f)
 	t.sizing(f.Sizing)
 	t.list("doubts", f.Doubts)

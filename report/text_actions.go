@@ -110,3 +110,51 @@ func drainText(b *Backend) string {
 	}
 	return s
 }
+
+// worstSpike is the action around which most attempts failed; nil where none
+// did.
+func worstSpike(f *Findings) *Spike {
+	var worst *Spike
+	for i := range f.Spikes {
+		if s := &f.Spikes[i]; s.Failures > 0 && (worst == nil || s.Failures > worst.Failures) {
+			worst = s
+		}
+	}
+	return worst
+}
+
+// spikeHeadline is the answer where an action cost attempts and the table held.
+func spikeHeadline(f *Findings, s *Spike) string {
+	text := fmt.Sprintf("%s failed from %s after %s began, for %s", plural(s.Failures, "attempt"), seconds(max(0, *s.StartS-s.BeginS)), s.Action, seconds(*s.EndS-*s.StartS))
+	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
+		text += fmt.Sprintf(", %s of them because of %s", percent(s.Causes[0].Share), s.Causes[0].Cause)
+	}
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.Stale != nil && n.Stale.MaxBackends > 0 && s.Causes != nil && len(s.Causes) > 0 && s.Causes[0].Cause == staleBackend {
+			text += fmt.Sprintf(": %s kept %s for %s", n.Name, plural(n.Stale.MaxBackends, "stale backend"), seconds(n.Stale.MaxS))
+			break
+		}
+	}
+	return text + ". The table held."
+}
+
+// expected writes what the scenario expects, and whether it was shown.
+func (t *text) expected(f *Findings) {
+	if len(f.Expected) == 0 {
+		return
+	}
+	t.line("")
+	switch {
+	case f.Reproduced == nil:
+		t.line("expected: cannot say whether it was reproduced")
+	case *f.Reproduced:
+		t.line("expected: reproduced")
+	default:
+		t.line("expected: not reproduced here")
+	}
+	for _, r := range f.Expected {
+		word := map[Verdict]string{Pass: "shown", Fail: "not shown", Inconclusive: "no answer"}[r.Result]
+		t.para(fmt.Sprintf("  %-12s ", word), plain(thresholdLine(r)))
+	}
+}

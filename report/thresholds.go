@@ -23,23 +23,20 @@ func covers(t scenarios.Threshold, traffic string, at float64) bool {
 }
 
 // thresholds evaluates what the header lists, in its order.
-func (l *log) thresholds(a *attribution) []ThresholdResult {
+func (l *log) thresholds(specs []string, f *Findings, a *attribution) []ThresholdResult {
 	out := []ThresholdResult{}
-	if l.header == nil {
-		return out
-	}
-	for _, spec := range l.header.Thresholds {
+	for _, spec := range specs {
 		t, err := scenarios.ParseThreshold(spec)
 		if err != nil {
 			out = append(out, ThresholdResult{Threshold: spec, Result: Inconclusive, Detail: "this version cannot read the threshold: " + err.Error()})
 			continue
 		}
-		out = append(out, l.threshold(t, a))
+		out = append(out, l.threshold(t, f, a))
 	}
 	return out
 }
 
-func (l *log) threshold(t scenarios.Threshold, a *attribution) ThresholdResult {
+func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) ThresholdResult {
 	limit := t.Value
 	r := ThresholdResult{Threshold: t.Source, Limit: &limit, Result: Inconclusive}
 	switch t.Kind {
@@ -51,12 +48,15 @@ func (l *log) threshold(t scenarios.Threshold, a *attribution) ThresholdResult {
 	// worst is what v would be if what is not known had gone as badly as it can.
 	var v, worst float64
 	switch t.Metric {
-	case "occupancy", "entries", "drop", "early_drop", "insert_failed":
+	case "occupancy", "entries", "drop", "early_drop", "insert_failed", "invalid":
 		v, worst, r.Detail = l.nodeMetric(t, a)
 	case "errors", "not_started", "late", "failures":
 		v, worst, r.Detail = l.attemptMetric(t)
-	default:
+	case "p50", "p90", "p95", "p99", "p999", "max":
 		v, r.Detail = l.latencyMetric(t)
+		worst = v
+	default:
+		v, r.Detail = runMetric(t.Metric, f)
 		worst = v
 	}
 	if math.IsNaN(v) {
@@ -111,6 +111,8 @@ func (l *log) nodeMetric(t scenarios.Threshold, a *attribution) (v, worst float6
 				v += float64(iv.early)
 			case "insert_failed":
 				v += float64(iv.failed)
+			case "invalid":
+				v += float64(iv.invalid)
 			}
 			seen++
 		}

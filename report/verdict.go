@@ -109,7 +109,17 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	}
 	unanswered := len(notes) > 0
 	table, without, other := l.weigh(f, a)
-	if len(f.Thresholds) == 0 {
+	expected, shown := expectations(f)
+	switch {
+	case len(f.Expected) > 0 && len(f.Thresholds) == 0 && !shown:
+		inconclusive = append(inconclusive, expected...)
+	default:
+		notes = append(notes, expected...)
+	}
+	if len(f.Thresholds) == 0 && len(f.Expected) == 0 {
+		fails = append(fails, disturbed(f)...)
+	}
+	if len(f.Thresholds) == 0 && len(f.Expected) == 0 {
 		fails = append(fails, table...)
 		if len(table) == 0 {
 			inconclusive = append(inconclusive, without...)
@@ -139,6 +149,9 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 }
 
 func (l *log) passText(f *Findings) string {
+	if f.Reproduced != nil && *f.Reproduced && len(f.Thresholds) == 0 {
+		return "reproduced: all that the scenario expects was shown"
+	}
 	if n := len(f.Thresholds); n > 0 {
 		if n == 1 {
 			return "the threshold holds"

@@ -15,6 +15,7 @@ import (
 
 // actions carries a scenario's actions out, each on its own clock.
 type actions struct {
+	now    func() int64 // our monotonic clock, ns
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -25,11 +26,16 @@ type actions struct {
 // startActions begins to carry the actions out. Run time 0 is zero on our
 // monotonic clock.
 func startActions(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero int64, out env.Recorder) *actions {
-	ctx, cancel := context.WithCancel(ctx)
-	a := &actions{cancel: cancel}
+	a := &actions{now: monotonic}
+	a.start(ctx, lab, s, zero, out)
+	return a
+}
+
+func (a *actions) start(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero int64, out env.Recorder) {
+	ctx, a.cancel = context.WithCancel(ctx)
 	end := zero + int64(s.Duration)
 	for _, act := range s.Actions {
-		d := &doer{lab: lab, action: act, out: out, begin: zero + int64(act.At), end: end}
+		d := &doer{now: a.now, lab: lab, action: act, out: out, begin: zero + int64(act.At), end: end}
 		a.wg.Go(func() {
 			if err := d.run(ctx); err != nil {
 				a.mu.Lock()
@@ -38,11 +44,10 @@ func startActions(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero 
 			}
 		})
 	}
-	return a
 }
 
-// stop ends what is still going on, and waits for it. The error is that of the
-// first action that failed: a run whose action failed did not test what it
+// stop ends what is still going on, and waits for it. The error is that of all
+// actions that failed: a run whose action failed did not test what it
 // says, but what it measured stands.
 func (a *actions) stop() error {
 	a.cancel()
@@ -54,6 +59,7 @@ func (a *actions) stop() error {
 
 // doer carries one action out, once or again and again.
 type doer struct {
+	now        func() int64
 	lab        env.Lab
 	action     scenarios.Action
 	out        env.Recorder
@@ -62,7 +68,7 @@ type doer struct {
 
 func (d *doer) run(ctx context.Context) error {
 	for n := 1; ; n++ {
-		if d.begin >= d.end || sleepUntil(ctx, d.begin) != nil {
+		if d.begin >= d.end || d.wait(ctx) != nil {
 			return nil
 		}
 		if err := d.do(ctx, n); err != nil {
@@ -72,7 +78,19 @@ func (d *doer) run(ctx context.Context) error {
 			return nil
 		}
 		// One that took longer than every makes the next one wait, not fall out.
-		d.begin = max(d.begin+int64(d.action.Every), monotonic())
+		d.begin = max(d.begin+int64(d.action.Every), d.now())
+	}
+}
+
+// wait waits until the action is to begin, or ctx ends.
+func (d *doer) wait(ctx context.Context) error {
+	t := time.NewTimer(time.Duration(d.begin - d.now()))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
 	}
 }
 

@@ -19,6 +19,8 @@ type fill struct {
 	// evicts: some entries are not ASSURED, so that the kernel makes room by
 	// evicting those before it drops.
 	evicts bool
+	// actions: the scenario has some, which the arithmetic knows nothing of.
+	actions bool
 	// alone is when each traffic would fill the table without the others, by
 	// its place in the plan.
 	alone map[int]float64
@@ -32,7 +34,7 @@ const fillSteps = 4000
 // that were due and whose entry has not outlived its residence, as the report
 // computes it afterwards from the attempts that were really due.
 func (p *Plan) fill() fill {
-	f := fill{room: float64(p.Limit()), alone: map[int]float64{}}
+	f := fill{room: float64(p.Limit()), alone: map[int]float64{}, actions: len(p.Scenario.Actions) > 0}
 	if h := p.Scenario.Conntrack.Headroom; h != nil {
 		f.room = float64(*h)
 	}
@@ -148,6 +150,9 @@ func (f fill) text() string {
 	}
 	if len(f.unknown) > 0 {
 		s += "; without " + strings.Join(f.unknown, ", ") + ", whose entries cannot be computed"
+	}
+	if f.actions {
+		s += "; without what actions do to it"
 	}
 	return s
 }

@@ -79,6 +79,9 @@ func TestDryRunSaysWhatIsKnown(t *testing.T) {
 	assert.Contains(t, flood, "alone it would fill the table at 1.00s")
 	assert.Contains(t, flood, "early_drop")
 
+	acting := text(head + "traffic: [{to: web, short_lived: {rate: 1/s}}]\nactions: [{at: 2s, flush: {}}]")
+	assert.Contains(t, acting, "never full in this run; without what actions do to it")
+
 	absurd := text(head + "traffic: [{to: web, short_lived: {rate: 10000000/s}}]")
 	assert.Contains(t, absurd, "the generator will probably be the limit")
 	assert.Contains(t, absurd, "holds a socket for its timeout, 10000000/s x 0.9s = 9000000, and the client may open 20000 files")

@@ -70,6 +70,9 @@ func (p *Plan) WriteText(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(w, "table\t%s\n", f.text())
+	for _, e := range s.Expect {
+		fmt.Fprintf(w, "expects\t%s\n", e)
+	}
 	for _, th := range s.Thresholds {
 		fmt.Fprintf(w, "threshold\t%s\n", th)
 	}

@@ -28,7 +28,7 @@ type Progress struct {
 	// Hosts are counters of the hosts' own network stacks that bear witness
 	// against another cause than the table, by host; only those that moved.
 	Hosts  map[string]map[string]uint64
-	Steps  []Step // of setting up, of stopping or of putting back: those of the present phase
+	Steps  []Step  // of setting up, of stopping or of putting back: those of the present phase
 	Events []Event // the newest keepEvents, oldest first
 
 	prevNet map[string]map[string]uint64
@@ -42,13 +42,13 @@ type Progress struct {
 
 // TrafficProgress is one traffic's counts.
 type TrafficProgress struct {
-	OneWay                   bool // nobody answers: OK means sent
-	Due, Started, Late       uint64
-	OK, Failed, NotStarted   uint64
-	Interrupted              uint64
-	Outcomes                 map[runlog.Outcome]uint64 // of the failed ones
-	NotStartedFor            map[runlog.NotStartedReason]uint64
-	Last                     Rates // newest second that is complete
+	OneWay                 bool // nobody answers: OK means sent
+	Due, Started, Late     uint64
+	OK, Failed, NotStarted uint64
+	Interrupted            uint64
+	Outcomes               map[runlog.Outcome]uint64 // of the failed ones
+	NotStartedFor          map[runlog.NotStartedReason]uint64
+	Last                   Rates // newest second that is complete
 	// Held connections: open, of those answering, and those lost so far.
 	Held, Validated, Lost uint64
 	seconds               map[int]Rates

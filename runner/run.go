@@ -255,7 +255,7 @@ func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 	}
 	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
 		for _, n := range r.nodes() {
-			j := env.Job{ID: "ballast/" + n.Name(), Epoch: epochs[n.Name()], Ballast: &env.BallastJob{
+			j := env.Job{ID: env.BallastID(n.Name()), Epoch: epochs[n.Name()], Ballast: &env.BallastJob{
 				Headroom: uint64(*h), Timeout: ballastTimeout, IPv6: r.Plan.Scenario.Lab.Family == "ipv6",
 			}}
 			if err := r.start(ctx, n, j); err != nil {
@@ -474,7 +474,7 @@ func (r *run) writeHeader(zero int64) error {
 		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
 		Limit: p.Limit(), Buckets: p.Caps.Buckets, EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
 		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
-		Services: r.lab.Services(), Thresholds: s.Thresholds,
+		Services: r.lab.Services(), Thresholds: s.Thresholds, Expect: s.Expect,
 		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
 	}
 	if s.Sampling.NoCensus {

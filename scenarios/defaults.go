@@ -14,6 +14,9 @@ func (s *Scenario) Defaults() {
 	for i, t := range s.Thresholds {
 		s.Thresholds[i] = oneLine(t)
 	}
+	for i, t := range s.Expect {
+		s.Expect[i] = oneLine(t)
+	}
 	orElse(&s.Duration, Duration(20*time.Second))
 	s.Lab.defaults()
 	orElse(&s.Lab.Family, "ipv4")
@@ -33,6 +36,9 @@ func (s *Scenario) Defaults() {
 	// An empty list and none are the same, also when they are compared.
 	if len(s.Thresholds) == 0 {
 		s.Thresholds = nil
+	}
+	if len(s.Expect) == 0 {
+		s.Expect = nil
 	}
 	if len(s.Conntrack.Timeouts) == 0 {
 		s.Conntrack.Timeouts = nil

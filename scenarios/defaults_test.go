@@ -107,6 +107,9 @@ sampling: {every: 50ms, census_every: 5s, no_census: true, no_autopsy: true}
 thresholds:
   - "short: errors < 0.1% during 5s..10s"
   - drop == 0
+expect:
+  - stale > 5s
+  - stale_backend > 100
 `
 
 // TestDescriptionsTellTheDefaults reads the default out of each description
@@ -187,6 +190,24 @@ traffic:
 	assert.Equal(t, "idle", s.Traffic[2].Name)
 	assert.Nil(t, s.Traffic[2].Pacing())
 	assert.Equal(t, 0, s.Services[1].Pods)
+}
+
+// Actions are named after their kind, and never like another one.
+func TestActionNames(t *testing.T) {
+	s, err := Parse("x.yaml", []byte(small+`
+actions:
+  - {flush: {}}
+  - {flush: {}, name: flush-2}
+  - {flush: {protocol: udp}}
+  - {rollout: {service: web}}
+  - {flush: {}}
+`))
+	require.NoError(t, err)
+	var names []string
+	for _, a := range s.Actions {
+		names = append(names, a.Name)
+	}
+	assert.Equal(t, []string{"flush", "flush-2", "flush-3", "rollout", "flush-4"}, names)
 }
 
 func TestDefaultsTwiceIsOnce(t *testing.T) {

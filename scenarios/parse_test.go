@@ -90,6 +90,10 @@ func TestSet(t *testing.T) {
 		{"a map's key", []string{"conntrack.timeouts.udp_timeout=5s"}, func(t *testing.T, s *Scenario) {
 			assert.Equal(t, 5.0, s.Conntrack.Timeouts["udp_timeout"].Seconds())
 		}},
+		{"of an action", []string{"actions[+]={rollout: {service: web}}", "actions[rollout].rollout.max_surge=2", "actions[0].at=3s"}, func(t *testing.T, s *Scenario) {
+			assert.Equal(t, 2, *s.Actions[0].Rollout.MaxSurge)
+			assert.Equal(t, "3s", s.Actions[0].At.String())
+		}},
 		{"appended", []string{"thresholds[+]=errors < 1%", "thresholds[+]=clients: p99 < 50ms"}, func(t *testing.T, s *Scenario) {
 			assert.Equal(t, []string{"errors < 1%", "clients: p99 < 50ms"}, s.Thresholds)
 		}},

@@ -97,7 +97,7 @@ thresholds:
 | rate | ` + "`700/s`, `6000/m`, `2.5/s`" + ` | attempts per second, minute or hour; the unit is always written |
 | duration | ` + "`30s`, `5m`, `900ms`, `1h30m`" + ` | the unit is always written; never negative |
 | whole number | ` + "`4000`" + ` | |
-| threshold | ` + "`[TRAFFIC:] METRIC OP VALUE [during FROM..TO]`" + ` | see [Thresholds](#thresholds) |
+| threshold | ` + "`[TRAFFIC:] METRIC OP VALUE [during FROM..TO]`" + ` | see [Thresholds](#thresholds-and-expectations) |
 
 ` + "`--set PATH=VALUE`" + ` changes one value without editing the file: ` + "`traffic[0].short_lived.rate=900/s`" + ` by position,
 ` + "`traffic[clients].timeout=2s`" + ` by name, ` + "`thresholds[+]=drop == 0`" + ` appends, and ` + "`conntrack.headroom=null`" + ` takes a
@@ -197,7 +197,7 @@ func writeTimeouts(b *strings.Builder) {
 }
 
 func writeThresholds(b *strings.Builder) {
-	b.WriteString(`## Thresholds
+	b.WriteString(`## Thresholds and expectations
 
 ` + "`[TRAFFIC:] METRIC OP VALUE [during FROM..TO]`" + `, with OP one of ` + "`< <= > >= ==`" + `. FROM and TO are run times; without TO the
 window lasts to the end. Attempts belong to the moment they were due. A metric without data leaves its threshold
@@ -211,7 +211,10 @@ without an answer, and the verdict is then inconclusive, unless another threshol
 		if m.PerTraffic {
 			of = "one traffic, or all together"
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", m.Name, metricValues[m.Kind], of, metricText[m.Name])
+		if m.WholeRun {
+			of = "the whole run: no window"
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", m.Name, metricValues[m.Kind], of, m.About)
 	}
 }
 
@@ -219,22 +222,4 @@ var metricValues = map[Kind]string{
 	Ratio: "share: `0.1%` or `0.001`",
 	Time:  "time: `50ms`",
 	Count: "whole number",
-}
-
-var metricText = map[string]string{
-	"errors":        "failed attempts, of those that were started and have ended",
-	"not_started":   "attempts that the generator could not start, of those due",
-	"late":          "attempts started more than 10 ms late, of those due",
-	"failures":      "failed attempts",
-	"p50":           "latency of the attempts that succeeded, from when they were due",
-	"p90":           "the same, of nine in ten",
-	"p95":           "the same, of 95 %",
-	"p99":           "the same, of 99 %",
-	"p999":          "the same, of 99.9 %",
-	"max":           "the longest",
-	"occupancy":     "highest number of entries over the limit",
-	"entries":       "highest number of entries",
-	"drop":          "increase of the kernel's counter",
-	"early_drop":    "increase of the kernel's counter",
-	"insert_failed": "increase of the kernel's counter",
 }

@@ -214,15 +214,15 @@ func (o *override) element(path string, n *yaml.Node, s step, create bool) (*yam
 	return nil, o.fail(path, "there is no element named "+quote(s.text), didYouMean(s.text, "names", names))
 }
 
-// elementName is what a service or a traffic is called: its name, or for a
-// traffic without one its shape.
+// elementName is what a service, a traffic or an action is called: its name,
+// or for a traffic without one its shape, for an action its kind.
 func elementName(n *yaml.Node) string {
 	if name := child(n, "name"); name != nil && name.Kind == yaml.ScalarNode {
 		return name.Value
 	}
-	for _, shape := range shapes {
-		if child(n, shape) != nil {
-			return shape
+	for _, what := range slices.Concat(shapes, kinds) {
+		if child(n, what) != nil {
+			return what
 		}
 	}
 	return ""

@@ -27,32 +27,48 @@ type Metric struct {
 	// threshold names one, of all together otherwise. The others are of the
 	// node: occupancy is entries over the limit, entries the largest number
 	// of entries, and drop, early_drop and insert_failed are the kernel's
-	// counters over the run or the window.
-	PerTraffic bool
+	// counters over the run or the window. WholeRun metrics are known for the
+	// run as a whole only.
+	PerTraffic, WholeRun bool
+	About                string // what it is, in a few words
 }
 
 // Metrics lists what thresholds can be set for.
-//
-// errors is failed attempts over started ones that have ended, not_started and
-// late are over due ones, failures is a number of attempts, p50 to max are the
-// latency of the attempts that succeeded, from when they were due.
 func Metrics() []Metric {
-	return []Metric{
-		{"errors", Ratio, true},
-		{"not_started", Ratio, true},
-		{"late", Ratio, true},
-		{"failures", Count, true},
-		{"p50", Time, true},
-		{"p90", Time, true},
-		{"p95", Time, true},
-		{"p99", Time, true},
-		{"p999", Time, true},
-		{"max", Time, true},
-		{"occupancy", Ratio, false},
-		{"entries", Count, false},
-		{"drop", Count, false},
-		{"early_drop", Count, false},
-		{"insert_failed", Count, false},
+	list := []Metric{
+		{"errors", Ratio, true, false, "failed attempts, of those that were started and have ended"},
+		{"not_started", Ratio, true, false, "attempts that the generator could not start, of those due"},
+		{"late", Ratio, true, false, "attempts started more than 10 ms late, of those started"},
+		{"failures", Count, true, false, "failed attempts"},
+		{"p50", Time, true, false, "latency of the attempts that succeeded, from when they were due"},
+		{"p90", Time, true, false, "the same, of nine in ten"},
+		{"p95", Time, true, false, "the same, of 95 %"},
+		{"p99", Time, true, false, "the same, of 99 %"},
+		{"p999", Time, true, false, "the same, of 99.9 %"},
+		{"max", Time, true, false, "the longest"},
+		{"occupancy", Ratio, false, false, "highest number of entries over the limit"},
+		{"entries", Count, false, false, "highest number of entries"},
+		{"drop", Count, false, false, "increase of the kernel's counter"},
+		{"early_drop", Count, false, false, "increase of the kernel's counter"},
+		{"insert_failed", Count, false, false, "increase of the kernel's counter"},
+		{"invalid", Count, false, false, "increase of the kernel's counter"},
+		{"clashres", Count, false, true, "increase of the kernel's counter (clash_resolve)"},
+		{"chainlength", Count, false, true, "increase of the kernel's counter (chain_toolong)"},
+		{"stale", Time, false, true, "longest time for which a node sent new connections to a backend that was not usable any more"},
+		{"stale_backends", Count, false, true, "most of those backends at once"},
+		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating"},
+	}
+	for _, c := range Causes() {
+		list = append(list, Metric{c, Count, false, true, "attempts that failed because of it, of all traffics"})
+	}
+	return list
+}
+
+// Causes lists why attempts fail, as reports name it.
+func Causes() []string {
+	return []string{
+		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "no_endpoint",
+		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
 }
 
@@ -171,6 +187,9 @@ func ParseThreshold(s string) (Threshold, error) {
 		return Threshold{}, err
 	}
 	if m[4] != "" {
+		if metric.WholeRun {
+			return Threshold{}, &unitError{metric.Name + " is known for the whole run only", "leave " + quote(m[4]) + " out"}
+		}
 		if t.From, t.To, err = parseWindow(m[4]); err != nil {
 			return Threshold{}, err
 		}
@@ -294,8 +313,11 @@ func (v *validator) thresholds() {
 	if len(names) == 0 {
 		needs = []string{"traffic"}
 	}
-	for i, text := range v.s.Thresholds {
+	for i, text := range append(slices.Clone(v.s.Thresholds), v.s.Expect...) {
 		path := fmt.Sprintf("thresholds[%d]", i)
+		if i >= len(v.s.Thresholds) {
+			path = fmt.Sprintf("expect[%d]", i-len(v.s.Thresholds))
+		}
 		t, err := ParseThreshold(text)
 		if err != nil {
 			v.err(path, err)
@@ -307,6 +329,7 @@ func (v *validator) thresholds() {
 			v.fail(path, "there is no traffic "+quote(t.Traffic), didYouMean(t.Traffic, "traffic is", names)).needs = needs
 		case t.Kind == Time && t.Traffic != "" && !v.s.Traffic[at].Answers():
 			v.fail(path, t.Traffic+" waits for no answer, so it has no latency", "leave "+t.Metric+" out").needs = []string{"traffic"}
+		case t.Metric == "stale":
 		case t.Kind == Time && !slices.ContainsFunc(v.s.Traffic, func(t Traffic) bool { return t.Answers() }):
 			v.fail(path, "no traffic waits for an answer, so there is no latency", "leave "+t.Metric+" out").needs = []string{"traffic"}
 		}

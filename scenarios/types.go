@@ -15,13 +15,14 @@ type Scenario struct {
 	Traffic     []Traffic `yaml:"traffic" jsonschema:"required" jsonschema_description:"What is sent, all at once unless start says otherwise."`
 	Actions     []Action  `yaml:"actions,omitempty" jsonschema_description:"What happens to the cluster while traffic flows."`
 	Sampling    Sampling  `yaml:"sampling,omitempty" jsonschema_description:"What is read while traffic flows."`
-	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table and at most 1 % for an unknown cause."`
+	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table or while an action was done, and at most 1 % for an unknown cause."`
+	Expect      []string  `yaml:"expect,omitempty" jsonschema_description:"What the run must show for the incident to count as reproduced, spelled like thresholds, for example: stale > 5s; stale_backend > 100; draining_share > 40%. Without thresholds the verdict is pass where all of it holds, and inconclusive otherwise."`
 }
 
 // Lab is the network on this machine.
 type Lab struct {
-	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default auto in mode ipvs, else host."`
-	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. Default 1536."`
+	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default host, or auto in mode ipvs."`
+	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. 1536 where left out."`
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
 	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client host."`
 	Proxy   Proxy   `yaml:"proxy,omitempty" jsonschema_description:"What turns service addresses into pod addresses on the node."`
@@ -34,7 +35,7 @@ type Clients struct {
 
 // Proxy is the node's service proxy.
 type Proxy struct {
-	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables; ipvs with lab.kernel: private, whose kernel has no nftables for IP."`
+	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables, or ipvs with lab.kernel: private, whose kernel has no nftables for IP."`
 	Binary     string   `yaml:"binary,omitempty" json:"binary,omitempty" jsonschema_description:"A kube-proxy to run instead of the built-in proxy: the path of the binary, or a version such as v1.36.3 that tablefull kube-proxy get has fetched."`
 	Masquerade bool     `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
 	Delay      Duration `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`

@@ -68,7 +68,17 @@ func (v *validator) action(path string, a *Action) {
 	}
 	if x := a.HoldXtablesLock; x != nil {
 		v.lasts(path+".hold_xtables_lock.for", x.For, millisecond, maxTimeout)
+		if !v.usesIptables() {
+			v.fail(path+".hold_xtables_lock", "no proxy of the lab takes that lock", "write lab.proxy with binary, and mode iptables or ipvs").needs = []string{"lab.proxy"}
+		}
 	}
+}
+
+// usesIptables says whether any of the lab's proxies runs the programs of
+// iptables: the built-in ones do not.
+func (v *validator) usesIptables() bool {
+	does := func(p *Proxy) bool { return p != nil && p.Binary != "" && p.Mode != "nftables" }
+	return does(&v.s.Lab.Proxy) || slices.ContainsFunc(v.s.Actions, func(a Action) bool { return does(a.UpgradeProxy) })
 }
 
 // when checks that the action begins inside the run.
@@ -257,7 +267,7 @@ func (v *validator) sysctls(path string, s *SetSysctl) {
 			v.fail(at, "belongs to the whole machine, not to a node of the lab", hint)
 		case name == "net.netfilter.nf_conntrack_count":
 			v.fail(at, "can be read, not set", "leave it out")
-		case strings.Contains(name, "/"):
+		case strings.Contains(name, "/") && !strings.Contains(name, ".."):
 			v.fail(at, quote(name)+" is a path", "write "+strings.ReplaceAll(name, "/", "."))
 		case !validSysctl.MatchString(name) || !slices.ContainsFunc(namespaceSysctls, func(p string) bool { return matches(name, p) }):
 			v.fail(at, "is not a setting of a network namespace that can be changed here", "these can: "+strings.Join(namespaceSysctls, ", "))

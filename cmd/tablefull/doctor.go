@@ -13,6 +13,7 @@ import (
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/lab"
+	"github.com/tablefull/tablefull/runner/private"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -23,8 +24,10 @@ var purposes = map[string]string{
 	"netns":              "hosts of the lab",
 	"veth":               "links between them",
 	"nftables":           "service addresses (the node's proxy)",
+	"ipvs":               "only for lab.proxy.mode: ipvs",
 	"ctnetlink":          "ballast, census, autopsies",
 	"conntrack_settings": "the node's limit and timeouts",
+	"private_kernel":     "only for lab.kernel: private, or mode ipvs without ipvs above",
 	"limit_writable":     "only for conntrack.max",
 	"slabinfo":           "only to measure what an entry costs",
 }
@@ -46,6 +49,7 @@ missing (5), or with "not sure:" where something could not be tried (4).
 			if err != nil {
 				return fmt.Errorf("probe this machine: %w", err)
 			}
+			caps.List = append(caps.List, private.Probe(c.Context(), privateFiles()))
 			if err := writeCapabilities(s.Out, caps); err != nil {
 				return err
 			}

@@ -10,7 +10,7 @@ import (
 // TestMain lets the test binary stand in for the program: for the scripts, and
 // for the agents and the supervisor that a lab starts.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "agent" || os.Args[1] == "lab") {
+	if len(os.Args) > 1 && (os.Args[1] == "agent" || os.Args[1] == "lab" || os.Args[1] == "private") {
 		main()
 	}
 	testscript.Main(ownState{m}, map[string]func(){"tablefull": main})

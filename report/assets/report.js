@@ -163,11 +163,11 @@ function seriesOf(chart) {
     if (s.kind === "steps") o.paths = uPlot.paths.stepped({align: 1});
     else if (chart.steps) {
       o.paths = uPlot.paths.stepped({align: chart.steps === "after" ? 1 : -1, extend: chart.steps === "after"});
-      o.points.show = false;
+      o.points.show = chart.x.length < 3; // too few for a step
     }
     if (s.kind === "area") {
       o.width = 1.25;
-      o.points.show = !chart.steps && chart.x.length < 24;
+      o.points.show = chart.x.length < (chart.steps ? 3 : 24);
       if (i === chart.series.length - 1) o.fill = () => faded(colors[s.color], 0.45);
     }
     out.push(o);

@@ -9,6 +9,12 @@
 // repeated N or an unreadable line in the middle is reported by Reader and
 // never passed over in silence.
 //
+// # Reading
+//
+// Reader.Next reads record by record, Reader.Each a whole log as fast as the
+// machine can, and Reader.Follow one that is still being written, whose last
+// line may not be whole yet. Reader.Offset says how far they have come.
+//
 // # Increments
 //
 // Bin, Latency and Served records are increments that readers add up, so that

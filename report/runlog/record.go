@@ -324,6 +324,7 @@ type Header struct {
 	Services     []ServiceInfo      `json:"services"`
 	Nodes        []string           `json:"nodes"`
 	Thresholds   []string           `json:"thresholds"`
+	Expect       []string           `json:"expect,omitempty"`
 	SampleEvery  float64            `json:"sample_every"` // s
 	CensusEvery  float64            `json:"census_every"` // s, 0 is none
 }

@@ -28,8 +28,14 @@ func New(j env.Job) (env.Worker, error) {
 		return conntrack.NewBallast(j)
 	case j.Autopsy != nil:
 		return conntrack.NewAutopsy(j)
+	case j.Flush != nil:
+		return conntrack.NewFlush(j)
 	case j.Proxy != nil:
 		return proxy.New(j)
+	case j.Sysctl != nil:
+		return proxy.NewSysctls(j)
+	case j.Lock != nil:
+		return proxy.NewLock(j)
 	case j.Audit != nil:
 		return dataplane.New(j)
 	}

@@ -34,7 +34,15 @@ type ballast struct {
 	timeout  uint32 // s
 	v6       bool
 	epoch    int64
+	orders   chan ballastOrder
 }
+
+type ballastOrder struct {
+	headroom uint64
+	done     chan error
+}
+
+var _ env.Updater = (*ballast)(nil)
 
 // NewBallast returns the worker of j.Ballast. Before it is ready it inserts
 // ASSURED, ESTABLISHED entries until exactly Headroom entries of this
@@ -46,6 +54,8 @@ type ballast struct {
 // It never inserts an entry that would go beyond the limit: the kernel would
 // evict others' entries for it.
 //
+// An Update with another Headroom inserts or deletes until that many are free.
+//
 // One namespace has at most one ballast job at a time: a new one deletes what
 // it finds of an earlier one.
 func NewBallast(j env.Job) (env.Worker, error) {
@@ -56,7 +66,27 @@ func NewBallast(j env.Job) (env.Worker, error) {
 	if !(job.Timeout >= 1 && job.Timeout <= math.MaxInt32) {
 		return nil, fmt.Errorf("make ballast: timeout is %g s: it must be at least 1 s", job.Timeout)
 	}
-	return &ballast{headroom: job.Headroom, timeout: uint32(math.Ceil(job.Timeout)), v6: job.IPv6, epoch: j.Epoch}, nil
+	return &ballast{headroom: job.Headroom, timeout: uint32(math.Ceil(job.Timeout)), v6: job.IPv6, epoch: j.Epoch, orders: make(chan ballastOrder)}, nil
+}
+
+// Update is part of env.Updater. It returns once the headroom is what it shall
+// be.
+func (b *ballast) Update(ctx context.Context, u env.Update) error {
+	if u.Headroom == nil {
+		return errors.New("update ballast: its headroom can be changed, nothing else")
+	}
+	o := ballastOrder{*u.Headroom, make(chan error, 1)}
+	select {
+	case b.orders <- o:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Run implements env.Worker.
@@ -84,6 +114,11 @@ func (b *ballast) set(ctx context.Context, f *filling, out env.Recorder) error {
 	if err := flushBallast(ctx, f.client); err != nil {
 		return fmt.Errorf("remove earlier ballast: %w", err)
 	}
+	return b.fill(ctx, f, b.headroom, "set", began, out)
+}
+
+// fill makes headroom entries free and reports what was reached.
+func (b *ballast) fill(ctx context.Context, f *filling, headroom uint64, name string, began int64, out env.Recorder) error {
 	entries, limit, err := f.table()
 	if err != nil {
 		return err
@@ -91,24 +126,32 @@ func (b *ballast) set(ctx context.Context, f *filling, out env.Recorder) error {
 	if limit == 0 {
 		return errors.New("fill table: nf_conntrack_max is 0, so the table has no limit to come close to: set one")
 	}
-	if free := limit - min(entries, limit); free < b.headroom {
+	used := entries - min(entries, uint64(len(f.live))) // by others
+	if free := limit - min(used, limit); free < headroom {
 		return fmt.Errorf("fill table: a headroom of %d is asked for, but only %d of %d entries are free, for %d are in use already:"+
-			" wait until they expire, flush the table, or ask for a headroom of at most %d", b.headroom, free, limit, entries, free)
+			" wait until they expire, flush the table, or ask for a headroom of at most %d", headroom, free, limit, used, free)
 	}
-	if err := f.settle(ctx, b.headroom); err != nil {
+	before := len(f.live)
+	if err := f.settle(ctx, headroom); err != nil {
 		return fmt.Errorf("fill table: %w", err)
 	}
 	if entries, limit, err = f.table(); err != nil {
 		return err
 	}
-	b.event(out, "set", "the table has been filled", map[string]string{
+	fields := map[string]string{
 		"headroom": strconv.FormatInt(int64(limit)-int64(entries), 10),
-		"wanted":   number(b.headroom),
-		"inserted": number(uint64(len(f.live))),
+		"wanted":   number(headroom),
+		"inserted": number(uint64(max(0, len(f.live)-before))),
 		"entries":  number(entries),
 		"limit":    number(limit),
 		"took_s":   strconv.FormatFloat(seconds(monotonic()-began), 'f', 3, 64),
-	})
+	}
+	detail := "the table has been filled"
+	if n := before - len(f.live); n > 0 {
+		fields["deleted"] = strconv.Itoa(n)
+		detail = "room has been made in the table"
+	}
+	b.event(out, name, detail, fields)
 	return nil
 }
 
@@ -124,10 +167,17 @@ func (b *ballast) keep(ctx context.Context, f *filling, out env.Recorder) error 
 		select {
 		case <-ctx.Done():
 			return nil
+		case o := <-b.orders:
+			err := b.fill(ctx, f, o.headroom, "changed", monotonic(), out)
+			o.done <- err
+			// What was deleted were the newest ones: those that are left keep
+			// their place in the cycle.
+			done = min(done, len(f.live))
+			continue
 		case <-tick.C:
 		}
 		elapsed := seconds(monotonic() - began)
-		due := dueForRenewal(len(f.live), elapsed, cycle)
+		due := max(done, dueForRenewal(len(f.live), elapsed, cycle))
 		gone, err := f.renew(ctx, done, due)
 		if err == nil {
 			missing += len(gone)

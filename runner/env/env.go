@@ -10,6 +10,7 @@ package env
 import (
 	"context"
 	"net/netip"
+	"path/filepath"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/scenarios"
@@ -166,9 +167,13 @@ type Job struct {
 	Autopsy *AutopsyJob `json:"autopsy,omitempty"`
 	Proxy   *ProxyJob   `json:"proxy,omitempty"`
 	Audit   *AuditJob   `json:"audit,omitempty"`
+	Flush   *FlushJob   `json:"flush,omitempty"`
+	Sysctl  *SysctlJob  `json:"sysctl,omitempty"`
+	Lock    *LockJob    `json:"lock,omitempty"`
 }
 
-// An Update is what a running job is told. Exactly one field is set.
+// An Update is what a running job is told. Exactly one field is set, but for
+// Down, which goes with a restart.
 type Update struct {
 	// Services replaces all that a proxy serves.
 	Services []ServiceState `json:"services,omitempty"`
@@ -180,6 +185,10 @@ type Update struct {
 	// Terminate asks a server to end as a SIGTERM does: what it does then is
 	// in its Lifecycle. Its job ends when it has.
 	Terminate bool `json:"terminate,omitempty"`
+	// Headroom changes a ballast: so many entries shall be free.
+	Headroom *uint64 `json:"headroom,omitempty"`
+	// Down is how long, in s, a proxy that is restarted stays down.
+	Down float64 `json:"down,omitempty"`
 }
 
 // ProxyOrder is what can be done to a proxy as a process.
@@ -321,6 +330,37 @@ type BallastJob struct {
 	Timeout  float64 `json:"timeout"` // s
 	IPv6     bool    `json:"ipv6"`
 }
+
+// FlushJob deletes entries of this node's table and ends: those of Protocol
+// (tcp or udp), or all where it is empty. Ballast stays.
+type FlushJob struct {
+	Protocol string `json:"protocol,omitempty"`
+}
+
+// SysctlJob sets settings of this host's network namespace and reads each
+// back. It ends at once; with For it first waits so many seconds, or until
+// Stop, and puts back what was there.
+type SysctlJob struct {
+	Values map[string]string `json:"values"` // by name, for example net.netfilter.nf_conntrack_tcp_loose
+	For    float64           `json:"for,omitempty"`
+}
+
+// LockJob holds a file's lock, as flock(2) does, for For seconds or until
+// Stop. It is ready once it has it.
+type LockJob struct {
+	Path string  `json:"path"`
+	For  float64 `json:"for"`
+}
+
+// XtablesLock is the file whose lock the iptables programs of a node take (as
+// their XTABLES_LOCKFILE says) in place of /run/xtables.lock, which is the
+// whole machine's.
+func XtablesLock(workDir, node string) string {
+	return filepath.Join(workDir, node+".xtables.lock")
+}
+
+// BallastID is the ID of the ballast job on a node.
+func BallastID(node string) string { return "ballast/" + node }
 
 // AutopsyJob looks up one failed tuple in this node's table and ends.
 type AutopsyJob struct {

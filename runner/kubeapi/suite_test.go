@@ -265,7 +265,13 @@ func TestWatchList(t *testing.T) {
 		w := raw(t, b, metav1.ListOptions{
 			SendInitialEvents: &yes, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 		})
-		assert.Equal(t, "a 10.0.0.1", describe(next(t, w).Object))
+		first := next(t, w)
+		if s, ok := first.Object.(*metav1.Status); ok {
+			// It asks etcd for its progress, which an etcd of 3.4 does not tell.
+			require.Nil(t, b.server, s.Message)
+			t.Skip(s.Message)
+		}
+		assert.Equal(t, "a 10.0.0.1", describe(first.Object))
 		second := next(t, w)
 		assert.Equal(t, "b 10.0.0.2", describe(second.Object))
 		e := next(t, w)

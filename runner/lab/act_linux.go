@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,21 +29,53 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 			return d.deletePods(ctx, max(1, a.DeletePod.Count), a.DeletePod.Force)
 		})
 	}
+	if job := nodeJob(a); job != nil {
+		return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error { return l.runOn(ctx, h, job(l, h)) })
+	}
+	if a.Ballast != nil {
+		headroom := uint64(a.Ballast.Headroom)
+		return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error {
+			return h.Update(ctx, env.BallastID(h.Name()), env.Update{Headroom: &headroom})
+		})
+	}
 	u, err := proxyUpdate(a)
 	if err != nil {
 		return err
 	}
-	return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error {
-		if a.RestartProxy != nil && a.RestartProxy.Down > 0 {
-			if err := h.Update(ctx, proxyJob, env.Update{Proxy: env.PauseProxy}); err != nil {
-				return err
-			}
-			if !sleep(ctx, time.Duration(a.RestartProxy.Down)) {
-				return ctx.Err()
-			}
+	return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error { return h.Update(ctx, proxyJob, u) })
+}
+
+// nodeJob makes the job that does an action on a node; nil where it is no job
+// of its own.
+func nodeJob(a scenarios.Action) func(*Lab, env.Host) env.Job {
+	switch {
+	case a.Flush != nil:
+		return func(*Lab, env.Host) env.Job { return env.Job{Flush: &env.FlushJob{Protocol: a.Flush.Protocol}} }
+	case a.SetSysctl != nil:
+		return func(*Lab, env.Host) env.Job {
+			return env.Job{Sysctl: &env.SysctlJob{Values: a.SetSysctl.Values, For: a.SetSysctl.For.Seconds()}}
 		}
-		return h.Update(ctx, proxyJob, u)
-	})
+	case a.HoldXtablesLock != nil:
+		return func(l *Lab, h env.Host) env.Job {
+			return env.Job{Lock: &env.LockJob{Path: env.XtablesLock(l.topology.WorkDir, h.Name()), For: a.HoldXtablesLock.For.Seconds()}}
+		}
+	}
+	return nil
+}
+
+// runOn runs a job to its end. When ctx ends first, the job is stopped, so
+// that it puts back what it has changed.
+func (l *Lab) runOn(ctx context.Context, h env.Host, j env.Job) error {
+	j.ID, j.Epoch = fmt.Sprintf("act/%d", l.serial.Add(1)), l.epochs[h.Name()]
+	if err := h.Start(ctx, j); err != nil {
+		return err
+	}
+	if err := h.Wait(ctx, j.ID); err == nil || ctx.Err() == nil {
+		return err
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
+	return errors.Join(ctx.Err(), h.Stop(stopping, j.ID))
 }
 
 // proxyUpdate is what an action tells a proxy.
@@ -54,10 +85,11 @@ func proxyUpdate(a scenarios.Action) (u env.Update, err error) {
 		u.Proxy = env.PauseProxy
 	case a.ResumeProxy != nil:
 		u.Proxy = env.ResumeProxy
-	case a.RestartProxy != nil && a.RestartProxy.Clean:
-		u.Proxy = env.RestartProxyClean
 	case a.RestartProxy != nil:
-		u.Proxy = env.RestartProxy
+		u.Proxy, u.Down = env.RestartProxy, a.RestartProxy.Down.Seconds()
+		if a.RestartProxy.Clean {
+			u.Proxy = env.RestartProxyClean
+		}
 	case a.UpgradeProxy != nil:
 		u.Upgrade = a.UpgradeProxy
 	default:

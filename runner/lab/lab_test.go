@@ -78,6 +78,9 @@ func events(t testing.TB, h env.Host, j env.Job) []runlog.Event {
 	require.NoError(t, h.Start(t.Context(), env.Job{ID: j.ID + " marker", Autopsy: &env.AutopsyJob{Failure: runlog.Failure{Traffic: j.ID}}}))
 	found := fmt.Errorf("found")
 	err := h.Records(t.Context(), 1, func(r runlog.Record) error {
+		if r.Event == nil {
+			return nil
+		}
 		if r.Event.Kind == marker.Kind {
 			if r.Event.Name == marker.Name {
 				return found

@@ -72,15 +72,15 @@ func (d *deployment) state() env.ServiceState {
 	return s
 }
 
-// change makes a change and tells everybody who has to know.
+// change makes a change and tells everybody who has to know, in the order in
+// which changes are made.
 func (d *deployment) change(f func()) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	f()
-	s := d.state()
 	close(d.changed)
 	d.changed = make(chan struct{})
-	d.mu.Unlock()
-	d.l.publish(d.index, s)
+	d.l.publish(d.index, d.state())
 }
 
 // create starts a pod on a free slot. It returns once the pod's server is

@@ -19,9 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/agent"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/runner/server"
+	"github.com/tablefull/tablefull/runner/traffic"
 )
 
 // testWorker makes small workers out of ordinary jobs, so that the lab can be
@@ -32,8 +34,12 @@ func testWorker(j env.Job) (env.Worker, error) {
 		return proxy.New(j)
 	case j.Serve != nil && j.Serve.Server.Behaviour == "gone":
 		return server.New(j)
+	case j.Serve != nil && j.Serve.Lifecycle.OnSIGTERM != "":
+		return server.New(j) // a pod with a life has the real server
 	case j.Serve != nil:
 		return echoServer{*j.Serve}, nil
+	case j.Load != nil && j.Load.Traffic.ShortLived != nil:
+		return traffic.New(j)
 	case j.Load != nil:
 		return dialer{*j.Load}, nil
 	case j.Census != nil:
@@ -42,6 +48,8 @@ func testWorker(j env.Job) (env.Worker, error) {
 		return marker{j.Autopsy.Failure.Traffic}, nil
 	case j.Sample != nil:
 		return counterReader{}, nil
+	case j.Ballast != nil || j.Flush != nil || j.Sysctl != nil || j.Lock != nil:
+		return agent.New(j)
 	}
 	return nil, errors.New("no such test job")
 }

@@ -163,8 +163,7 @@ func (s *supervisor) follow(console io.Writer, ended <-chan error) reply {
 	stop, gone := s.listen()
 	tick := time.NewTicker(relayEvery)
 	defer tick.Stop()
-	began := time.Now()
-	life := vital{last: began}
+	life := vital{dir: own, last: time.Now()}
 	var failed string
 	for {
 		select {
@@ -239,6 +238,7 @@ func (s *supervisor) pass() {
 
 // vital watches for signs of life.
 type vital struct {
+	dir    string
 	size   int64 // of the file that grows
 	last   time.Time
 	result time.Time // when there was an exit code
@@ -246,11 +246,11 @@ type vital struct {
 
 // check returns why the kernel must be taken for dead, or nothing.
 func (v *vital) check(now time.Time) string {
-	if info, err := os.Stat(filepath.Join(own, aliveFile)); err == nil && info.Size() > v.size {
+	if info, err := os.Stat(filepath.Join(v.dir, aliveFile)); err == nil && info.Size() > v.size {
 		v.size, v.last = info.Size(), now
 	}
 	if v.result.IsZero() {
-		if info, err := os.Stat(filepath.Join(own, codeFile)); err == nil && info.Size() > 0 {
+		if info, err := os.Stat(filepath.Join(v.dir, codeFile)); err == nil && info.Size() > 0 {
 			v.result = now
 		}
 	}

@@ -4,11 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -108,7 +103,7 @@ func (p *Proxy) Update(ctx context.Context, u env.Update) error {
 
 // Run is part of env.Worker.
 func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err error) {
-	r := &running{job: p.job, open: p.open, out: out}
+	r := &running{job: p.job, orders: p.orders, open: p.open, out: out}
 	if err := r.start(ctx); err != nil {
 		return err
 	}
@@ -138,6 +133,7 @@ func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err er
 // running is a proxy that runs. Only Run's goroutine touches it.
 type running struct {
 	job    env.ProxyJob // Services and Proxy are the newest
+	orders <-chan order
 	open   func(context.Context, env.ProxyJob, env.Recorder) (dataplane, error)
 	out    env.Recorder
 	plane  dataplane
@@ -183,12 +179,12 @@ func (r *running) update(ctx context.Context, u env.Update) error {
 	case u.Upgrade != nil:
 		return r.replace(ctx, *u.Upgrade)
 	case u.Proxy != "":
-		return r.order(ctx, u.Proxy)
+		return r.order(ctx, u.Proxy, time.Duration(u.Down*float64(time.Second)))
 	}
 	return errors.New("update proxy: the update says nothing to do")
 }
 
-func (r *running) order(ctx context.Context, o env.ProxyOrder) error {
+func (r *running) order(ctx context.Context, o env.ProxyOrder, down time.Duration) error {
 	own, isProcess := r.plane.(process)
 	switch o {
 	case env.PauseProxy:
@@ -208,13 +204,13 @@ func (r *running) order(ctx context.Context, o env.ProxyOrder) error {
 		}
 		return r.update(ctx, env.Update{Services: r.job.Services})
 	case env.RestartProxy, env.RestartProxyClean:
-		return r.restart(ctx, o == env.RestartProxyClean)
+		return r.restart(ctx, o == env.RestartProxyClean, down)
 	}
 	return fmt.Errorf("update proxy: %q is no order", o)
 }
 
 // restart forgets all that the proxy knew, as a new process has.
-func (r *running) restart(ctx context.Context, clean bool) error {
+func (r *running) restart(ctx context.Context, clean bool, down time.Duration) error {
 	if err := r.plane.close(); err != nil {
 		return fmt.Errorf("end proxy: %w", err)
 	}
@@ -226,10 +222,38 @@ func (r *running) restart(ctx context.Context, clean bool) error {
 		r.note("cleaned")
 	}
 	r.paused = false
+	if err := r.stayDown(ctx, down); err != nil {
+		return err
+	}
 	if err := r.start(ctx); err != nil {
 		return fmt.Errorf("start proxy again: %w", err)
 	}
 	return nil
+}
+
+// stayDown waits. Changes of endpoints go to the API server meanwhile, where
+// the proxy will find them.
+func (r *running) stayDown(ctx context.Context, down time.Duration) error {
+	if down <= 0 {
+		return nil
+	}
+	t := time.NewTimer(down)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case o := <-r.orders:
+			if o.u.Services == nil {
+				o.done <- errors.New("update proxy: it is down")
+				continue
+			}
+			r.job.Services = o.u.Services
+			o.done <- nil
+		}
+	}
 }
 
 // replace puts another proxy in this one's place. A change of mode takes the
@@ -240,7 +264,7 @@ func (r *running) replace(ctx context.Context, by scenarios.Proxy) error {
 	}
 	sameRules := by.Mode == r.job.Proxy.Mode && (by.Binary == "") == (r.job.Proxy.Binary == "")
 	r.job.Proxy = by
-	return r.restart(ctx, !sameRules)
+	return r.restart(ctx, !sameRules, 0)
 }
 
 // note records what the proxy did, with the endpoints it now works with.
@@ -254,33 +278,4 @@ func (r *running) note(what string) {
 		fields[s.Name] = strings.Join(names, " ")
 	}
 	r.out.Record(runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: what, Fields: fields}})
-}
-
-// setSysctls writes settings of this network namespace and reads each back.
-// Names are paths below /proc/sys.
-func setSysctls(values map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if err := setSysctl(filepath.Join("/proc/sys", name), values[name]); err != nil {
-			return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(name, "/", "."), values[name], err)
-		}
-	}
-	return nil
-}
-
-func setSysctl(path, value string) error {
-	err := os.WriteFile(path, []byte(value), 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("this kernel has no such setting: %w", err)
-	case err != nil:
-		return fmt.Errorf("the kernel refuses it: %w", err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if got := strings.Join(strings.Fields(string(b)), " "); got != value {
-		return fmt.Errorf("the kernel kept %s", got)
-	}
-	return nil
 }

@@ -34,14 +34,6 @@ func text(s string) line           { return line{{s, ""}} }
 func (l line) add(s string) line   { return append(l, span{s, ""}) }
 func (l line) in(c, s string) line { return append(l, span{s, c}) }
 
-func (l line) width() int {
-	n := 0
-	for _, s := range l {
-		n += len([]rune(s.text))
-	}
-	return n
-}
-
 // render is the line in at most width columns, each rune one column: what
 // comes from outside has been through clean.
 func (l line) render(width int, color bool) string {

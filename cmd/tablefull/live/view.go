@@ -30,7 +30,7 @@ type View struct {
 	mu    sync.Mutex
 	state State
 	draw  func(s State, width, height int, st Style) []string // Frame
-	err   error // why it no longer paints
+	err   error                                               // why it no longer paints
 
 	// Of the painting goroutine.
 	painted       []string

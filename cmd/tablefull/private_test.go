@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/private"
+)
+
+// needPrivate skips where no private kernel can be booted, which
+// TABLEFULL_REQUIRE=uml turns into a failure.
+func needPrivate(t *testing.T) {
+	t.Helper()
+	needLab(t)
+	if c := private.Probe(t.Context(), privateFiles()); c.State != env.Yes {
+		envtest.Require(t, "uml", c.Reason)
+	}
+}
+
+// inPrivate are the arguments of a small run under a private kernel.
+func inPrivate(sets ...string) []string {
+	args := []string{"--quiet"}
+	for _, s := range append([]string{"lab.kernel=private", "traffic[0].short_lived.rate=100/s"}, sets...) {
+		args = append(args, "--set", s)
+	}
+	return args
+}
+
+// umlProcesses are those of any private kernel: the kernel's own program runs
+// in all of them, and nowhere else.
+func umlProcesses(t *testing.T) []string {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/comm")
+	require.NoError(t, err)
+	var found []string
+	for _, l := range links {
+		if b, err := os.ReadFile(l); err == nil && strings.HasPrefix(string(b), "linux.uml") {
+			found = append(found, strings.Split(l, "/")[2])
+		}
+	}
+	return found
+}
+
+// umlFiles are the files that a kernel leaves that is started by hand.
+func umlFiles(t *testing.T) []string {
+	t.Helper()
+	home, _ := os.UserHomeDir()
+	var found []string
+	for _, pattern := range []string{os.TempDir() + "/vm_file*", "/tmp/vm_file*", "/dev/shm/vm_file*", home + "/.uml"} {
+		names, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		found = append(found, names...)
+	}
+	return found
+}
+
+func assertNothingOf(t *testing.T, before machine) {
+	t.Helper()
+	assertAsBefore(t, before)
+	assert.Empty(t, umlProcesses(t))
+	assert.Empty(t, umlFiles(t))
+}
+
+// With room in the table nothing is lost, and the report says which kernel
+// that was.
+func TestPrivateKernelHealthy(t *testing.T) {
+	needPrivate(t)
+	before := lookAround(t)
+	r := runIt(t, "healthy", "", inPrivate("duration=2s")...)
+	assert.Contains(t, r.Kernel, "private, user-mode Linux")
+	assert.Zero(t, r.Traffic[0].Failed)
+	assert.NotZero(t, r.Traffic[0].Succeeded)
+	assert.Equal(t, uint64(65536), r.Nodes[0].Limit, "the private kernel's own")
+	assert.NoFileExists(t, filepath.Join(r.dir, consoleName))
+	assertNothingOf(t, before)
+}
+
+// The limit is the private kernel's own, so that anybody may write it; and a
+// table of that size with ballast in it takes as many connections as were
+// free, and drops each further one.
+func TestPrivateKernelFull(t *testing.T) {
+	needPrivate(t)
+	before := lookAround(t)
+	r := runIt(t, "short-lived", "", inPrivate("duration=4s", "conntrack.max=20000", "conntrack.headroom=200")...)
+	assert.Equal(t, uint64(20000), r.Nodes[0].Limit)
+	assert.Equal(t, uint64(20000), r.Nodes[0].PeakEntries)
+	assert.InDelta(t, 200, r.Traffic[0].Succeeded, 3)
+	assert.InDelta(t, float64(r.Nodes[0].Counters["drop"]), float64(r.cause("table_full")), 3)
+	require.NotNil(t, r.Predicted)
+	require.NotNil(t, r.Predicted.MeasuredAtS)
+	if !r.Generator.Saturated {
+		assert.Equal(t, exitFail, r.code)
+		assert.InDelta(t, 2.0, *r.Predicted.MeasuredAtS, 0.3)
+	}
+	assertNothingOf(t, before)
+}
+
+func TestPrivateKernelDryRun(t *testing.T) {
+	needPrivate(t)
+	var out, errOut bytes.Buffer
+	args := append([]string{"run", "healthy", "--dry-run"}, inPrivate("lab.memory=1024")...)
+	code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitPass, code, errOut.String())
+	assert.Contains(t, out.String(), "proxy ipvs")
+	// What the kernel makes of 1 GiB by itself.
+	assert.NotContains(t, out.String(), "65536")
+}
+
+// What cannot be had inside is said by the inside, with its exit code.
+func TestPrivateKernelRefuses(t *testing.T) {
+	needPrivate(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	args := append([]string{"run", "healthy", "--out", dir}, inPrivate("lab.proxy.mode=nftables")...)
+	code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitUnsupported, code)
+	assert.Contains(t, errOut.String(), "nftables")
+	assert.NoDirExists(t, dir)
+}
+
+func TestPrivateKernelMissing(t *testing.T) {
+	t.Setenv("TABLEFULL_UML", "/does/not/exist")
+	var out, errOut bytes.Buffer
+	args := append([]string{"run", "healthy", "--out", filepath.Join(t.TempDir(), "out")}, inPrivate()...)
+	code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitUnsupported, code)
+	assert.Contains(t, errOut.String(), "/does/not/exist is not there; as root: apt-get install user-mode-linux")
+}
+
+// A kernel that dies leaves its last words, in the message and in a file.
+func TestPrivateKernelDies(t *testing.T) {
+	needPrivate(t)
+	before := lookAround(t)
+	kernel := filepath.Join(t.TempDir(), "linux.uml")
+	require.NoError(t, os.WriteFile(kernel, []byte("#!/bin/sh\n"+
+		"[ \"$1\" = --version ] && exec /usr/bin/linux.uml --version\necho the reason\nexit 7\n"), 0o755))
+	t.Setenv("TABLEFULL_UML", kernel)
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	args := append([]string{"run", "healthy", "--out", dir}, inPrivate()...)
+	code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitError, code)
+	assert.Contains(t, errOut.String(), "exit status 7")
+	assert.Contains(t, errOut.String(), "the reason")
+	b, err := os.ReadFile(filepath.Join(dir, consoleName))
+	require.NoError(t, err)
+	assert.Equal(t, "the reason\n", string(b))
+	assertAsBefore(t, before)
+}
+
+// One signal stops the run inside in order.
+func TestPrivateKernelInterrupted(t *testing.T) {
+	needPrivate(t)
+	before := lookAround(t)
+	dir, state := filepath.Join(t.TempDir(), "out"), t.TempDir()
+	c, errOut := program(t, state, append([]string{"run", "short-lived", "--out", dir}, inPrivate("duration=60s")...)...)
+	require.NoError(t, c.Start())
+	waitForTraffic(t, dir)
+	require.NoError(t, c.Process.Signal(os.Interrupt))
+	_ = c.Wait()
+	assert.Equal(t, exitInconclusive, c.ProcessState.ExitCode(), errOut.String())
+	f, err := analyzeDir(dir)
+	require.NoError(t, err)
+	require.NotNil(t, f.Restored, errOut.String())
+	assert.True(t, *f.Restored)
+	assert.FileExists(t, filepath.Join(dir, "report.html"))
+	assert.NoDirExists(t, filepath.Join(dir, ".agents"))
+	assertNothingOf(t, before)
+}
+
+// A controller that is killed at any moment takes the kernel with it.
+func TestPrivateKernelKilledAtRandomMoments(t *testing.T) {
+	needPrivate(t)
+	before := lookAround(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	state := t.TempDir()
+	for range 10 {
+		dir := filepath.Join(t.TempDir(), "out")
+		c, _ := program(t, state, append([]string{"run", "short-lived", "--out", dir}, inPrivate("duration=2s")...)...)
+		require.NoError(t, c.Start())
+		time.Sleep(time.Duration(rnd.Int64N(int64(6 * time.Second))))
+		require.NoError(t, c.Process.Signal(syscall.SIGKILL))
+		_ = c.Wait()
+		assert.EventuallyWithT(t, func(c *assert.CollectT) {
+			assert.Empty(c, umlProcesses(t))
+		}, 20*time.Second, 20*time.Millisecond)
+		assertNothingOf(t, before)
+		assert.NoDirExists(t, filepath.Join(dir, ".agents"))
+	}
+	r, errOut := program(t, state, "restore")
+	require.NoError(t, r.Run(), errOut.String())
+	left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}

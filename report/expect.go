@@ -1,0 +1,133 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// runMetric is a metric that is known for the whole run only. NaN is no data.
+func runMetric(name string, f *Findings) (v float64, detail string) {
+	switch name {
+	case "stale", "stale_backends":
+		return staleMetric(name, f)
+	case "draining_share":
+		return drainingMetric(f)
+	case "clashres", "chainlength":
+		return counterMetric(name, f)
+	}
+	if !slices.Contains(scenarios.Causes(), name) {
+		return math.NaN(), "this version does not know the metric " + name
+	}
+	for _, c := range f.Causes {
+		if c.Cause == name {
+			return float64(c.Failures), fmt.Sprintf("%s failed because of %s", plural(c.Failures, "attempt"), name)
+		}
+	}
+	if !slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Attempted > 0 }) {
+		return math.NaN(), "no attempt was started"
+	}
+	return 0, "no attempt failed because of " + name
+}
+
+func staleMetric(name string, f *Findings) (v float64, detail string) {
+	v, detail = math.NaN(), "no node's dataplane was read, or no endpoints are known"
+	for _, n := range f.Nodes {
+		s := n.Stale
+		if s == nil {
+			continue
+		}
+		of, text := s.MaxS, fmt.Sprintf("at most %s on %s", seconds(s.MaxS), n.Name)
+		if name == "stale_backends" {
+			of, text = float64(s.MaxBackends), fmt.Sprintf("at most %s at once on %s", plural(s.MaxBackends, "stale backend"), n.Name)
+		}
+		if math.IsNaN(v) || of > v {
+			v, detail = of, text
+		}
+	}
+	return v, detail
+}
+
+func drainingMetric(f *Findings) (v float64, detail string) {
+	v, detail = math.NaN(), "no pod was terminating for long enough to tell"
+	for _, b := range f.Backends {
+		if b.DrainingShare == nil {
+			continue
+		}
+		if math.IsNaN(v) || *b.DrainingShare > v {
+			v, detail = *b.DrainingShare, fmt.Sprintf("%s accepted %s of its service's connections while it was terminating", b.Name, percent(*b.DrainingShare))
+		}
+	}
+	return v, detail
+}
+
+func counterMetric(name string, f *Findings) (v float64, detail string) {
+	v, detail = math.NaN(), "no node's table was sampled"
+	for _, n := range f.Nodes {
+		gained, ok := n.Counters[name]
+		if !ok || n.Samples == 0 {
+			continue
+		}
+		if math.IsNaN(v) {
+			v = 0
+		}
+		v += float64(gained)
+		detail = fmt.Sprintf("%s +%.0f", name, v)
+	}
+	return v, detail
+}
+
+// reproduced says whether all that was expected was shown; nil where it cannot
+// be said, or nothing was expected.
+func reproduced(expected []ThresholdResult) *bool {
+	if len(expected) == 0 {
+		return nil
+	}
+	yes := true
+	for _, r := range expected {
+		switch r.Result {
+		case Fail:
+			no := false
+			return &no
+		case Inconclusive:
+			yes = false
+		}
+	}
+	if !yes {
+		return nil
+	}
+	return &yes
+}
+
+// expectations are the reasons that what was expected gives, and whether all
+// of it was shown.
+func expectations(f *Findings) (reasons []string, shown bool) {
+	shown = true
+	for _, r := range f.Expected {
+		switch r.Result {
+		case Fail:
+			shown = false
+			reasons = append(reasons, "not reproduced here: "+thresholdLine(r))
+		case Inconclusive:
+			shown = false
+			reasons = append(reasons, "cannot say whether it was reproduced: "+thresholdLine(r))
+		case Pass:
+			reasons = append(reasons, "as expected: "+thresholdLine(r))
+		}
+	}
+	return reasons, shown
+}
+
+// disturbed are the reasons against a run without thresholds whose actions
+// cost attempts.
+func disturbed(f *Findings) []string {
+	var out []string
+	for i := range f.Spikes {
+		if s := &f.Spikes[i]; s.Failures > 0 {
+			out = append(out, spikeText(s))
+		}
+	}
+	return out
+}

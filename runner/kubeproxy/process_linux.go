@@ -1,0 +1,268 @@
+package kubeproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	readyPoll = 20 * time.Millisecond
+	statePoll = time.Millisecond
+	endGrace  = 5 * time.Second // from SIGTERM to SIGKILL
+	tailLines = 20
+)
+
+// Process is a kube-proxy that runs as a child of this process, in its network
+// namespace. It ends when this process ends. Its methods, but for Scrape, must
+// not be called concurrently.
+type Process struct {
+	config Config
+	child  *child // nil while there is none
+	client *http.Client
+}
+
+// child is one run of a binary.
+type child struct {
+	cmd    *exec.Cmd
+	log    *lines
+	ending atomic.Bool   // it was told to end
+	done   chan struct{} // it has ended
+	err    error         // how; valid after done
+}
+
+// Start runs a kube-proxy and waits until its rules are programmed for the
+// first time. If it fails or ctx ends before, nothing runs.
+func Start(ctx context.Context, c Config) (*Process, error) {
+	p := &Process{config: c, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}}
+	if err := p.start(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Process) start(ctx context.Context) error {
+	if err := p.config.check(); err != nil {
+		return err
+	}
+	path, err := p.config.write()
+	if err != nil {
+		return err
+	}
+	ch, err := run(p.config, "--config", path, "-v", strconv.Itoa(p.config.Verbosity))
+	if err != nil {
+		return err
+	}
+	p.child = ch
+	if err := p.waitSynced(ctx, ch); err != nil {
+		return errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// run starts the binary. The thread that starts it stays until it ends: the
+// kernel's signal at a parent's death goes by thread.
+func run(c Config, args ...string) (*child, error) {
+	ch := &child{log: &lines{tell: c.Log, keep: tailLines}, done: make(chan struct{})}
+	ch.cmd = exec.Command(c.Binary, args...)
+	ch.cmd.Dir = "/"
+	ch.cmd.Stdout, ch.cmd.Stderr = ch.log, ch.log
+	ch.cmd.WaitDelay = time.Second
+	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := ch.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		ch.err = ch.cmd.Wait()
+		ch.log.flush()
+		if !ch.ending.Load() && c.Exited != nil {
+			c.Exited(ch.ended())
+		}
+		close(ch.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start kube-proxy: %w", err)
+	}
+	return ch, nil
+}
+
+// ended says how the child ended, with its last words.
+func (ch *child) ended() error {
+	how := "exit status 0"
+	if ch.err != nil {
+		how = ch.err.Error()
+	}
+	return fmt.Errorf("kube-proxy ended by itself: %s; its last words:\n%s", how, strings.Join(ch.log.last(), "\n"))
+}
+
+// waitSynced waits until ch is healthy and has programmed rules.
+func (p *Process) waitSynced(ctx context.Context, ch *child) error {
+	var last error
+	for {
+		last = cmp.Or(p.Healthy(ctx), p.synced(ctx))
+		if last == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for kube-proxy's first rules: %w (%w); its last words:\n%s",
+				context.Cause(ctx), last, strings.Join(ch.log.last(), "\n"))
+		case <-ch.done:
+			return ch.ended()
+		case <-time.After(readyPoll):
+		}
+	}
+}
+
+func (p *Process) synced(ctx context.Context) error {
+	m, err := p.Scrape(ctx)
+	if err == nil && m.LastSync.IsZero() {
+		err = errors.New("it has not programmed rules yet")
+	}
+	return err
+}
+
+// Healthy returns nil if the health endpoint answers 200, and else what it
+// answers.
+func (p *Process) Healthy(ctx context.Context) error {
+	body, err := p.get(ctx, "http://"+p.config.health().String()+"/healthz")
+	if err != nil && len(body) > 0 {
+		err = fmt.Errorf("%w: %.200s", err, body)
+	}
+	return err
+}
+
+// Pause stops the process as a hang does: its rules stay as they are.
+func (p *Process) Pause(ctx context.Context) error {
+	return p.signal(ctx, "pause", syscall.SIGSTOP, unix.WSTOPPED)
+}
+
+// Resume lets a paused process go on.
+func (p *Process) Resume(ctx context.Context) error {
+	return p.signal(ctx, "resume", syscall.SIGCONT, unix.WCONTINUED)
+}
+
+// signal sends sig and waits until the kernel reports the new state, of all
+// threads.
+func (p *Process) signal(ctx context.Context, verb string, sig syscall.Signal, state int) error {
+	ch := p.child
+	if ch == nil {
+		return fmt.Errorf("%s kube-proxy: it does not run", verb)
+	}
+	pid := ch.cmd.Process.Pid
+	if err := ch.cmd.Process.Signal(sig); err != nil {
+		return fmt.Errorf("%s kube-proxy: %w", verb, err)
+	}
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &info, state|unix.WNOHANG, nil)
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("%s kube-proxy: wait for it: %w", verb, err)
+		case info.Signo != 0:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s kube-proxy: %w", verb, context.Cause(ctx))
+		case <-ch.done:
+			return fmt.Errorf("%s kube-proxy: %w", verb, ch.ended())
+		case <-time.After(statePoll):
+		}
+	}
+}
+
+// Stop ends the process, paused or not, and leaves its rules: by SIGTERM, and
+// by SIGKILL after 5 s or when ctx ends. It is no mistake if nothing runs.
+func (p *Process) Stop(ctx context.Context) error {
+	ch := p.child
+	if ch == nil {
+		return nil
+	}
+	p.child = nil
+	defer p.client.CloseIdleConnections()
+	ch.ending.Store(true)
+	// A process that has ended meanwhile takes no signal.
+	_ = ch.cmd.Process.Signal(syscall.SIGTERM)
+	_ = ch.cmd.Process.Signal(syscall.SIGCONT)
+	select {
+	case <-ch.done:
+	case <-time.After(endGrace):
+	case <-ctx.Done():
+	}
+	// Also what it has started, such as an iptables-restore.
+	_ = syscall.Kill(-ch.cmd.Process.Pid, syscall.SIGKILL)
+	<-ch.done
+	return nil
+}
+
+// Restart ends the process and runs it again, with all its rules removed in
+// between if clean is true (kube-proxy --cleanup).
+func (p *Process) Restart(ctx context.Context, clean bool) error {
+	return p.Replace(ctx, p.config.Binary, p.config.Mode, clean)
+}
+
+// Replace ends the process and runs another binary, or another mode, in its
+// place, like an upgrade of a node. It waits until the new one has programmed
+// its rules; if that fails, nothing runs.
+func (p *Process) Replace(ctx context.Context, binary, mode string, clean bool) error {
+	if err := p.Stop(ctx); err != nil {
+		return err
+	}
+	if clean {
+		if err := p.Clean(ctx); err != nil {
+			return err
+		}
+	}
+	p.config.Binary, p.config.Mode = binary, mode
+	return p.start(ctx)
+}
+
+// Clean removes the rules of all modes, as kube-proxy --cleanup does. The
+// process must not run.
+func (p *Process) Clean(ctx context.Context) error {
+	if p.child != nil {
+		return errors.New("clean kube-proxy's rules: it still runs")
+	}
+	quiet := p.config
+	quiet.Exited = nil
+	ch, err := run(quiet, "--cleanup")
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ch.done:
+	case <-ctx.Done():
+		_ = syscall.Kill(-ch.cmd.Process.Pid, syscall.SIGKILL)
+		<-ch.done
+		return fmt.Errorf("clean kube-proxy's rules: %w", context.Cause(ctx))
+	}
+	if ch.err != nil {
+		return fmt.Errorf("clean kube-proxy's rules: %w:\n%s", ch.err, strings.Join(ch.log.last(), "\n"))
+	}
+	return nil
+}
+
+// PID is the process's id, or 0 while there is none.
+func (p *Process) PID() int {
+	if p.child == nil {
+		return 0
+	}
+	return p.child.cmd.Process.Pid
+}

@@ -1,0 +1,33 @@
+//go:build linux
+
+package private
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const dependencies = `kernel/net/netfilter/nf_conntrack.ko: kernel/net/ipv6/netfilter/nf_defrag_ipv6.ko kernel/net/ipv4/netfilter/nf_defrag_ipv4.ko
+kernel/net/netfilter/nf_nat.ko: kernel/net/netfilter/nf_conntrack.ko kernel/net/ipv6/netfilter/nf_defrag_ipv6.ko kernel/net/ipv4/netfilter/nf_defrag_ipv4.ko
+kernel/net/ipv6/netfilter/nf_defrag_ipv6.ko:
+kernel/net/ipv4/netfilter/nf_defrag_ipv4.ko:
+kernel/drivers/net/some-thing.ko:
+`
+
+func TestModulesLoadAfterWhatTheyNeed(t *testing.T) {
+	m, err := parseModules(strings.NewReader(dependencies))
+	require.NoError(t, err)
+	var names []string
+	for _, file := range m.order([]string{"nf_nat", "not_built", "nf_conntrack", "some_thing"}) {
+		names = append(names, moduleName(file))
+	}
+	assert.Equal(t, []string{"nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nf_nat", "some_thing"}, names)
+}
+
+func TestModulesThatAreNotThere(t *testing.T) {
+	_, err := readModules(t.TempDir())
+	assert.ErrorContains(t, err, "modules.dep")
+}
