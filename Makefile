@@ -7,7 +7,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.9.1
 OUT ?= out/demo
 
 # What the tests use besides Go. The tests that need one of them fail without it.
-PACKAGES := conntrack iproute2 util-linux
+PACKAGES := conntrack iproute2 util-linux user-mode-linux
 # What only the comparisons of `make bench` use.
 BENCH_PACKAGES := wrk hping3 gcc libc6-dev
 # The benchmarks that compare. Each does several rounds by itself.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/tablefull/tablefull/scenarios"
 )
@@ -101,10 +102,28 @@ func reproduced(expected []ThresholdResult) *bool {
 	return &yes
 }
 
-// expectations are the reasons that what was expected gives, and whether all
-// of it was shown.
+const asExpected = "as expected: "
+
+// boolOrder puts false first.
+func boolOrder(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
+	}
+	return 1
+}
+
+// expectations are the reasons that what was expected gives, what was not shown
+// first, and whether all of it was.
 func expectations(f *Findings) (reasons []string, shown bool) {
 	shown = true
+	defer func() {
+		slices.SortStableFunc(reasons, func(x, y string) int {
+			return boolOrder(strings.HasPrefix(x, asExpected), strings.HasPrefix(y, asExpected))
+		})
+	}()
 	for _, r := range f.Expected {
 		switch r.Result {
 		case Fail:
@@ -114,7 +133,7 @@ func expectations(f *Findings) (reasons []string, shown bool) {
 			shown = false
 			reasons = append(reasons, "cannot say whether it was reproduced: "+thresholdLine(r))
 		case Pass:
-			reasons = append(reasons, "as expected: "+thresholdLine(r))
+			reasons = append(reasons, asExpected+thresholdLine(r))
 		}
 	}
 	return reasons, shown

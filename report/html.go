@@ -71,7 +71,7 @@ func (p Page) view(f *Findings) (*view, error) {
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	for _, b := range f.Backends {
-		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil
+		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil || b.DrainingShare != nil
 	}
 	data, err := json.Marshal(c.data())
 	if err != nil {

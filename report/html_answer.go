@@ -110,6 +110,8 @@ type advice struct {
 func advise(f *Findings) advice {
 	s := f.Sizing
 	switch {
+	case f.Verdict == Live:
+		return advice{Do: "Nothing yet: the run is still going."}
 	case f.Verdict == Inconclusive:
 		return advice{Do: "Nothing, on the strength of this run: it is inconclusive.", Why: []string{"Remove the reasons above, and run it again."}}
 	case s != nil && s.Meaningless && tableTrouble(f):

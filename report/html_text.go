@@ -17,6 +17,7 @@ var htmlFuncs = template.FuncMap{
 	"deref":      func(b *bool) bool { return b != nil && *b },
 	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
 	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
+	"plural64":   func(n uint64, word string) string { return plural(n, word) },
 	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
 	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },
 	"part":       func(p SizingPart) string { return prose(partText(p)) },

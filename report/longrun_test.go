@@ -51,7 +51,14 @@ func longRun(w io.Writer, seconds int) error {
 	for i, c := range netCounters {
 		fmt.Fprintf(&net, `%q:%d,`, c, i%3*100000)
 	}
-	moving := func(s int) string { return fmt.Sprintf(`%s"Ip.InReceives":%d`, net.String(), 2000*s) }
+	// All of them once a minute, else those that have changed.
+	moving := func(s int) string {
+		some := fmt.Sprintf(`"Ip.ForwDatagrams":%d,"Tcp.ActiveOpens":%d,"Tcp.CurrEstab":%d`, 2000*s, 20*s, s%3)
+		if s%600 == 0 {
+			return strings.TrimSuffix(net.String(), ",")
+		}
+		return some
+	}
 	fmt.Fprintf(out, `{"n":1,"host":"controller","t":0,"header":{"format":1,"scenario":"soak","target":"lab","kernel":"6.18.44","cpus":2,"limit":262144,"duration":%d,"traffic":[{"name":"web","shape":"short_lived","to":"web","end":%d,"timeout":0.9,"close":"fin","entries_per_attempt":1,"residence":120,"residue_state":"TIME_WAIT","expects_answer":true}],"services":[{"name":"web","addr":"10.96.0.10:8080","protocol":"tcp","backends":[{"name":"web-1","addr":"10.244.0.2:8080"},{"name":"web-2","addr":"10.244.0.3:8080"}]}],"nodes":["node1"],"thresholds":["errors < 0.1%%","p99 < 50ms"],"sample_every":0.1,"census_every":1}}`+"\n", seconds, seconds)
 	n["controller"] = 1
 	for s := range seconds {

@@ -112,12 +112,12 @@ func (l *log) addSample(r *runlog.Record) {
 			n.addCPU(l.duration(), cpuSample{r.T, c.Idle, c.User + c.System + c.SoftIRQ + c.Idle + c.Steal, c.Self, c.User, c.System, c.SoftIRQ, c.Steal})
 		}
 	}
-	if s.Net != nil {
-		h := l.hosts[r.Host]
-		if h == nil {
-			h = &host{name: r.Host}
-			l.hosts[r.Host] = h
-		}
+	h := l.hosts[r.Host]
+	if h == nil && len(s.Net) > 0 {
+		h = &host{name: r.Host}
+		l.hosts[r.Host] = h
+	}
+	if h != nil {
 		h.add(r.T, took, s.Net)
 	}
 }
@@ -268,6 +268,9 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 }
 
 func (h *host) add(t, took float64, c map[string]uint64) {
+	if h.prev == nil && len(c) == 0 {
+		return
+	}
 	if h.prev != nil && t >= h.prevT {
 		gained := func(name string) uint64 {
 			was, seen := h.prev[name]
@@ -293,7 +296,11 @@ func (h *host) add(t, took float64, c map[string]uint64) {
 	if t < h.prevT && h.prev != nil {
 		return
 	}
-	h.prev, h.prevT = c, t-took/2
+	if h.prev == nil {
+		h.prev = map[string]uint64{}
+	}
+	maps.Copy(h.prev, c) // what is not in a sample has not changed
+	h.prevT = t - took/2
 }
 
 // class groups outcomes that can have the same causes.

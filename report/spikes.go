@@ -53,6 +53,9 @@ func (l *log) failing() failing {
 
 // bin is the index of the bin in which t is, within bounds.
 func (f failing) bin(t float64) int {
+	if math.IsInf(t, 1) {
+		return len(f.due)
+	}
 	return int(max(0, min(int64(len(f.due)), int64(math.Floor(t/f.width+slop))-f.first)))
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/tablefull/tablefull/runner/env"
@@ -70,6 +71,9 @@ func (p *Plan) WriteText(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(w, "table\t%s\n", f.text())
+	for _, a := range s.Actions {
+		fmt.Fprintf(w, "action\t%s\n", actionText(a))
+	}
 	for _, e := range s.Expect {
 		fmt.Fprintf(w, "expects\t%s\n", e)
 	}
@@ -86,6 +90,35 @@ func (p *Plan) WriteText(out io.Writer) error {
 		fmt.Fprintf(w, "refused\t%s\n", r)
 	}
 	return w.Flush()
+}
+
+// actionText says when an action happens, and what it is: rollout: at 5s,
+// then every 30s, web.
+func actionText(a scenarios.Action) string {
+	out := a.Name + ": at " + a.At.String()
+	if a.Every > 0 {
+		out += ", then every " + a.Every.String()
+		if a.Count > 0 {
+			out += fmt.Sprintf(", %d in all", a.Count)
+		}
+	}
+	if a.Name != a.Kind() {
+		out += ", " + a.Kind()
+	}
+	switch {
+	case a.Rollout != nil:
+		out += fmt.Sprintf(", %s, max_surge %d, max_unavailable %d", a.Rollout.Service, *a.Rollout.MaxSurge, a.Rollout.MaxUnavailable)
+	case a.Scale != nil:
+		out += fmt.Sprintf(", %s to %d pods", a.Scale.Service, a.Scale.To)
+	case a.DeletePod != nil:
+		out += fmt.Sprintf(", %d of %s", a.DeletePod.Count, a.DeletePod.Service)
+	case a.Ballast != nil:
+		out += fmt.Sprintf(", headroom %d", a.Ballast.Headroom)
+	}
+	if len(a.Nodes) > 0 {
+		out += ", on " + strings.Join(a.Nodes, " ")
+	}
+	return out
 }
 
 // changes is what a run would change outside its own processes.

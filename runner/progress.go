@@ -234,9 +234,6 @@ func gained(sum, was, is map[string]uint64) {
 }
 
 func (p *Progress) net(host string, at float64, counters map[string]uint64) {
-	if counters == nil {
-		return
-	}
 	if p.prevNet == nil {
 		p.prevNet, p.Hosts = map[string]map[string]uint64{}, map[string]map[string]uint64{}
 	}
@@ -256,7 +253,10 @@ func (p *Progress) net(host string, at float64, counters map[string]uint64) {
 			p.Hosts[host] = sum
 		}
 	}
-	p.prevNet[host] = is
+	if p.prevNet[host] == nil {
+		p.prevNet[host] = map[string]uint64{}
+	}
+	maps.Copy(p.prevNet[host], is) // what is not in a sample has not changed
 }
 
 func (p *Progress) event(e Event) {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestLibrary(t *testing.T) {
-	assert.Equal(t, []string{"dns-flood", "gateway", "healthy", "idle", "short-lived", "syn-flood"}, Names())
+	assert.Equal(t, []string{"dns-flood", "gateway", "healthy", "idle", "rollout-termination-race", "short-lived", "syn-flood"}, Names())
 	for _, name := range Names() {
 		t.Run(name, func(t *testing.T) {
 			s, src, err := Load(name, nil)

@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"scenarios":          {},
 	"report/runlog":      {},
 	"report":             {"report", "report/runlog", "scenarios"},
+	"report/serve":       {"report", "report/runlog"},
 	"runner/env":         {"report/runlog", "scenarios"},
 	"runner/traffic":     {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
 	"runner/server":      {"runner/env", "report/runlog", "scenarios", "runner/server"},
@@ -32,7 +33,7 @@ var mayImport = map[string][]string{
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack"},
 	"runner":             {"runner/env", "report/runlog", "scenarios"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "report", "report/runlog", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "report", "report/runlog", "report/serve", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

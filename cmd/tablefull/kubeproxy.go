@@ -49,11 +49,8 @@ The path goes to the standard output, everything else to the standard error.
 			}
 			g := kubeproxy.Getter{Cache: cmp.Or(cache, usual), Log: func(line string) { fmt.Fprintln(s.Err, line) }}
 			b, err := g.Get(c.Context(), args[0])
-			if errors.Is(err, kubeproxy.ErrVersion) {
-				return &usageError{err}
-			}
 			if err != nil {
-				return err
+				return getError(s, err)
 			}
 			fmt.Fprintln(s.Err, describeBinary(b))
 			fmt.Fprintln(s.Out, b.Path)
@@ -62,6 +59,19 @@ The path goes to the standard output, everything else to the standard error.
 	}
 	c.Flags().StringVar(&cache, "cache", "", "directory of the binaries (default: tablefull/kube-proxy in the user's cache directory)")
 	return c
+}
+
+// getError gives err its exit code: what this machine lacks is no failure of
+// the tool.
+func getError(s Streams, err error) error {
+	switch {
+	case errors.Is(err, kubeproxy.ErrVersion):
+		return &usageError{err}
+	case errors.Is(err, kubeproxy.ErrToolchain), errors.Is(err, kubeproxy.ErrUnreachable), errors.Is(err, kubeproxy.ErrPlatform):
+		fmt.Fprintln(s.Err, "tablefull: "+err.Error())
+		return exitWith(exitUnsupported)
+	}
+	return err
 }
 
 // describeBinary says where a binary is from.

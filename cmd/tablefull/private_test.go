@@ -78,10 +78,10 @@ func TestPrivateKernelHealthy(t *testing.T) {
 	needPrivate(t)
 	before := lookAround(t)
 	r := runIt(t, "healthy", "", inPrivate("duration=2s")...)
-	assert.Contains(t, r.Kernel, "private, user-mode Linux")
+	assert.Contains(t, r.Environment.Kernel, "private, user-mode Linux")
 	assert.Zero(t, r.Traffic[0].Failed)
-	assert.NotZero(t, r.Traffic[0].Succeeded)
-	assert.Equal(t, uint64(65536), r.Nodes[0].Limit, "the private kernel's own")
+	assert.NotZero(t, *r.Traffic[0].Succeeded)
+	assert.Equal(t, uint64(65536), *r.Nodes[0].Limit, "the private kernel's own")
 	assert.NoFileExists(t, filepath.Join(r.dir, consoleName))
 	assertNothingOf(t, before)
 }
@@ -93,10 +93,11 @@ func TestPrivateKernelFull(t *testing.T) {
 	needPrivate(t)
 	before := lookAround(t)
 	r := runIt(t, "short-lived", "", inPrivate("duration=4s", "conntrack.max=20000", "conntrack.headroom=200")...)
-	assert.Equal(t, uint64(20000), r.Nodes[0].Limit)
-	assert.Equal(t, uint64(20000), r.Nodes[0].PeakEntries)
-	assert.InDelta(t, 200, r.Traffic[0].Succeeded, 3)
-	assert.InDelta(t, float64(r.Nodes[0].Counters["drop"]), float64(r.cause("table_full")), 3)
+	assert.Equal(t, uint64(20000), *r.Nodes[0].Limit)
+	assert.Equal(t, uint64(20000), *r.Nodes[0].PeakEntries)
+	assert.InDelta(t, 200, *r.Traffic[0].Succeeded, 3)
+	assert.Equal(t, r.Traffic[0].Failed, r.cause("table_full"))
+	assert.GreaterOrEqual(t, r.Nodes[0].Counters["drop"], r.cause("table_full"), "a late client sends a SYN twice")
 	require.NotNil(t, r.Predicted)
 	require.NotNil(t, r.Predicted.MeasuredAtS)
 	if !r.Generator.Saturated {
@@ -160,7 +161,7 @@ func TestPrivateKernelDies(t *testing.T) {
 }
 
 // One signal stops the run inside in order.
-func TestPrivateKernelInterrupted(t *testing.T) {
+func TestPrivateKernelStopped(t *testing.T) {
 	needPrivate(t)
 	before := lookAround(t)
 	dir, state := filepath.Join(t.TempDir(), "out"), t.TempDir()
@@ -191,7 +192,7 @@ func TestPrivateKernelKilledAtRandomMoments(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "out")
 		c, _ := program(t, state, append([]string{"run", "short-lived", "--out", dir}, inPrivate("duration=2s")...)...)
 		require.NoError(t, c.Start())
-		time.Sleep(time.Duration(rnd.Int64N(int64(6 * time.Second))))
+		time.Sleep(time.Duration(rnd.Int64N(int64(5 * time.Second))))
 		require.NoError(t, c.Process.Signal(syscall.SIGKILL))
 		_ = c.Wait()
 		assert.EventuallyWithT(t, func(c *assert.CollectT) {

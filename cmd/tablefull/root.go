@@ -174,6 +174,7 @@ Data goes to standard output, messages to standard error.
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),
 	)
+	root.AddCommand(serveCommand(s))
 	completeFlags(root)
 	return root
 }

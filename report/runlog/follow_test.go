@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -16,7 +17,22 @@ import (
 )
 
 // growing is a file that is being written: it ends, and goes on later.
-type growing struct{ bytes.Buffer }
+type growing struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (g *growing) Read(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.b.Read(p)
+}
+
+func (g *growing) write(p []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.b.Write(p)
+}
 
 func lines(t testing.TB, recs []Record) []byte {
 	t.Helper()
@@ -94,29 +110,29 @@ func TestFollow(t *testing.T) {
 		log := lines(t, recs)
 		var file growing
 		r := NewReader(&file)
-		var got []uint64
-		caughtUp := 0
-		done := make(chan error)
+		type state struct {
+			records int
+			offset  int64
+		}
+		caughtUp, done := make(chan state, 10), make(chan error)
 		go func() {
-			done <- r.Follow(t.Context(), func(rec *Record) { got = append(got, rec.N) }, func() error { caughtUp++; return nil })
+			n := 0
+			done <- r.Follow(t.Context(), func(*Record) { n++ }, func() error {
+				caughtUp <- state{n, r.Offset()}
+				return nil
+			})
 		}()
-		synctest.Wait()
-		assert.Equal(t, 1, caughtUp, "at once, though there is nothing")
-		half := bytes.IndexByte(log, '\n') + 10
-		file.Write(log[:half])
+		assert.Equal(t, state{}, <-caughtUp, "at once, though there is nothing")
+		end := bytes.IndexByte(log, '\n') + 1
+		file.write(log[:end+10])
+		assert.Equal(t, state{1, int64(end)}, <-caughtUp, "the half line is waited for")
 		time.Sleep(time.Second)
-		synctest.Wait()
-		assert.Equal(t, []uint64{1}, got, "the half line is waited for")
-		assert.Equal(t, 2, caughtUp, "only when there is something new")
-		assert.Equal(t, int64(half-9), r.Offset())
-		file.Write(log[half : len(log)-5])
-		time.Sleep(time.Second)
-		synctest.Wait()
-		assert.Len(t, got, len(recs)-1)
-		file.Write(log[len(log)-5:])
+		assert.Empty(t, caughtUp, "only when there is something new")
+		file.write(log[end+10 : len(log)-5])
+		assert.Equal(t, len(recs)-1, (<-caughtUp).records)
+		file.write(log[len(log)-5:])
+		assert.Equal(t, state{len(recs), int64(len(log))}, <-caughtUp)
 		require.NoError(t, <-done, "the trailer ends it")
-		assert.Len(t, got, len(recs))
-		assert.Equal(t, 4, caughtUp)
 		assert.Empty(t, r.Problems())
 		assert.False(t, r.Truncated())
 	})

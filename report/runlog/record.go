@@ -149,9 +149,12 @@ type Served struct {
 // A Sample is one reading of one host's counters. Counters are cumulative, as
 // the kernel has them; readers take differences. A nil part was not measured.
 type Sample struct {
-	Took      float64           `json:"took"` // s the reading lasted; T is its middle
-	Conntrack *Conntrack        `json:"conntrack,omitempty"`
-	Net       map[string]uint64 `json:"net,omitempty"`        // /proc/net/netstat and snmp of this host, as "TcpExt.ListenOverflows"
+	Took      float64    `json:"took"` // s the reading lasted; T is its middle
+	Conntrack *Conntrack `json:"conntrack,omitempty"`
+	// Net is /proc/net/netstat and snmp of this host, as
+	// "TcpExt.ListenOverflows": those counters that have changed since the
+	// host's sample before, all of them in the first one and once a minute.
+	Net       map[string]uint64 `json:"net,omitempty"`
 	CPU       *CPU              `json:"cpu,omitempty"`        // of the machine; only from hosts with role node
 	SlabBytes *uint64           `json:"slab_bytes,omitempty"` // nf_conntrack slab; needs root
 }

@@ -122,12 +122,20 @@ func (s *sampler) lose(out env.Recorder, n uint64, why string) {
 
 func seconds(ns int64) float64 { return float64(ns) / 1e9 }
 
+// wholeNetEvery is how often all network counters are in a sample. The others
+// have those that changed, which are few of some 40: most of a long log would
+// repeat the same numbers.
+const wholeNetEvery = time.Minute
+
 // counters are the files a SampleJob reads. A nil file is not read.
 type counters struct {
 	table, limit, netstat, snmp, snmp6, stat, slabinfo *procFile
 
 	stats    tableStats
 	slabNext int64 // monotonic ns
+
+	net     map[string]uint64 // of the last sample
+	netNext int64             // monotonic ns
 }
 
 func openCounters(job env.SampleJob) (_ *counters, err error) {
@@ -179,9 +187,11 @@ func (c *counters) read(now int64) (s runlog.Sample, err error) {
 	if s.Conntrack, err = c.readTable(); err != nil {
 		return s, err
 	}
-	if s.Net, err = c.readNet(); err != nil {
+	net, err := c.readNet()
+	if err != nil {
 		return s, err
 	}
+	s.Net = c.changedNet(now, net)
 	if s.CPU, err = c.readCPU(); err != nil {
 		return s, err
 	}
@@ -234,6 +244,23 @@ func (c *counters) readNet() (map[string]uint64, error) {
 		}
 	}
 	return m, nil
+}
+
+// changedNet is the part of net that goes into a sample taken at now.
+func (c *counters) changedNet(now int64, net map[string]uint64) map[string]uint64 {
+	was := c.net
+	c.net = net
+	if was == nil || now >= c.netNext {
+		c.netNext = now + int64(wholeNetEvery)
+		return net
+	}
+	changed := map[string]uint64{}
+	for name, v := range net {
+		if before, seen := was[name]; !seen || before != v {
+			changed[name] = v
+		}
+	}
+	return changed
 }
 
 func (c *counters) readCPU() (*runlog.CPU, error) {

@@ -16,6 +16,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -81,10 +82,9 @@ func actual(t *testing.T) *backend {
 	}
 	t.Cleanup(func() {
 		_ = b.client.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{})
+		// The transport is shared by all clients of this configuration.
 		if tr, err := rest.TransportFor(b.config); err == nil {
-			if c, ok := tr.(interface{ CloseIdleConnections() }); ok {
-				c.CloseIdleConnections()
-			}
+			utilnet.CloseIdleConnectionsFor(tr)
 		}
 	})
 	return b

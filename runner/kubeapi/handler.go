@@ -87,11 +87,9 @@ func (s *Server) collection(w http.ResponseWriter, req *http.Request, r *resourc
 		sel.labels = o.LabelSelector
 	}
 	if o.FieldSelector != nil {
-		known, err := o.FieldSelector.Transform(func(label, value string) (string, string, error) {
-			return runtime.DefaultMetaV1FieldSelectorConversion(label, value)
-		})
+		known, err := r.knownFields(o.FieldSelector)
 		if err != nil {
-			return apierrors.NewBadRequest(err.Error())
+			return err
 		}
 		sel.fields = known
 	}
@@ -99,6 +97,25 @@ func (s *Server) collection(w http.ResponseWriter, req *http.Request, r *resourc
 		return s.watch(w, req, r, o, sel)
 	}
 	return s.list(w, r, o, sel)
+}
+
+// knownFields refuses fields that objects of this kind cannot be selected by.
+func (r *resource) knownFields(sel fields.Selector) (fields.Selector, error) {
+	empty, err := scheme.New(r.gvk())
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	has := fieldsOf(empty.(Object))
+	sel, err = sel.Transform(func(label, value string) (string, string, error) {
+		if !has.Has(label) {
+			return "", "", fmt.Errorf("field label not supported: %s", label)
+		}
+		return label, value, nil
+	})
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return sel, nil
 }
 
 func (s *Server) list(w http.ResponseWriter, r *resource, o internalversion.ListOptions, sel selector) error {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,7 +109,19 @@ func (s selector) matches(v *version) bool {
 	o := v.object
 	return (s.namespace == "" || o.GetNamespace() == s.namespace) &&
 		s.labels.Matches(labels.Set(o.GetLabels())) &&
-		s.fields.Matches(fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()})
+		s.fields.Matches(fieldsOf(o))
+}
+
+// fieldsOf are the fields of o that can be selected by: those of kube-apiserver.
+func fieldsOf(o Object) fields.Set {
+	set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+	switch o := o.(type) {
+	case *corev1.Service:
+		set["spec.clusterIP"], set["spec.type"] = o.Spec.ClusterIP, string(o.Spec.Type)
+	case *corev1.Node:
+		set["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
+	}
+	return set
 }
 
 // event is what a watcher that selects with s is told of c: an object that

@@ -177,6 +177,22 @@ func TestFieldSelector(t *testing.T) {
 	})
 }
 
+// kube-proxy 1.36 asks for services so.
+func TestFieldSelectorOfServices(t *testing.T) {
+	bothWays(t, func(t *testing.T, b *backend) {
+		service := func(name, clusterIP string) *corev1.Service {
+			return &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: name},
+				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: clusterIP, Ports: []corev1.ServicePort{{Port: 80}}},
+			}
+		}
+		b.set(t, service("headless", corev1.ClusterIPNone), service("one", ""))
+		l := inform(t, factory(b, func(o *metav1.ListOptions) { o.FieldSelector = "spec.clusterIP!=None,spec.type=ClusterIP" }).Core().V1().Services().Informer())
+		b.set(t, service("two", ""))
+		l.has(t, "add one", "add two")
+	})
+}
+
 func TestServiceCIDRs(t *testing.T) {
 	bothWays(t, func(t *testing.T, b *backend) {
 		if b.server != nil { // a real one has its own

@@ -57,6 +57,7 @@ type Binary struct {
 var (
 	ErrVersion     = errors.New("no such version")
 	ErrUnreachable = errors.New("neither the release site nor the Go module proxy can be reached")
+	ErrPlatform    = errors.New("kube-proxy's proxy modes are Linux's, and this is another system")
 	ErrToolchain   = errors.New("the release site cannot be reached, and there is no Go toolchain to build it with")
 )
 
@@ -81,6 +82,14 @@ func (g Getter) Get(ctx context.Context, version string) (Binary, error) {
 	if !versionPattern.MatchString(version) {
 		return Binary{}, fmt.Errorf("get kube-proxy %q: %w: a version looks like v1.36.3", version, ErrVersion)
 	}
+	if runtime.GOOS != "linux" {
+		return Binary{}, fmt.Errorf("get kube-proxy %s: %w", version, ErrPlatform)
+	}
+	// What is there is whole, so it takes no lock, and may be read-only.
+	dir := filepath.Join(g.Cache, version)
+	if b, err := cached(ctx, dir, version); err == nil {
+		return b, nil
+	}
 	if err := os.MkdirAll(g.Cache, 0o755); err != nil {
 		return Binary{}, fmt.Errorf("make cache directory: %w", err)
 	}
@@ -89,9 +98,8 @@ func (g Getter) Get(ctx context.Context, version string) (Binary, error) {
 		return Binary{}, fmt.Errorf("lock the cache of kube-proxy %s: %w", version, err)
 	}
 	defer unlock()
-	dir := filepath.Join(g.Cache, version)
 	if b, err := cached(ctx, dir, version); err == nil {
-		return b, nil
+		return b, nil // another process has made it meanwhile
 	}
 	b, err := g.make(ctx, dir, version)
 	if err != nil {

@@ -126,7 +126,9 @@ func entries(t testing.TB, l *Lab) []map[string]string {
 	t.Helper()
 	var out []map[string]string
 	for _, e := range events(t, l.host("node1"), env.Job{ID: fmt.Sprint("table ", time.Now().UnixNano()), Census: &env.CensusJob{}}) {
-		out = append(out, e.Fields)
+		if e.Kind == "entry" {
+			out = append(out, e.Fields)
+		}
 	}
 	return out
 }

@@ -293,7 +293,7 @@ func (d *deployment) apply(ctx context.Context, create int, doomed []*pod, del i
 		}
 		return 1
 	})
-	for _, p := range doomed[:min(del, len(doomed))] {
+	for _, p := range doomed[:max(0, min(del, len(doomed)))] {
 		d.remove(p, false)
 	}
 	return nil

@@ -134,10 +134,7 @@ func (p *ipvsPlane) sync(ctx context.Context, services []env.ServiceState) error
 			return fmt.Errorf("program service %s: %w", s.Name, err)
 		}
 	}
-	if p.job.Proxy.KeepUDP {
-		return nil
-	}
-	return forgetUDP(services, p.job.IPv6)
+	return nil
 }
 
 // track makes connections be tracked and unknown service addresses rejected.

@@ -145,12 +145,24 @@ func (r *running) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := plane.sync(ctx, r.job.Services); err != nil {
+	if err := r.sync(ctx, plane); err != nil {
 		return errors.Join(err, plane.close())
 	}
 	r.plane = plane
 	r.note("synced")
 	return nil
+}
+
+// sync programs the newest services. The built-in proxies then delete the
+// entries of stale UDP flows, unless told not to; a kube-proxy does so itself.
+func (r *running) sync(ctx context.Context, plane dataplane) error {
+	if err := plane.sync(ctx, r.job.Services); err != nil {
+		return err
+	}
+	if r.job.Proxy.Binary != "" || r.job.Proxy.KeepUDP {
+		return nil
+	}
+	return forgetUDP(r.job.Services, r.job.IPv6)
 }
 
 // idleTick is how often a proxy is asked that has nothing to do by itself.
@@ -171,7 +183,7 @@ func (r *running) update(ctx context.Context, u env.Update) error {
 		if _, own := r.plane.(process); r.paused && !own {
 			return nil
 		}
-		if err := r.plane.sync(ctx, u.Services); err != nil {
+		if err := r.sync(ctx, r.plane); err != nil {
 			return err
 		}
 		r.note("synced")

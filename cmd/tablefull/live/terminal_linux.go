@@ -37,7 +37,7 @@ func quiet(f *os.File) (*modes, error) {
 	m := &modes{was: *was}
 	was.Lflag &^= unix.ECHO | unix.ECHONL
 	was.Lflag |= unix.NOFLSH // else Ctrl-C throws away what is being painted, and what was typed
-	was.Cc[unix.VSUSP] = 0 // _POSIX_VDISABLE
+	was.Cc[unix.VSUSP] = 0   // _POSIX_VDISABLE
 	return m, unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, was)
 }
 
