@@ -7,13 +7,16 @@ GOFUMPT := mvdan.cc/gofumpt@v0.9.1
 OUT ?= out/demo
 
 # What the tests use besides Go. The tests that need one of them fail without it.
-PACKAGES := conntrack iproute2 util-linux user-mode-linux
+PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables
 # What only the comparisons of `make bench` use.
 BENCH_PACKAGES := wrk hping3 gcc libc6-dev
 # The benchmarks that compare. Each does several rounds by itself.
 BENCH := Beside|^BenchmarkBallast$$|^BenchmarkCensus$$|ObserverEffect
 
-.PHONY: help demo test test-user bench lint build packages bench-packages
+# The kube-proxies that the tests run: built once, for minutes, where the release site cannot be reached.
+KUBE_PROXIES := v1.36.3 v1.35.4
+
+.PHONY: help demo test test-user bench lint build man packages bench-packages kube-proxies
 
 ## help: this list
 help:
@@ -30,7 +33,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tablefull ./cmd/tablefull
 
 ## test: install what is needed and run every test, as root (if root) and as an ordinary user
-test: packages
+test: packages kube-proxies
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build ./report/... ./scenarios/...
 	GOOS=windows $(GO) build ./report/... ./scenarios/...
@@ -61,6 +64,13 @@ define install
 	  else echo "not a Debian system; the tests use these programs: $(1)" >&2; fi; \
 	fi
 endef
+
+## man: manual pages in out/man
+man: build
+	bin/tablefull man out/man
+
+kube-proxies: build
+	@for v in $(KUBE_PROXIES); do bin/tablefull kube-proxy get $$v || exit; done
 
 packages:
 	$(call install,$(PACKAGES))

@@ -118,7 +118,7 @@ func (l *log) findings() *Findings {
 		f.Traffic = append(f.Traffic, t.finding())
 	}
 	f.Backends = l.backendFindings()
-	f.Spikes = l.spikes(a)
+	f.Spikes, f.OtherSpikes = l.spikes(a)
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
 	f.Sizing = l.sizing(first, f.Nodes)
@@ -307,6 +307,9 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 		if n.backwards > 0 || n.reversed > 0 {
 			out = append(out, fmt.Sprintf("on %s %s backwards and %s out of order: what happened there is not in the numbers", n.name, plural(n.backwards, "counter went", "counters went"), plural(n.reversed, "sample came", "samples came")))
 		}
+		if s := l.staleDoubt(f, n.name); s != "" {
+			out = append(out, s)
+		}
 		if lo, hi := n.limits(); lo != hi {
 			out = append(out, fmt.Sprintf("%s's limit was not always the same: between %d and %d while traffic flowed", n.name, lo, hi))
 		}
@@ -361,6 +364,9 @@ func (l *log) notMeasured(f *Findings) []string {
 	for _, n := range f.Nodes {
 		if n.Samples == 0 {
 			out = append(out, n.Name+"'s table was not sampled, so its onsets and the table's part in failures are unknown")
+		}
+		if why := l.cluster.failures[n.Name]; why != "" && n.Stale == nil {
+			out = append(out, n.Name+"'s dataplane: "+why)
 		}
 		if n.Census == nil {
 			why := ""

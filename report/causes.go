@@ -18,6 +18,7 @@ const (
 	listenOverflow  = "listen_overflow"
 	noEndpoint      = "no_endpoint"
 	staleBackend    = "stale_backend"
+	backendGone     = "backend_gone"
 	drainingBackend = "draining_backend"
 	invalidReset    = "invalid_reset"
 	backendReset    = "backend_reset"
@@ -88,6 +89,7 @@ func newAttribution(l *log) *attribution {
 		}
 	}
 	a.retries = synRetries(kernel)
+	l.decide()
 	for _, t := range l.order {
 		a.offered[t] = t.series(func(b *bin) uint64 { return b.started })
 		a.addItems(t)
@@ -201,7 +203,7 @@ func (a *attribution) leaveToOneWay(pr proof) proof {
 
 // divide splits the item's attempts as autopsies of others like them found.
 func (a *attribution) divide(it *item, carried *[classes][findings]portion) {
-	x := it.t.looked(it.class, it.start())
+	x := a.l.looked(it)
 	total := x.total()
 	if total == 0 {
 		it.by[notLooked] = it.n
@@ -232,7 +234,7 @@ func (a *attribution) attribute() {
 		a.leaveToOneWay(proof{cause: natClash, counter: "insert_failed", supplies: a.clashes}),
 		a.leaveToOneWay(proof{cause: chainLong, counter: "chainlength", supplies: a.chains}),
 	}, func(it *item) bool { return it.class == silent }, dropped, a.secondLeg)
-	a.stale()
+	a.misled()
 	a.listenQueues()
 	a.evictions()
 	a.withoutEndpoint()
@@ -268,10 +270,8 @@ func (a *attribution) unplaced() {
 func (t *tally) look() {
 	for tr, classes := range t.kinds {
 		for c := range classes {
-			for second, x := range tr.autopsies[c] {
-				if float64(second) >= math.Floor(t.from) && float64(second) <= t.to {
-					t.looked.add(x)
-				}
+			for f, n := range tr.between(c, t.from, t.to) {
+				t.looked[f] += n
 			}
 		}
 	}
@@ -308,30 +308,6 @@ func (a *attribution) take(it *item, cause string, n uint64, possible found) {
 	if d := it.t.bins.at(it.key).bad; cause == tableFull && it.class == silent && !math.IsNaN(d.firstStart[silent]) {
 		it.t.firstFull = least(it.t.firstFull, d.firstStart[silent])
 	}
-}
-
-// looked returns what autopsies of attempts of that class found around t: of
-// those due within 2 s where there are at least 5, else of all.
-func (t *traffic) looked(c class, at float64) *autopsies {
-	sum := &autopsies{}
-	second := int64(math.Floor(at))
-	for s := second - 2; s <= second+2; s++ {
-		if x := t.autopsies[c][s]; x != nil {
-			sum.add(x)
-		}
-	}
-	if sum.total() >= 5 {
-		return sum
-	}
-	return t.lookedAll(c)
-}
-
-func (t *traffic) lookedAll(c class) *autopsies {
-	sum := &autopsies{}
-	for _, x := range t.autopsies[c] {
-		sum.add(x)
-	}
-	return sum
 }
 
 // waiting is the demand of attempts that failed at some moment of their

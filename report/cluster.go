@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"sort"
 	"strconv"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -14,7 +13,12 @@ import (
 
 const (
 	// maxActs bounds how many occurrences of actions are told apart.
-	maxActs = 1000
+	maxActs = 20_000
+	// maxGoing bounds how many of them latencies are kept for at a time.
+	maxGoing = 64
+	// heldReading is for how long, in s, a reading of a dataplane holds: it is
+	// recorded every 10 s though nothing has changed.
+	heldReading = 15.0
 	// afterAct is for how long after an action's end latencies still count as
 	// around it, s: the longest step of TCP's SYN retransmission that is told
 	// apart is 5 s.
@@ -27,21 +31,23 @@ type cluster struct {
 	planes   map[string][]plane // by node
 	failures map[string]string  // of readings, by node: the first
 	acts     []*act
-	dropped  uint64 // occurrences beyond maxActs
+	going    []*act  // those that latencies can still belong to
+	dropped  uint64  // occurrences beyond maxActs
+	until    float64 // begin of the first of them
 }
 
 // endpointLog is the states of one service's endpoints, in order of time.
 type endpointLog struct {
 	t      []float64
 	states [][]runlog.EndpointState
-	// accepted is connections accepted by all pods of the service in each
-	// second in which one of them was terminating.
+	// accepted is what all pods of the service took in, by second.
 	accepted map[int64]float64
 }
 
 // plane is one reading of a node's dataplane.
 type plane struct {
-	t        float64
+	t, seen  float64 // of the first and the last reading that was so
+	failed   bool    // it could not be read: nothing is known
 	services []runlog.ProgrammedService
 }
 
@@ -51,7 +57,7 @@ type act struct {
 	number     int
 	begin, end float64 // end is NaN while it goes on
 	failed     string
-	latency    *hdrhistogram.Histogram // from due, around it
+	latency    *hdrhistogram.PackedHistogram // from due, around it
 }
 
 func (l *log) addEndpoints(t float64, e *runlog.Endpoints) {
@@ -76,17 +82,30 @@ func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
 		c.planes, c.failures = map[string][]plane{}, map[string]string{}
 	}
 	l.node(node)
-	if d.Failed != "" {
-		if c.failures[node] == "" {
-			c.failures[node] = d.Failed
-		}
-		return
+	if d.Failed != "" && c.failures[node] == "" {
+		c.failures[node] = d.Failed
 	}
 	list := c.planes[node]
-	if n := len(list); n > 0 && t <= list[n-1].t {
-		return
+	if n := len(list); n > 0 {
+		last := &list[n-1]
+		switch {
+		case t <= last.seen:
+			return // of the past, so that it says nothing new
+		case last.failed == (d.Failed != "") && sameServices(last.services, d.Services) && t-last.seen <= heldReading:
+			last.seen = t // a soak's readings are all the same
+			return
+		}
 	}
-	c.planes[node] = append(list, plane{t, d.Services})
+	c.planes[node] = append(list, plane{t: t, seen: t, failed: d.Failed != "", services: d.Services})
+}
+
+// sameServices says whether both lead to the same pods.
+func sameServices(x, y []runlog.ProgrammedService) bool {
+	return slices.EqualFunc(x, y, func(a, b runlog.ProgrammedService) bool {
+		return a.Service == b.Service && a.Addr == b.Addr && slices.EqualFunc(a.Backends, b.Backends, func(p, q runlog.ProgrammedBackend) bool {
+			return p.Addr == q.Addr && (p.Weight == 0) == (q.Weight == 0)
+		})
+	})
 }
 
 // addAct notes the beginning or the end of an action.
@@ -95,10 +114,16 @@ func (l *log) addAct(t float64, e *runlog.Event) {
 	number, _ := strconv.Atoi(e.Fields["number"])
 	if e.Fields["phase"] == "begin" {
 		if len(c.acts) == maxActs {
-			c.dropped++
+			if c.dropped++; c.dropped == 1 {
+				c.until = t
+			}
 			return
 		}
-		c.acts = append(c.acts, &act{name: e.Name, kind: e.Fields["kind"], number: number, begin: t, end: math.NaN()})
+		a := &act{name: e.Name, kind: e.Fields["kind"], number: number, begin: t, end: math.NaN()}
+		c.acts, c.going = append(c.acts, a), append(c.going, a)
+		if len(c.going) > maxGoing {
+			c.going = slices.Delete(c.going, 0, 1)
+		}
 		return
 	}
 	for _, a := range slices.Backward(c.acts) {
@@ -118,13 +143,16 @@ func (a *act) around(t float64) bool {
 }
 
 // addActLatency merges latencies of attempts due around actions.
-func (l *log) addActLatency(b *runlog.Latency) {
-	for _, a := range slices.Backward(l.cluster.acts) {
-		if a.around(b.Start + b.Width/2) {
-			// It has just been decoded, so this cannot fail in another way.
-			a.latency, _ = runlog.MergeHistogram(a.latency, b.FromDue)
-		} else if !math.IsNaN(a.end) && b.Start > a.end+60 {
-			return // those before it are over as well
+func (l *log) addActLatency(b *runlog.Latency, took *hdrhistogram.PackedHistogram) {
+	c := &l.cluster
+	c.going = slices.DeleteFunc(c.going, func(a *act) bool { return b.Start > a.end+60 }) // never true of one without an end
+	for _, a := range c.going {
+		switch {
+		case !a.around(b.Start + b.Width/2):
+		case a.latency == nil:
+			a.latency = took.Clone()
+		default:
+			mergeTimes(&a.latency, took.Clone())
 		}
 	}
 }
@@ -134,13 +162,13 @@ type role int
 
 const (
 	noPod    role = iota // not among its endpoints
-	draining             // terminating, and others are ready
+	draining             // terminating, and not to be used any more
 	usable               // new connections may go there
 )
 
 // at returns the endpoints at a time; nil before the first.
 func (s *endpointLog) at(t float64) []runlog.EndpointState {
-	i := sort.SearchFloat64s(s.t, math.Nextafter(t, math.Inf(1)))
+	i := s.after(t)
 	if i == 0 {
 		return nil
 	}
@@ -181,11 +209,11 @@ func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
 		}
 	}
 	for _, e := range list {
-		if e.Addr == addr {
+		if e.Addr == addr && e.Terminating {
 			return draining
 		}
 	}
-	return noPod
+	return noPod // or one that is not ready yet
 }
 
 // nameOf is the pod that had the address last before at.

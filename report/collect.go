@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -35,15 +36,16 @@ type log struct {
 	nProblems uint64
 	missing   []string // hosts whose last records never arrived
 
-	traffics map[string]*traffic
-	order    []*traffic // as in the header, then as they appear
-	nodes    map[string]*node
-	nodeList []*node
-	hosts    map[string]*host // everything that has network counters
-	backends []*Backend
-	windows  []*window
-	cluster  cluster
-	drains   map[string]*drainPart // by pod
+	traffics  map[string]*traffic
+	order     []*traffic // as in the header, then as they appear
+	nodes     map[string]*node
+	nodeList  []*node
+	hosts     map[string]*host // everything that has network counters
+	backends  []*Backend
+	windows   []*window
+	cluster   cluster
+	drains    map[podKey]*drainPart
+	backendOf map[podKey]*Backend
 
 	events      []Event
 	otherEvents uint64
@@ -57,6 +59,11 @@ type log struct {
 	joinRing []attempt
 	joinNext int
 	unjoined uint64
+
+	addrs      []netip.Addr // that autopsies found
+	addrOf     map[netip.Addr]uint32
+	nAutopsies int
+	unkept     uint64 // beyond maxAutopsies
 }
 
 type attempt struct {
@@ -66,30 +73,31 @@ type attempt struct {
 
 // failed is what is remembered of a failed attempt until its autopsy comes.
 type failed struct {
-	due   float64
-	class class
+	due, start float64
+	class      class
 }
 
 // traffic is one traffic's records.
 type traffic struct {
-	info      runlog.TrafficInfo
-	known     bool // is in the header
-	width     float64
-	bins      bins
-	total     runlog.Bin
-	fromDue   *hdrhistogram.Histogram
-	started   *hdrhistogram.Histogram
-	held      *runlog.Held
-	peak      uint64 // connections held at most
-	holding   *grid[heldCell]
-	took      *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
-	tookWidth float64                              // s, the widest of the Latency records
-	// autopsies by class of outcome and second of the due time.
-	autopsies [classes]map[int64]*autopsies
-	dueCounts *counts                   // see due
-	firstFull float64                   // start of the first attempt known to have met a full table; NaN for none
-	unplaced  map[runlog.Outcome]uint64 // failures of bins at impossible times
-	errnos    map[string]uint64         // of Failure records, by outcome and errno
+	info       runlog.TrafficInfo
+	known      bool // is in the header
+	width      float64
+	bins       bins
+	total      runlog.Bin
+	fromDue    *hdrhistogram.Histogram
+	started    *hdrhistogram.Histogram
+	held       *runlog.Held
+	peak       uint64 // connections held at most
+	holding    *grid[heldCell]
+	took       *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
+	tookWidth  float64                              // s, the widest of the Latency records
+	autopsies  [classes][]autopsy                   // in order of due times once decided
+	heldLooked uint64                               // autopsies of held connections that were lost
+	losses     []loss                               // of held connections
+	dueCounts  *counts                              // see due
+	firstFull  float64                              // start of the first attempt known to have met a full table; NaN for none
+	unplaced   map[runlog.Outcome]uint64            // failures of bins at impossible times
+	errnos     map[string]uint64                    // of Failure records, by outcome and errno
 }
 
 // bin is what is kept of the attempts of one traffic due in one stretch of time.
@@ -154,6 +162,7 @@ func (l *log) add(r *runlog.Record) {
 	case r.Held != nil:
 		t := l.traffic(r.Held.Traffic)
 		h := *r.Held
+		t.lostHeld(r.T, h.Lost)
 		t.held, t.peak = &h, max(t.peak, h.Open)
 		t.holding.add(r.T, heldCell{r.T, h.Open, h.Validated})
 	case r.Served != nil:
@@ -333,7 +342,9 @@ func (l *log) addLatency(b *runlog.Latency) {
 			l.mistake("latencies of traffic %s from %g s on are unreadable and missing: %v", b.Traffic, b.Start, err)
 		}
 	}
-	l.addActLatency(b)
+	if took != nil {
+		l.addActLatency(b, took)
+	}
 	for _, w := range l.windows {
 		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) {
 			// It is a part of the sum, so this cannot fail in another way.
@@ -386,7 +397,7 @@ func (l *log) addFailure(f *runlog.Failure) {
 		l.joinRing[l.joinNext] = a
 		l.joinNext = (l.joinNext + 1) % joinWindow
 	}
-	l.joins[a] = failed{f.Due, c}
+	l.joins[a] = failed{f.Due, f.Start, c}
 }
 
 // least is the smaller of both; NaN is none.
@@ -398,12 +409,15 @@ func least(a, b float64) float64 {
 }
 
 func (l *log) addServed(s *runlog.Served) {
-	i := slices.IndexFunc(l.backends, func(b *Backend) bool { return b.Name == s.Backend && b.Service == s.Service })
-	if i < 0 {
-		l.backends = append(l.backends, &Backend{Name: s.Backend, Service: s.Service})
-		i = len(l.backends) - 1
+	key := podKey{s.Service, s.Backend}
+	b := l.backendOf[key]
+	if b == nil {
+		if l.backendOf == nil {
+			l.backendOf = map[podKey]*Backend{}
+		}
+		b = &Backend{Name: s.Backend, Service: s.Service}
+		l.backends, l.backendOf[key] = append(l.backends, b), b
 	}
-	b := l.backends[i]
 	b.Accepted += s.Accepted
 	b.Served += s.Served
 	b.ServedWhileDraining += s.Draining

@@ -40,11 +40,16 @@
 //     and autopsies found no entry.
 //   - listen_overflow: a pod of the service counted listen queue drops, and the
 //     attempt's packets fall into that interval.
-//   - no_endpoint: the service has no pods behind it.
-//   - stale_backend: the attempt's entry points to an address that is no pod of
-//     the service.
-//   - draining_backend: is in the vocabulary for runs with rollouts; nothing
-//     proves it in runs without.
+//   - no_endpoint: the service had no usable endpoint while the attempt was due,
+//     and no autopsy of its like found an entry to a pod that was gone.
+//   - stale_backend: the attempt's entry points to an address that was no usable
+//     pod of the service when it was sent.
+//   - draining_backend: the attempt's entry points to a pod that was terminating
+//     when it was sent, while others were usable; or it was refused when such a
+//     pod sent that many TCP resets or counted datagrams to no listener.
+//   - backend_gone: the attempt's entry points to a pod that was usable when it
+//     was sent, and that ended before the attempt failed, within 0.5 s where
+//     nothing had answered yet.
 //   - invalid_reset: the connection was reset while `invalid` rose at least
 //     half as fast as connections were reset.
 //   - backend_reset: the connection was reset or closed early while the node

@@ -28,6 +28,11 @@ func (a *attribution) evidence(t *tally) string {
 		parts = append(parts, a.counterText(t), lostText(t.failures, t))
 	case evicted:
 		parts = append(parts, a.counterText(t), fmt.Sprintf("%s waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
+	case drainingBackend:
+		if t.counter != "" {
+			parts = append(parts, a.counterText(t))
+		}
+		parts = append(parts, outcomeList(t.outcomes))
 	case invalidReset, backendRefused:
 		parts = append(parts, a.counterText(t), outcomeList(t.outcomes))
 	default:
@@ -36,7 +41,9 @@ func (a *attribution) evidence(t *tally) string {
 		}
 		parts = append(parts, outcomeList(t.outcomes))
 	}
-	if n := t.looked.total(); n > 0 {
+	if n := t.looked.of(t.agree); n > 0 && slices.Contains([]string{staleBackend, drainingBackend, backendGone}, t.cause) {
+		parts = append(parts, leadText(t.cause, n))
+	} else if n := t.looked.total(); n > 0 {
 		parts = append(parts, autopsyText(t))
 	} else if t.cause == tableFull {
 		parts = append(parts, "no autopsies were made")
@@ -87,6 +94,15 @@ func lostText(n uint64, t *tally) string {
 	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(packets, what))
 }
 
+// leadText says where the entries of such attempts led.
+func leadText(cause string, n uint64) string {
+	to := map[string]string{
+		staleBackend: "an address that was no usable pod of the service when they were sent", drainingBackend: "a pod that was terminating when they were sent, while others were usable",
+		backendGone: "a pod that was usable when they were sent, and ended before they failed",
+	}[cause]
+	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)
+}
+
 func autopsyText(t *tally) string {
 	x, total := t.looked, t.looked.total()
 	names := [...]struct {
@@ -98,8 +114,9 @@ func autopsyText(t *tally) string {
 		{open, "found an open entry with packets of both sides"},
 		{old, "found an entry of a connection that was closing or over"},
 		{noDNAT, "found an entry that no service rule had rewritten"},
-		{staleDNAT, "found an entry to an address that was no pod of the service"},
+		{staleDNAT, "found an entry to an address that was no usable pod of the service"},
 		{drainDNAT, "found an entry to a pod that was terminating"},
+		{goneDNAT, "found an entry to a pod that ended while the attempt waited"},
 	}
 	var parts []string
 	for _, n := range names {

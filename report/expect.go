@@ -10,8 +10,11 @@ import (
 )
 
 // runMetric is a metric that is known for the whole run only. NaN is no data.
-func runMetric(name string, f *Findings) (v float64, detail string) {
+func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
+	name := t.Metric
 	switch name {
+	case "held_lost":
+		return heldMetric(t.Traffic, f)
 	case "stale", "stale_backends":
 		return staleMetric(name, f)
 	case "draining_share":
@@ -31,6 +34,26 @@ func runMetric(name string, f *Findings) (v float64, detail string) {
 		return math.NaN(), "no attempt was started"
 	}
 	return 0, "no attempt failed because of " + name
+}
+
+func heldMetric(traffic string, f *Findings) (v float64, detail string) {
+	v, detail = math.NaN(), "no traffic holds connections"
+	for _, t := range f.Traffic {
+		if t.HeldLost == nil || traffic != "" && t.Name != traffic {
+			continue
+		}
+		if math.IsNaN(v) {
+			v = 0
+		}
+		v += float64(*t.HeldLost)
+		detail = plural(uint64(v), "held connection") + " lost"
+	}
+	return v, detail
+}
+
+// unread says whether a node's dataplane is unknown for a part of the run.
+func unread(f *Findings) bool {
+	return slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Stale != nil && n.Stale.UnreadS > 0.05 })
 }
 
 func staleMetric(name string, f *Findings) (v float64, detail string) {
@@ -58,7 +81,7 @@ func drainingMetric(f *Findings) (v float64, detail string) {
 			continue
 		}
 		if math.IsNaN(v) || *b.DrainingShare > v {
-			v, detail = *b.DrainingShare, fmt.Sprintf("%s accepted %s of its service's connections while it was terminating", b.Name, percent(*b.DrainingShare))
+			v, detail = *b.DrainingShare, fmt.Sprintf("%s took in %s of what its service did while it was terminating and others were usable", b.Name, percent(*b.DrainingShare))
 		}
 	}
 	return v, detail
@@ -144,8 +167,8 @@ func expectations(f *Findings) (reasons []string, shown bool) {
 func disturbed(f *Findings) []string {
 	var out []string
 	for i := range f.Spikes {
-		if s := &f.Spikes[i]; s.Failures > 0 {
-			out = append(out, spikeText(s))
+		if s := &f.Spikes[i]; s.Failures > 0 && len(out) < maxSpikeLines {
+			out = append(out, spikeName(s)+": "+costText(s, ""))
 		}
 	}
 	return out

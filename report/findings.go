@@ -44,19 +44,21 @@ type Findings struct {
 	Doubts      []string `json:"doubts" jsonschema_description:"What limits how far the numbers can be trusted."`
 	NotMeasured []string `json:"not_measured" jsonschema_description:"What was not measured, and why."`
 
-	Knee       Knee              `json:"knee" jsonschema_description:"When it began, on the first node to get there."`
-	Predicted  *Prediction       `json:"predicted" jsonschema_description:"When the table was expected to be full, beside when it was; null without traffic or samples to compute it from."`
-	Traffic    []Traffic         `json:"traffic" jsonschema_description:"What each traffic experienced."`
-	Causes     []Cause           `json:"causes" jsonschema_description:"Why attempts failed, most first. Every failed attempt is in exactly one; attempts that the generator could not start are listed under generator_ causes."`
-	Spikes     []Spike           `json:"spikes" jsonschema_description:"Failures around actions; empty where the scenario has none."`
-	Backends   []Backend         `json:"backends" jsonschema_description:"What each pod served."`
-	Nodes      []Node            `json:"nodes" jsonschema_description:"What each node's table did."`
-	Sizing     *Sizing           `json:"sizing" jsonschema_description:"The limit this traffic needs; null where it cannot be computed."`
-	Capacity   *Capacity         `json:"capacity" jsonschema_description:"Result of a capacity search; null where none was made."`
-	Thresholds []ThresholdResult `json:"thresholds" jsonschema_description:"The scenario's thresholds and what was measured."`
-	Expected   []ThresholdResult `json:"expected" jsonschema_description:"What the scenario expects to be shown, and what was."`
-	Reproduced *bool             `json:"reproduced" jsonschema_description:"Whether all that was expected was shown; null where nothing was, or where it cannot be said."`
-	Generator  Generator         `json:"generator" jsonschema_description:"Whether the generator did what it was asked."`
+	Knee      Knee        `json:"knee" jsonschema_description:"When it began, on the first node to get there."`
+	Predicted *Prediction `json:"predicted" jsonschema_description:"When the table was expected to be full, beside when it was; null without traffic or samples to compute it from."`
+	Traffic   []Traffic   `json:"traffic" jsonschema_description:"What each traffic experienced."`
+	Causes    []Cause     `json:"causes" jsonschema_description:"Why attempts failed, most first. Every failed attempt is in exactly one; attempts that the generator could not start are listed under generator_ causes."`
+	Spikes    []Spike     `json:"spikes" jsonschema_description:"Failures around actions; empty where the scenario has none."`
+	// OtherSpikes are occurrences of actions that are not listed, for bounds.
+	OtherSpikes uint64            `json:"other_spikes" jsonschema_description:"Occurrences of actions that are not in spikes: the worst 200 are, of the first 20000."`
+	Backends    []Backend         `json:"backends" jsonschema_description:"What each pod served."`
+	Nodes       []Node            `json:"nodes" jsonschema_description:"What each node's table did."`
+	Sizing      *Sizing           `json:"sizing" jsonschema_description:"The limit this traffic needs; null where it cannot be computed."`
+	Capacity    *Capacity         `json:"capacity" jsonschema_description:"Result of a capacity search; null where none was made."`
+	Thresholds  []ThresholdResult `json:"thresholds" jsonschema_description:"The scenario's thresholds and what was measured."`
+	Expected    []ThresholdResult `json:"expected" jsonschema_description:"What the scenario expects to be shown, and what was."`
+	Reproduced  *bool             `json:"reproduced" jsonschema_description:"Whether all that was expected was shown; null where nothing was, or where it cannot be said."`
+	Generator   Generator         `json:"generator" jsonschema_description:"Whether the generator did what it was asked."`
 
 	Restored   *bool    `json:"restored" jsonschema_description:"Whether everything that was changed has been put back; null where the log does not say."`
 	UndoErrors []string `json:"undo_errors" jsonschema_description:"What could not be put back, and how to do it by hand."`
@@ -153,14 +155,18 @@ type Spike struct {
 	BeginS         float64           `json:"begin_s" jsonschema_description:"Run time in s at which the action began."`
 	DoneS          *float64          `json:"done_s" jsonschema_description:"Run time in s at which its effect was complete; null where the log does not say."`
 	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
-	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due; null without any."`
+	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due, which can be a timeout before its begin; null without any."`
 	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
-	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second in the 10 s before the action."`
+	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second before the action: of up to 10 s, less those that were in flight when it began."`
 	PeakErrorRatio float64           `json:"peak_error_ratio" jsonschema_description:"Highest share of attempts that failed, of those due in one step of the load series."`
 	P99Ms          *float64          `json:"p99_ms" jsonschema_description:"99th percentile of successful attempts due between the action's begin and 5 s after its end; null without any."`
 	MaxMs          *float64          `json:"max_ms"`
 	Steps          map[string]uint64 `json:"latency_steps" jsonschema_description:"Successful attempts among those that took about 1, 3 or 5 s: the steps at which TCP sends a SYN again (1s, 3s) and resolvers ask again (5s)."`
+	WatchedToS     *float64          `json:"watched_to_s" jsonschema_description:"Run time in s up to which attempts were due that it was looked for in: to the next action, to where it was calm again, or to 10 s after it was done; null where none was due that anybody could count."`
+	StoppedS       *float64          `json:"stopped_s" jsonschema_description:"Run time in s from which no attempt failed any more for at least 2 s, although they did before the action; null where they did not, or went on."`
+	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
+	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
 	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
 }
@@ -175,7 +181,7 @@ type Backend struct {
 	ServedAfterGone     *uint64 `json:"served_after_gone" jsonschema_description:"Of served: after the endpoint was gone; null where no endpoint changes are in the log."`
 	// DrainingShare is measured from one Served record to another, so not at
 	// all for a pod that was terminating for less than a second or two.
-	AcceptedWhileDraining *uint64  `json:"accepted_while_draining" jsonschema_description:"Of accepted: while its endpoint was terminating; null where that was too short to tell, or never."`
+	AcceptedWhileDraining *uint64  `json:"accepted_while_draining" jsonschema_description:"Of accepted: while its endpoint was terminating and others were usable, at least; null where that was too short to tell, or never."`
 	DrainingShare         *float64 `json:"draining_share" jsonschema_description:"Of all connections its service accepted in that time, 0 to 1."`
 	Errors                uint64   `json:"errors"`
 	Share                 float64  `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
@@ -219,7 +225,8 @@ type Stale struct {
 	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed."`
 	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed."`
 	MaxDrainingS float64        `json:"max_draining_s" jsonschema_description:"Longest time, in s, for which IPVS kept a backend with weight 0."`
-	Backends     []StaleBackend `json:"backends" jsonschema_description:"The longest ones."`
+	UnreadS      float64        `json:"unread_s" jsonschema_description:"For how long, in s, the dataplane could not be read, so that nothing is known."`
+	Backends     []StaleBackend `json:"backends" jsonschema_description:"Stale ones first, then the longest."`
 	Other        uint64         `json:"other" jsonschema_description:"How many more there were."`
 }
 

@@ -39,6 +39,8 @@ func headline(f *Findings) string {
 		}
 	}
 	switch {
+	case failed == 0 && allWatched(f):
+		s += ", and no attempt failed, whatever was done to it (" + actionCount(f) + ")"
 	case failed == 0:
 		s += ", and no attempt failed"
 	case byTable(top):
@@ -47,6 +49,11 @@ func headline(f *Findings) string {
 		s += fmt.Sprintf("; %s failed, mostly for a cause that is unknown", plural(failed, "attempt"))
 	default:
 		s += fmt.Sprintf("; %s failed, mostly because of %s", plural(failed, "attempt"), top)
+	}
+	for _, t := range f.Traffic {
+		if t.HeldLost != nil && *t.HeldLost > 0 {
+			s += fmt.Sprintf("; %s lost %s", t.Name, plural(*t.HeldLost, "held connection"))
+		}
 	}
 	if f.Verdict == Fail && len(f.Reasons) > 0 && !byTable(top) {
 		s += "; " + f.Reasons[0]

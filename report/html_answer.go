@@ -120,7 +120,7 @@ func advise(f *Findings) advice {
 			Why: []string{"Drop it before conntrack (raw table, NOTRACK), use SYNPROXY, or shorten the timeouts of unassured entries."},
 		}
 	case !tableTrouble(f) && failures(f) > 0:
-		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+		return otherAdvice(f)
 	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:
 		return runAdvice(f)
 	case s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit:
@@ -132,6 +132,26 @@ func advise(f *Findings) advice {
 		Do:  fmt.Sprintf("Nothing: leave nf_conntrack_max at %s.", grouped(*s.PresentLimit)),
 		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state, for which a limit of %s would do.", grouped(*s.NeededEntries), grouped(*s.RecommendedLimit))},
 	}
+}
+
+// otherAdvice is for attempts that failed while the table held.
+func otherAdvice(f *Findings) advice {
+	a := advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+	if len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend {
+		return a
+	}
+	a.Do = "Not the limit: let pods serve on until the nodes have stopped sending to them."
+	longest := 0.0
+	for _, n := range f.Nodes {
+		if n.Stale != nil {
+			longest = max(longest, n.Stale.MaxS)
+		}
+	}
+	a.Why = []string{"Connections went to addresses that were no pods any more. Where pods are told to end, a preStop sleep that is longer than the nodes are behind keeps them serving for so long."}
+	if longest > 0 {
+		a.Why[0] += fmt.Sprintf(" In this run that was up to %s.", seconds(longest))
+	}
+	return a
 }
 
 // tableTrouble says whether the table was short of room, by the kernel's

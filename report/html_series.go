@@ -14,7 +14,7 @@ func (c *charts) load() []chart {
 		c.gaps = append(c.gaps, "attempts: the log has none")
 		return nil
 	}
-	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: "per second", Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: meansOver(l.StepS), Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
 	ch.Series = []chartSeries{
 		{Name: "offered", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "succeeded", V: l.OK, Color: "green", Kind: "line"},
@@ -34,9 +34,14 @@ func (c *charts) load() []chart {
 	}
 	// A flood beside a little traffic would make the latter a flat line.
 	if len(ch.Series) > 1 && mostOf(l.Offered) > 20*max(mostOf(l.OK), mostOf(l.Failed)) {
-		ch.Wide, ch.Unit = true, "per second, log scale"
+		ch.Wide, ch.Unit = true, ch.Unit+", log scale"
 	}
 	return []chart{ch}
+}
+
+// meansOver is the unit of a rate whose points stand for steps, in s.
+func meansOver(step float64) string {
+	return "per second, means over " + number(step) + " s"
 }
 
 func mostOf(v []float64) (most float64) {
@@ -48,7 +53,7 @@ func mostOf(v []float64) (most float64) {
 
 func (c *charts) causes() []chart {
 	l := c.f.Timeline.Load
-	ch := chart{ID: "causes", Kind: "time", XUnit: "s", Title: "Failed attempts by cause", Unit: "per second", Steps: "after", Stack: true, X: l.T, Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "causes", Kind: "time", XUnit: "s", Title: "Failed attempts by cause", Unit: meansOver(l.StepS), Steps: "after", Stack: true, X: l.T, Marks: c.marks(c.f.Knee)}
 	var rest values
 	for _, s := range c.f.Timeline.Causes {
 		if len(s.PerS) != len(l.T) {
@@ -120,7 +125,7 @@ func (c *charts) census(n NodeSeries) []chart {
 	}
 	ch := chart{
 		ID: c.id("census", n.Name), Kind: "time", XUnit: "s", Stack: true, Title: c.of("Entries by state", n.Name), Unit: "entries", X: n.Census.T, Marks: c.marks(c.knee(n.Name)),
-		Note: plural(uint64(len(n.Census.T)), "walk") + " over the table; between them the areas only connect the dots.",
+		Note: plural(uint64(len(n.Census.T)), "walk") + " over the table; what was between them is not known.",
 	}
 	var rest values
 	for _, s := range n.Census.States {
@@ -218,7 +223,7 @@ func (c *charts) generator() []chart {
 		c.gaps = append(c.gaps, "generator audit: not in the series")
 		return nil
 	}
-	ch := chart{ID: "generator", Kind: "time", XUnit: "s", Title: "Generator: what was due against what was started", Unit: "per second", Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
+	ch := chart{ID: "generator", Kind: "time", XUnit: "s", Title: "Generator: what was due against what was started", Unit: meansOver(l.StepS), Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
 	ch.Series = []chartSeries{
 		{Name: "due", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "started", V: l.Started, Color: "green", Kind: "line"},

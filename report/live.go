@@ -21,7 +21,7 @@ func (a *Analysis) SoFar(f *Findings) *Findings {
 	s := *f
 	s.Verdict = Live
 	s.Headline = "So far: " + headline(&s)
-	s.Reasons = []string{"the run is still going: the verdict comes with its end"}
+	s.Reasons = []string{"the run is still going: the verdict comes with its end, and its newest attempts have not ended yet"}
 	for _, r := range f.Reasons {
 		if !slices.Contains(unended, r) {
 			s.Reasons = append(s.Reasons, "so far: "+r)

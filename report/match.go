@@ -52,6 +52,7 @@ type item struct {
 	mask    found  // attempts that have, or may have, one of these findings
 	packets uint64 // lost by all n
 	late    bool   // some were started late
+	misled  bool   // autopsies of its like found entries that lead astray
 }
 
 // allow sets how many of the item's attempts a rule may take that can be true

@@ -14,6 +14,14 @@ type overlayCharts struct {
 	gaps     []string
 }
 
+const (
+	// stepEnd is how long before its end in s a last step is drawn to.
+	stepEnd = 1e-6
+	// dotted is below how many points report.js marks each, so that steps, of
+	// which each has the other run's moments as well, need more.
+	dotted = 24
+)
+
 // A line is a series of one run on its own times.
 type line struct {
 	t []float64
@@ -254,25 +262,41 @@ func mostIn(all []chartSeries) (most float64) {
 // has on its own times. A run without the line is left out.
 func (ch *chart) join(a, b *line, nameA, nameB string) {
 	ch.X = nil
+	kind := "line"
+	if ch.Steps != "" {
+		kind = "steps" // which, unlike lines, do not go on to the end of the axis
+	}
 	for _, l := range []*line{a, b} {
 		if l != nil {
 			ch.X = append(ch.X, l.t...)
 			if l.until > 0 {
-				ch.X = append(ch.X, l.until)
+				ch.X = append(ch.X, l.until-stepEnd, l.until)
 			}
 		}
 	}
 	sort.Float64s(ch.X)
 	ch.X = slices.Compact(ch.X)
+	for ch.Steps != "" && len(ch.X) > 1 && len(ch.X) < dotted {
+		ch.X = halved(ch.X)
+	}
 	for _, s := range []struct {
 		l           *line
 		name, color string
 		dash        int
 	}{{a, nameA, "blue", 0}, {b, nameB, "red", 1}} {
 		if s.l != nil {
-			ch.Series = append(ch.Series, chartSeries{Name: s.name, V: s.l.on(ch.X), Color: s.color, Dash: s.dash, Kind: "line"})
+			ch.Series = append(ch.Series, chartSeries{Name: s.name, V: s.l.on(ch.X), Color: s.color, Dash: s.dash, Kind: kind})
 		}
 	}
+}
+
+// halved puts a moment between any two.
+func halved(x values) values {
+	out := values{x[0]}
+	for i := 1; i < len(x); i++ {
+		out = append(out, (x[i-1]+x[i])/2, x[i])
+	}
+	return out
 }
 
 // on is the line at the moments x, which hold all of its own: between two of

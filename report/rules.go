@@ -4,33 +4,58 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
-// stale explains attempts whose entry points to an address that was no pod of
-// their service any more, or to a pod that was terminating while others were
-// ready, when they were sent.
-func (a *attribution) stale() {
+// misled explains attempts whose entry leads to an address that was no usable
+// pod of their service when they were sent: none at all, or one that was
+// terminating while others were usable; or to one that was, and ended while they
+// were on their way.
+func (a *attribution) misled() {
 	for _, x := range []struct {
 		cause string
 		f     finding
-	}{{staleBackend, staleDNAT}, {drainingBackend, drainDNAT}} {
+	}{{staleBackend, staleDNAT}, {drainingBackend, drainDNAT}, {backendGone, goneDNAT}} {
 		for _, it := range a.items {
 			if n := it.allow(foundAny(x.f)); n > 0 {
 				a.take(it, x.cause, n, foundAny(x.f))
 				a.tally(x.cause).agree = foundAny(x.f)
+				it.misled = true
 			}
 		}
 	}
 }
 
+// podsOf are the hosts of all pods that the service ever had, with their
+// addresses. A host that is used again keeps its name; its next pod has that
+// name and a number.
+func (l *log) podsOf(s *runlog.ServiceInfo) map[string]netip.Addr {
+	out := map[string]netip.Addr{}
+	for _, b := range s.Backends {
+		out[b.Name] = b.Addr.Addr()
+	}
+	if e := l.cluster.services[s.Name]; e != nil {
+		for _, states := range e.states {
+			for _, x := range states {
+				if host, _, again := strings.Cut(x.Name, "."); !again {
+					out[host] = x.Addr
+				}
+			}
+		}
+	}
+	return out
+}
+
 // deltasOf collects one counter of the pods of a service.
 func (a *attribution) deltasOf(s *runlog.ServiceInfo, of func(netDelta) uint64) []supply {
 	var out []supply
-	for _, b := range s.Backends {
-		h := a.l.hosts[b.Name]
+	pods := a.l.podsOf(s)
+	for _, name := range slices.Sorted(maps.Keys(pods)) {
+		h := a.l.hosts[name]
 		if h == nil {
 			continue
 		}
@@ -41,6 +66,34 @@ func (a *attribution) deltasOf(s *runlog.ServiceInfo, of func(netDelta) uint64) 
 		}
 	}
 	return out
+}
+
+// ending parts the supplies of pods that were terminating and not to be used
+// any more, from when on they were, from the others.
+func (a *attribution) ending(s *runlog.ServiceInfo, supplies []supply) (ending, others []supply) {
+	log := a.l.cluster.services[s.Name]
+	if log == nil {
+		return nil, supplies
+	}
+	pods := a.l.podsOf(s)
+	for _, x := range supplies {
+		was := len(ending)
+		times := []float64{x.a}
+		for i := log.after(x.a); i < len(log.t) && log.t[i] <= x.b; i++ {
+			times = append(times, log.t[i])
+		}
+		for _, t := range times {
+			if a.l.roleOf(s.Name, pods[x.host], t) == draining {
+				x.a = t
+				ending = append(ending, x)
+				break
+			}
+		}
+		if len(ending) == was {
+			others = append(others, x)
+		}
+	}
+	return ending, others
 }
 
 // services returns the services that items go to, in the header's order.
@@ -100,17 +153,29 @@ func (a *attribution) evictions() {
 	}, foundAny(noEntry))
 }
 
-// withoutEndpoint explains attempts to a service that had no pods.
+// withoutEndpoint explains attempts to a service that had no usable endpoint
+// while they were due. One that nothing answered may as well have gone to a pod
+// that is gone: where autopsies found such entries, that none was found proves
+// nothing.
 func (a *attribution) withoutEndpoint() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
 		if s == nil || it.left == 0 || a.l.hasEndpoint(s, it.start(), it.end()) {
 			continue
 		}
+		can := ^found(0)
 		switch it.class {
-		case silent, refused, unreachable:
-			a.take(it, noEndpoint, it.left, ^found(0))
-			a.tally(noEndpoint).how = fmt.Sprintf("service %s has no pods", s.Name)
+		case silent:
+			if can = foundAny(noEntry, noDNAT, notLooked); it.misled {
+				can = foundAny(noDNAT)
+			}
+		case refused, unreachable:
+		default:
+			continue
+		}
+		if n := it.allow(can); n > 0 {
+			a.take(it, noEndpoint, n, can)
+			a.tally(noEndpoint).how = fmt.Sprintf("service %s had no usable endpoint when they were due", s.Name)
 		}
 	}
 }
@@ -174,12 +239,8 @@ func (a *attribution) explainsHalf(supplies []supply, eligible func(*item) bool)
 
 func (a *attribution) podsSent(s *runlog.ServiceInfo, of func(netDelta) uint64) uint64 {
 	var n uint64
-	for _, b := range s.Backends {
-		if h := a.l.hosts[b.Name]; h != nil {
-			for _, d := range h.deltas {
-				n += of(d)
-			}
-		}
+	for _, x := range a.deltasOf(s, of) {
+		n += uint64(x.left)
 	}
 	return n
 }
@@ -194,11 +255,29 @@ func (a *attribution) refusals() {
 			if udp {
 				counter, of = "NoPorts", func(d netDelta) uint64 { return d.noPorts }
 			}
-			a.waited(backendRefused, counter, a.deltasOf(s, of), func(it *item) bool {
-				return it.t.info.To == s.Name && it.class == refused && it.t.udp() == udp
-			}, ^found(0))
+			eligible := func(it *item) bool { return it.t.info.To == s.Name && it.class == refused && it.t.udp() == udp }
+			ending, others := a.ending(s, a.deltasOf(s, of))
+			left := a.refusedAtOnce(drainingBackend, counter, ending, eligible)
+			a.waited(backendRefused, counter, append(others, left...), eligible, ^found(0))
 		}
 	}
+}
+
+// refusedAtOnce explains eligible attempts by one event each at the moment they
+// were due: a refusal does not wait. It returns what is left of the supplies.
+func (a *attribution) refusedAtOnce(cause, counter string, supplies []supply, eligible func(*item) bool) []supply {
+	if len(supplies) == 0 {
+		return nil
+	}
+	var demands []demand
+	for _, it := range a.items {
+		if eligible(it) && it.allow(^found(0)) > 0 {
+			d := it.waiting()
+			d.b -= max(it.t.info.Timeout, 0)
+			demands = append(demands, d)
+		}
+	}
+	return a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, ^found(0))
 }
 
 // silences explains attempts that reached a pod and got no answer in time:
@@ -272,6 +351,9 @@ func (a *attribution) doubtDrops() {
 		if n := x.total() - x.of(foundAny(noEntry, old)); n > 0 {
 			a.doubts = append(a.doubts, fmt.Sprintf("%d of %d autopsies of attempts without any answer found an entry on the node while its table was dropping: that share of the failures was not put down to the table", n, x.total()))
 		}
+	}
+	if a.l.unkept > 0 {
+		a.doubts = append(a.doubts, fmt.Sprintf("%s came after the first %d and were not used", plural(a.l.unkept, "autopsy", "autopsies"), maxAutopsies))
 	}
 	if a.l.unjoined > 0 {
 		a.doubts = append(a.doubts, fmt.Sprintf("%s belong to no recorded failure and were not used", plural(a.l.unjoined, "autopsy", "autopsies")))

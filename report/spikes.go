@@ -14,14 +14,24 @@ const (
 	calm = 2.0
 	// leadUp is how much of the time before an action shows what failed anyway.
 	leadUp = 10.0
+	// aftermath is how long after an action's end, in s, failures may begin and
+	// still be put down to its time.
+	aftermath = 10.0
+	// maxSpikes bounds how many occurrences of actions are listed.
+	maxSpikes = 200
+	// maxGrid bounds the steps on which failures are added up.
+	maxGrid = 1 << 21
 )
 
 // failing is attempts and failures of all traffics by due time.
 type failing struct {
-	width  float64
-	first  int64 // bin
-	due    []float64
-	failed []float64
+	width   float64
+	first   int64 // bin
+	timeout float64
+	due     []float64 // without those of one-way traffic, of which nobody knows
+	open    []float64 // of those, still in flight when the log ends
+	failed  []float64
+	waited  []float64 // of failed, those that waited for their timeout
 }
 
 // failing adds all bins up on one grid as wide as the widest.
@@ -30,25 +40,43 @@ func (l *log) failing() failing {
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for _, t := range l.order {
 		f.width = max(f.width, t.width)
+		f.timeout = max(f.timeout, min(t.info.Timeout, 60))
 		for k := range t.bins.all() {
 			lo, hi = min(lo, t.start(k)), max(hi, t.start(k)+t.width)
 		}
 	}
-	if f.width == 0 || hi <= lo || (hi-lo)/f.width > 1e8 {
+	if f.width == 0 || hi <= lo {
 		return failing{}
+	}
+	for (hi-lo)/f.width > maxGrid {
+		f.width *= 2
 	}
 	f.first = int64(math.Floor(lo/f.width + slop))
 	n := int64(math.Ceil(hi/f.width-slop)) - f.first
-	f.due, f.failed = make([]float64, n), make([]float64, n)
+	all := make([]float64, 4*n)
+	f.due, f.open, f.failed, f.waited = all[:n], all[n:2*n], all[2*n:3*n], all[3*n:]
 	for _, t := range l.order {
 		for k, b := range t.bins.all() {
 			if i := int64(math.Floor(t.start(k)/f.width+slop)) - f.first; i >= 0 && i < n {
-				f.due[i] += float64(b.due)
-				f.failed[i] += float64(b.failed())
+				f.add(int(i), b, t.oneWay())
 			}
 		}
 	}
 	return f
+}
+
+func (f failing) add(i int, b *bin, oneWay bool) {
+	failed := float64(b.failed())
+	f.failed[i] += failed
+	ended := float64(b.ok) + failed
+	if b.bad != nil {
+		f.waited[i] += float64(b.bad.outcomes[runlog.ConnectTimeout]) + float64(b.bad.outcomes[runlog.ResponseTimeout])
+		ended += float64(b.bad.outcomes[runlog.Interrupted])
+	}
+	if !oneWay {
+		f.due[i] += float64(b.due)
+		f.open[i] += max(0, float64(b.started)-ended)
+	}
 }
 
 // bin is the index of the bin in which t is, within bounds.
@@ -77,51 +105,135 @@ func (f failing) rate(a, b float64) float64 {
 // spikes says what each action did to the traffic. What failed from its begin
 // on, up to where it is calm again, the next action, or the end, is put down to
 // the time of the action; that it is its doing is for the causes to say.
-func (l *log) spikes(a *attribution) []Spike {
+func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	out := []Spike{}
+	if len(l.cluster.acts) == 0 {
+		return out, l.cluster.dropped
+	}
 	f := l.failing()
 	acts := slices.Clone(l.cluster.acts)
 	slices.SortStableFunc(acts, func(x, y *act) int { return cmp.Compare(x.begin, y.begin) })
-	for i, x := range acts {
+	var before *Spike
+	for i := 0; i < len(acts); {
+		j := i + 1
+		for j < len(acts) && f.together(acts[i], acts[j]) {
+			j++
+		}
 		until := math.Inf(1)
-		if i+1 < len(acts) {
-			until = acts[i+1].begin
+		switch {
+		case j < len(acts):
+			until = acts[j].begin
+		case l.cluster.dropped > 0:
+			until = l.cluster.until
 		}
-		from := x.begin - leadUp
-		if i > 0 && !math.IsNaN(acts[i-1].end) {
-			from = max(from, min(acts[i-1].end, x.begin-calm))
+		shared := l.spike(f, acts[i:j], until, before)
+		if shared.StartS != nil {
+			shared.Causes = a.between(*shared.StartS, *shared.EndS)
 		}
-		s := Spike{
-			Action: x.name, Kind: x.kind, Number: x.number, BeginS: x.begin, DoneS: finite(x.end), Error: x.failed,
-			Steps: map[string]uint64{}, Causes: []Cause{},
+		before = &shared
+		for k, x := range acts[i:j] {
+			s := shared
+			s.Action, s.Kind, s.Number, s.BeginS, s.DoneS, s.Error = x.name, x.kind, x.number, x.begin, finite(x.end), x.failed
+			s.Together = []string{}
+			for m, y := range acts[i:j] {
+				if m != k {
+					s.Together = append(s.Together, y.name)
+				}
+			}
+			x.times(&s)
+			out = append(out, s)
 		}
-		if len(f.due) > 0 {
-			s.Before = f.rate(max(from, 0), x.begin)
-			f.measure(&s, x, until)
-		}
-		x.times(&s)
-		if s.StartS != nil {
-			s.Causes = a.between(*s.StartS, *s.EndS)
-		}
-		out = append(out, s)
+		i = j
 	}
-	return out
+	out, n := worst(out)
+	return out, n + l.cluster.dropped
 }
 
-// measure finds the stretch in which more failed than before the action.
-func (f failing) measure(s *Spike, x *act, until float64) {
-	perBin := s.Before * f.width
-	quiet, done := 0, x.end
+// together says whether failures cannot be told to be of one action or the other.
+func (f failing) together(x, y *act) bool {
+	return x.begin == y.begin || f.width > 0 && f.bin(x.begin) == f.bin(y.begin) && y.begin-x.begin < f.width
+}
+
+// worst keeps the occurrences that cost most, in their order.
+func worst(all []Spike) (listed []Spike, other uint64) {
+	if len(all) <= maxSpikes {
+		return all, 0
+	}
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
+	}
+	cost := func(i int) float64 {
+		n := float64(all[i].Failures)
+		if all[i].Error != "" {
+			n += 0.5
+		}
+		return n
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(cost(y), cost(x)) })
+	keep := order[:maxSpikes]
+	slices.Sort(keep)
+	for _, i := range keep {
+		listed = append(listed, all[i])
+	}
+	return listed, uint64(len(all) - maxSpikes)
+}
+
+// spike measures what failed from the begin of acts, which begin together.
+func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike {
+	begin, done := acts[0].begin, acts[0].end
+	for _, x := range acts[1:] {
+		if math.IsNaN(done) || x.end <= done {
+			continue
+		}
+		done = x.end // NaN as well
+	}
 	if math.IsNaN(done) {
 		done = math.Inf(1)
 	}
+	s := Spike{Steps: map[string]uint64{}, Causes: []Cause{}}
+	if slices.ContainsFunc(l.order, func(t *traffic) bool { return t.idle() }) {
+		n := l.lostBetween(begin, until)
+		s.HeldLost = &n
+	}
+	if len(f.due) == 0 {
+		return s
+	}
+	from, to := max(begin-leadUp, f.start(0), 0), begin
+	switch {
+	case before == nil:
+	case before.StartS != nil && before.Recovered:
+		from = max(from, *before.EndS)
+	case before.StartS != nil:
+		from = max(from, *before.StartS)
+	}
+	// Attempts that were in flight can fail because of it: they were due before.
+	if t := begin - f.timeout; t-from >= 1 {
+		to = t
+	}
+	s.Before = f.rate(min(from, begin-5*f.width), to)
+	f.measure(&s, begin, to, done, until)
+	return s
+}
+
+// measure finds the stretch in which more failed than before the action. Those
+// that were in flight when it began were due after lead.
+func (f failing) measure(s *Spike, begin, lead, done, until float64) {
+	perBin := s.Before * f.width
+	most := perBin + 3*math.Sqrt(perBin)
 	need := int(math.Ceil(calm / f.width))
-	var total, anyway float64
-	last := -1
-	first := -1
-	end := f.bin(until)
-	for i := f.bin(x.begin); i < end; i++ {
-		if n := f.failed[i]; n > perBin+3*math.Sqrt(perBin) {
+	quiet, first, last, watched := 0, -1, -1, -1
+	var total float64
+	b, end := f.bin(begin), f.bin(until)
+	for i := f.bin(lead); i < end; i++ {
+		n := f.failed[i]
+		if i < b {
+			n = min(n, f.waited[i])
+		}
+		if first < 0 && f.start(i) >= done+aftermath {
+			break
+		}
+		if n > most {
 			if first < 0 {
 				first = i
 			}
@@ -129,51 +241,78 @@ func (f failing) measure(s *Spike, x *act, until float64) {
 			if f.due[i] > 0 {
 				s.PeakErrorRatio = max(s.PeakErrorRatio, min(1, n/f.due[i]))
 			}
-			continue
 		}
-		if f.due[i] > 0 {
-			quiet++ // where nothing is due nothing can be seen to have recovered
+		// Where nothing was due, or nobody knows yet, nothing can be seen.
+		known := f.due[i] > 0 && (n > most || f.open[i]+n <= most)
+		if known && i >= b {
+			watched = i
+		}
+		if known && n <= most {
+			quiet++
 		}
 		// An action that goes on may yet do something.
-		if quiet >= need && f.start(i) >= done {
+		if first >= 0 && quiet >= need && f.start(i) >= done {
 			s.Recovered = true
 			break
 		}
 	}
+	if watched >= 0 {
+		v := f.start(watched + 1)
+		s.WatchedToS = &v
+	}
 	if first < 0 {
+		f.stopped(s, b, watched)
 		return
 	}
 	for i := first; i <= last; i++ {
-		total += f.failed[i]
-		anyway += perBin
+		n := f.failed[i]
+		if i < b {
+			n = min(n, f.waited[i])
+		}
+		total += n - perBin
 	}
-	a, b := f.start(first), f.start(last+1)
-	s.StartS, s.EndS = &a, &b
-	s.Failures = uint64(max(0, math.Round(total-anyway)))
+	x, y := f.start(first), f.start(last+1)
+	s.StartS, s.EndS = &x, &y
+	s.Failures = uint64(max(0, math.Round(total)))
+}
+
+// stopped finds from when on nothing fails any more that did before.
+func (f failing) stopped(s *Spike, begin, watched int) {
+	if s.Before*calm < 3 {
+		return // chance
+	}
+	from := begin
+	for i := begin; i <= watched; i++ {
+		if f.failed[i] > 0 {
+			from = i + 1
+		}
+	}
+	if float64(watched+1-from)*f.width >= calm-slop {
+		v := f.start(from)
+		s.StoppedS = &v
+	}
 }
 
 // times are the latencies around the action.
 func (x *act) times(s *Spike) {
 	h := x.latency
-	s.P99Ms, s.MaxMs = quantileMs(h, 99), quantileMs(h, 100)
-	if h == nil {
+	if h == nil || h.TotalCount() == 0 {
 		return
 	}
-	for _, step := range []struct {
-		name string
-		us   int64
-	}{{"1s", 1_000_000}, {"3s", 3_000_000}, {"5s", 5_000_000}} {
-		var n uint64
-		for _, b := range h.Distribution() {
+	s.P99Ms, s.MaxMs = finite(float64(h.ValueAtPercentile(99))/1000), finite(float64(h.Max())/1000)
+	s.Steps = map[string]uint64{}
+	h.ForEachBucket(func(us, n int64) bool {
+		for _, step := range []struct {
+			name string
+			us   int64
+		}{{"1s", 1_000_000}, {"3s", 3_000_000}, {"5s", 5_000_000}} {
 			// A retransmission timer is a little late, and the answer takes its time.
-			if b.From >= step.us*98/100 && b.To <= step.us*115/100 {
-				n += uint64(b.Count)
+			if us >= step.us*98/100 && us <= step.us*115/100 {
+				s.Steps[step.name] += uint64(n)
 			}
 		}
-		if n > 0 {
-			s.Steps[step.name] = n
-		}
-	}
+		return true
+	})
 }
 
 // between is the causes of attempts due in [from, to), as far as the steps of
@@ -182,115 +321,21 @@ func (a *attribution) between(from, to float64) []Cause {
 	out := []Cause{}
 	var all float64
 	i, j := a.axis.index(from), a.axis.index(to-a.axis.step/1000)
-	for _, c := range a.causes() {
-		t := a.tallies[c.Cause]
-		if t == nil {
-			continue
-		}
+	for _, t := range a.tallies {
 		var n uint64
-		for k, v := range t.steps {
-			if k >= i && k <= j {
-				n += v
-			}
+		for k := i; k <= j && len(t.steps) > 0; k++ {
+			n += t.steps[k]
 		}
 		if n > 0 {
-			c.Failures, c.ShareOf = n, "failed"
-			out = append(out, c)
+			out = append(out, Cause{Cause: t.cause, Failures: n, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof()})
 			all += float64(n)
 		}
 	}
 	for k := range out {
 		out[k].Share = float64(out[k].Failures) / all
 	}
-	slices.SortStableFunc(out, func(x, y Cause) int { return cmp.Compare(y.Failures, x.Failures) })
+	slices.SortFunc(out, func(x, y Cause) int {
+		return cmp.Or(cmp.Compare(y.Failures, x.Failures), cmp.Compare(x.Cause, y.Cause))
+	})
 	return out
-}
-
-// drainPart is what a pod accepted while it was terminating, as far as whole
-// Served records tell.
-type drainPart struct {
-	last     float64 // of its last Served record
-	seen     bool
-	from, to float64
-	accepted float64
-	gone     uint64 // served after its endpoint was removed
-	known    bool   // whether its endpoint was ever seen
-}
-
-// addDrain notes what a Served record says of a pod that is terminating, or
-// whose endpoint is gone.
-func (l *log) addDrain(r *runlog.Record) {
-	s := r.Served
-	svc := l.cluster.services[s.Service]
-	if svc == nil {
-		return
-	}
-	p := l.drains[s.Backend]
-	if p == nil {
-		p = &drainPart{from: math.Inf(1)}
-		if l.drains == nil {
-			l.drains = map[string]*drainPart{}
-		}
-		l.drains[s.Backend] = p
-	}
-	a, b := p.last, r.T
-	whole := p.seen && b > a
-	p.last, p.seen = r.T, true
-	if !whole {
-		return
-	}
-	state := func(t float64) (listed, terminating, any bool) {
-		for _, e := range svc.at(t) {
-			any = any || e.Terminating
-			if e.Name == s.Backend {
-				listed, terminating = true, e.Terminating
-			}
-		}
-		return listed, terminating, any
-	}
-	listed, terminating, any := state(a)
-	_, _, later := state(b)
-	if any || later {
-		for sec := int64(math.Floor(a)); float64(sec) < b; sec++ {
-			part := (min(b, float64(sec+1)) - max(a, float64(sec))) / (b - a)
-			svc.accepted[sec] += part * float64(s.Accepted)
-		}
-	}
-	switch {
-	case listed && terminating:
-		p.known = true
-		p.from, p.to = min(p.from, a), b
-		p.accepted += float64(s.Accepted)
-	case listed:
-		p.known = true
-	case p.known:
-		p.gone += s.Served
-	}
-}
-
-// drainShare fills in what a pod accepted while it was terminating.
-func (l *log) drainShare(b *Backend) {
-	p := l.drains[b.Name]
-	if p == nil {
-		return
-	}
-	if p.known {
-		gone := p.gone
-		b.ServedAfterGone = &gone
-	}
-	svc := l.cluster.services[b.Service]
-	if p.to <= p.from || svc == nil {
-		return
-	}
-	n := uint64(p.accepted)
-	b.AcceptedWhileDraining = &n
-	var all float64
-	for sec := int64(math.Floor(p.from)); float64(sec) < p.to; sec++ {
-		part := min(p.to, float64(sec+1)) - max(p.from, float64(sec))
-		all += part * svc.accepted[sec]
-	}
-	if all > 0 {
-		share := min(1, p.accepted/all)
-		b.DrainingShare = &share
-	}
 }

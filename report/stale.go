@@ -1,9 +1,12 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 // maxStale is how many stale backends are listed one by one; all count.
@@ -11,26 +14,41 @@ const maxStale = 20
 
 // staleOf compares what a node was programmed with with what the API server
 // had: nil where one of them is not in the log. Until a reading shows a change,
-// the one before holds; so a length of time is known to one interval between
-// readings.
+// the one before holds; so a length of time can be too long by one interval
+// between readings, and is never too short by more than what no reading saw.
 func (l *log) staleOf(node string) *Stale {
 	planes := l.cluster.planes[node]
 	if len(planes) == 0 || len(l.cluster.services) == 0 {
 		return nil
 	}
 	w := &staleWatch{l: l, out: &Stale{Backends: []StaleBackend{}}, open: map[staleKey]*StaleBackend{}}
+	read := false
 	for i, p := range planes {
-		w.compare(p)
-		// Endpoints may change while the dataplane does not.
-		until := max(l.lastT, p.t)
+		next := max(l.lastT, p.t)
 		if i+1 < len(planes) {
-			until = planes[i+1].t
+			next = planes[i+1].t
 		}
-		for _, t := range l.changesBetween(p.t, until) {
-			w.compare(plane{t, p.services})
+		until := min(next, p.seen+heldReading)
+		if p.failed {
+			until = p.t
+		} else {
+			read = true
+			w.compare(p.t, p.services)
+			// Endpoints may change while the dataplane does not.
+			for _, t := range l.changesBetween(p.t, until) {
+				w.compare(t, p.services)
+			}
+		}
+		if until < next {
+			w.leave(until)
+			w.out.UnreadS += next - until
 		}
 	}
-	w.finish(l.lastT)
+	if !read {
+		return nil
+	}
+	w.leave(l.lastT)
+	w.sort()
 	return w.out
 }
 
@@ -64,45 +82,58 @@ type staleWatch struct {
 }
 
 // compare notes what differs at a moment and what does no longer.
-func (w *staleWatch) compare(p plane) {
+func (w *staleWatch) compare(t float64, programmed []runlog.ProgrammedService) {
 	now := map[staleKey]bool{}
-	var stale uint64
-	for _, s := range p.services {
+	used := map[staleKey]bool{} // whatever port leads there
+	for _, s := range programmed {
 		want := w.l.cluster.services[s.Service]
-		if want == nil || p.t < want.t[0] {
+		if want == nil || t < want.t[0] {
 			continue
 		}
-		programmed := map[netip.Addr]bool{}
 		for _, b := range s.Backends {
 			a := b.Addr.Addr()
 			switch {
 			case b.Weight == 0:
 				now[staleKey{s.Service, a, "draining"}] = true
 				continue
-			case w.l.roleOf(s.Service, a, p.t) != usable:
+			case w.l.roleOf(s.Service, a, t) != usable:
 				now[staleKey{s.Service, a, "stale"}] = true
-				stale++
 			}
-			programmed[a] = true
+			used[staleKey{service: s.Service, addr: a}] = true
 		}
-		for _, e := range usableOf(want.at(p.t)) {
-			if !programmed[e.Addr] {
+	}
+	for _, s := range programmed {
+		want := w.l.cluster.services[s.Service]
+		if want == nil || t < want.t[0] {
+			continue
+		}
+		for _, e := range usableOf(want.at(t)) {
+			if !used[staleKey{service: s.Service, addr: e.Addr}] {
 				now[staleKey{s.Service, e.Addr, "missing"}] = true
 			}
 		}
 	}
-	w.out.MaxBackends = max(w.out.MaxBackends, stale)
+	w.note(t, now)
+}
+
+// note opens what differs now and closes what does no longer.
+func (w *staleWatch) note(t float64, now map[staleKey]bool) {
+	var stale uint64
 	for k := range now {
+		if k.what == "stale" {
+			stale++
+		}
 		if w.open[k] == nil {
 			w.open[k] = &StaleBackend{
-				Service: k.service, Addr: k.addr.String(), What: k.what, FromS: p.t,
-				Pod: w.l.cluster.services[k.service].nameOf(k.addr, p.t),
+				Service: k.service, Addr: k.addr.String(), What: k.what, FromS: t,
+				Pod: w.l.cluster.services[k.service].nameOf(k.addr, t),
 			}
 		}
 	}
+	w.out.MaxBackends = max(w.out.MaxBackends, stale)
 	for k, b := range w.open {
 		if !now[k] {
-			w.close(b, p.t, true)
+			w.close(b, t, true)
 			delete(w.open, k)
 		}
 	}
@@ -119,24 +150,39 @@ func (w *staleWatch) close(b *StaleBackend, t float64, ended bool) {
 		w.out.MaxDrainingS = max(w.out.MaxDrainingS, t-b.FromS)
 	}
 	w.out.Backends = append(w.out.Backends, *b)
+	if len(w.out.Backends) >= 50*maxStale {
+		w.sort() // a soak's are many
+	}
 }
 
-// finish closes what is still open and puts the longest first.
-func (w *staleWatch) finish(t float64) {
-	for _, b := range w.open {
+// leave closes what is still open at a moment after which nothing is known.
+func (w *staleWatch) leave(t float64) {
+	for k, b := range w.open {
 		w.close(b, max(t, b.FromS), false)
+		delete(w.open, k)
 	}
+}
+
+// sort puts stale ones first, then the longest, and keeps those that are listed.
+func (w *staleWatch) sort() {
 	slices.SortFunc(w.out.Backends, func(a, b StaleBackend) int {
-		switch x, y := a.ToS-a.FromS, b.ToS-b.FromS; {
-		case x > y:
-			return -1
-		case x < y:
-			return 1
-		}
-		return compareText(a.What+a.Service+a.Addr+fmt.Sprint(a.FromS), b.What+b.Service+b.Addr+fmt.Sprint(b.FromS))
+		return cmp.Or(
+			boolOrder(a.What != "stale", b.What != "stale"), cmp.Compare(b.ToS-b.FromS, a.ToS-a.FromS), cmp.Compare(a.FromS, b.FromS),
+			cmp.Compare(a.Service, b.Service), cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.What, b.What),
+		)
 	})
 	if n := len(w.out.Backends); n > maxStale {
-		w.out.Other = uint64(n - maxStale)
+		w.out.Other += uint64(n - maxStale)
 		w.out.Backends = w.out.Backends[:maxStale]
 	}
+}
+
+// staleDoubt says that a node's dataplane was not read all the time.
+func (l *log) staleDoubt(f *Findings, node string) string {
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Name == node && n.Stale != nil && n.Stale.UnreadS > 0.05 {
+			return fmt.Sprintf("%s's dataplane was not read for %s: what it was programmed with then is unknown (%s)", node, seconds(n.Stale.UnreadS), cmpOr(l.cluster.failures[node], "there is no reading"))
+		}
+	}
+	return ""
 }

@@ -1,76 +1,160 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 )
 
+// maxSpikeLines is how many occurrences of actions a text lists.
+const maxSpikeLines = 12
+
 // actions writes what the actions did to the traffic, and how far dataplanes
 // and pods were behind.
 func (t *text) actions(f *Findings) {
-	if len(f.Spikes) == 0 {
+	lines := actionLines(f)
+	if len(lines) == 0 {
 		return
 	}
 	t.line("")
 	t.line("actions")
-	for i := range f.Spikes {
-		t.para("  - ", plain(spikeText(&f.Spikes[i])))
-	}
-	for i := range f.Nodes {
-		if s := staleText(&f.Nodes[i]); s != "" {
-			t.para("  ", plain(s))
-		}
-	}
-	for _, b := range f.Backends {
-		if s := drainText(&b); s != "" {
-			t.para("  ", plain(s))
-		}
+	for _, s := range lines {
+		t.para("  - ", plain(s))
 	}
 }
 
-// spikeText is like: roll (rollout) at 2.0 s, done at 3.9 s: 120 attempts
-// failed ...
-func spikeText(s *Spike) string {
-	b := &strings.Builder{}
-	fmt.Fprintf(b, "%s", s.Action)
+// actionLines are the actions, and how far dataplanes and pods were behind, a
+// line each: the worst ones of many.
+func actionLines(f *Findings) []string {
+	var out []string
+	order := make([]int, len(f.Spikes))
+	for i := range order {
+		order[i] = i
+	}
+	if len(order) > maxSpikeLines {
+		slices.SortStableFunc(order, func(x, y int) int {
+			a, b := &f.Spikes[x], &f.Spikes[y]
+			return cmp.Or(cmp.Compare(b.Failures, a.Failures), boolOrder(a.Error == "", b.Error == ""))
+		})
+		order = order[:maxSpikeLines]
+		slices.Sort(order)
+	}
+	for _, i := range order {
+		next := ""
+		if i+1 < len(f.Spikes) && f.Spikes[i].EndS != nil && *f.Spikes[i].EndS >= f.Spikes[i+1].BeginS-0.001 {
+			next = f.Spikes[i+1].Action
+		}
+		out = append(out, spikeText(&f.Spikes[i], next))
+	}
+	if n := uint64(len(f.Spikes)-len(order)) + f.OtherSpikes; n > 0 {
+		out = append(out, fmt.Sprintf("and %s that cost no more than these", plural(n, "action")))
+	}
+	for i := range f.Nodes {
+		if s := staleText(&f.Nodes[i]); s != "" {
+			out = append(out, s)
+		}
+	}
+	return append(out, drainLines(f)...)
+}
+
+// drainLines are the pods that took most in while they were terminating.
+func drainLines(f *Findings) []string {
+	var pods []*Backend
+	for i := range f.Backends {
+		if b := &f.Backends[i]; b.AcceptedWhileDraining != nil && *b.AcceptedWhileDraining > 0 {
+			pods = append(pods, b)
+		}
+	}
+	slices.SortStableFunc(pods, func(x, y *Backend) int { return cmp.Compare(*y.AcceptedWhileDraining, *x.AcceptedWhileDraining) })
+	var out []string
+	for _, b := range pods[:min(5, len(pods))] {
+		s := fmt.Sprintf("%s took in at least %d while it was terminating and others were usable", b.Name, *b.AcceptedWhileDraining)
+		if b.DrainingShare != nil {
+			s += fmt.Sprintf(", %s of all that %s took in then", percent(*b.DrainingShare), b.Service)
+		}
+		out = append(out, s)
+	}
+	if n := len(pods) - len(out); n > 0 {
+		out = append(out, fmt.Sprintf("and %s took in less while terminating", plural(uint64(n), "other pod")))
+	}
+	return out
+}
+
+// spikeName is like: roll no. 2 (rollout).
+func spikeName(s *Spike) string {
+	name := s.Action
 	if s.Number > 1 {
-		fmt.Fprintf(b, " no. %d", s.Number)
+		name += fmt.Sprintf(" no. %d", s.Number)
 	}
 	if s.Kind != s.Action {
-		fmt.Fprintf(b, " (%s)", s.Kind)
+		name += fmt.Sprintf(" (%s)", s.Kind)
 	}
-	fmt.Fprintf(b, " at %s", seconds(s.BeginS))
+	return name
+}
+
+// spikeText is like: roll (rollout) at 2.0 s, done at 3.9 s: 120 attempts
+// failed ... next is the action that begins where the failures end, if any.
+func spikeText(s *Spike, next string) string {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "%s at %s", spikeName(s), seconds(s.BeginS))
+	if len(s.Together) > 0 {
+		fmt.Fprintf(b, " (together with %s: what failed can be of either)", strings.Join(s.Together, ", "))
+	}
 	switch {
 	case s.Error != "":
 		fmt.Fprintf(b, ", did not work: %s", s.Error)
 	case s.DoneS != nil:
 		fmt.Fprintf(b, ", done at %s", seconds(*s.DoneS))
+	default:
+		b.WriteString(", not seen to end")
 	}
-	if s.StartS == nil {
-		fmt.Fprintf(b, ": no more attempts failed than before it")
-	} else {
-		fmt.Fprintf(b, ": %s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(*s.StartS), seconds(*s.EndS), percent(s.PeakErrorRatio))
-		if s.Before > 0 {
-			fmt.Fprintf(b, " (less the %s that failed before it, too)", perSecond(s.Before))
-		}
-		if !s.Recovered {
-			b.WriteString("; it was not seen to recover")
-		}
-		var causes []string
-		for _, c := range s.Causes {
-			causes = append(causes, fmt.Sprintf("%s %s", c.Cause, percent(c.Share)))
-		}
-		if len(causes) > 0 {
-			fmt.Fprintf(b, "; %s", strings.Join(causes, ", "))
-		}
+	b.WriteString(": " + costText(s, next))
+	if s.HeldLost != nil && *s.HeldLost > 0 {
+		fmt.Fprintf(b, "; %s found lost until the next action or the end", plural(*s.HeldLost, "held connection was", "held connections were"))
 	}
 	if s.P99Ms != nil {
-		fmt.Fprintf(b, "; p99 %s ms", ms(s.P99Ms))
+		fmt.Fprintf(b, "; p99 %s ms around it", ms(s.P99Ms))
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Steps)) {
-		fmt.Fprintf(b, "; %s took about %s", plural(s.Steps[k], "attempt"), k)
+		if s.Steps[k] > 0 {
+			fmt.Fprintf(b, "; %s took about %s", plural(s.Steps[k], "attempt"), k)
+		}
+	}
+	return b.String()
+}
+
+// costText says what failed around an action.
+func costText(s *Spike, next string) string {
+	switch {
+	case s.WatchedToS == nil && s.StartS == nil:
+		return "no attempt was due then that anybody can count"
+	case s.StartS == nil && s.StoppedS != nil:
+		return fmt.Sprintf("before it %s failed, and none of those due from %s to %s", perSecond(s.Before), seconds(*s.StoppedS), seconds(*s.WatchedToS))
+	case s.StartS == nil && s.Before > 0:
+		return fmt.Sprintf("no more attempts failed than before it (%s), of those due to %s", perSecond(s.Before), seconds(*s.WatchedToS))
+	case s.StartS == nil:
+		return fmt.Sprintf("no attempt failed of those due to %s", seconds(*s.WatchedToS))
+	}
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(*s.StartS), seconds(*s.EndS), percent(s.PeakErrorRatio))
+	if s.Before > 0 {
+		fmt.Fprintf(b, " (less the %s that failed before it, too)", perSecond(s.Before))
+	}
+	switch {
+	case s.Recovered:
+	case next != "":
+		fmt.Fprintf(b, "; it went on until %s began", next)
+	default:
+		b.WriteString("; it was not seen to recover")
+	}
+	var causes []string
+	for _, c := range s.Causes {
+		causes = append(causes, fmt.Sprintf("%s %s", c.Cause, percent(c.Share)))
+	}
+	if len(causes) > 0 {
+		fmt.Fprintf(b, "; %s", strings.Join(causes, ", "))
 	}
 	return b.String()
 }
@@ -81,8 +165,12 @@ func staleText(n *Node) string {
 	if s == nil {
 		return ""
 	}
+	missing := ""
+	if s.MaxMissingS > 0 {
+		missing = fmt.Sprintf("; a usable endpoint was missing for at most %s", seconds(s.MaxMissingS))
+	}
 	if s.MaxBackends == 0 {
-		return n.Name + "'s dataplane: no stale backend"
+		return n.Name + "'s dataplane: no stale backend was seen" + missing
 	}
 	text := fmt.Sprintf("%s's dataplane: at most %s at once, for at most %s", n.Name, plural(s.MaxBackends, "stale backend"), seconds(s.MaxS))
 	var names []string
@@ -92,23 +180,11 @@ func staleText(n *Node) string {
 		}
 		open := ""
 		if !b.Ended {
-			open = ", still there at the end"
+			open = ", not seen to end"
 		}
 		names = append(names, fmt.Sprintf("%s (%s, %s to %s%s)", b.Pod, b.Addr, seconds(b.FromS), seconds(b.ToS), open))
 	}
-	return text + ": " + strings.Join(names, "; ")
-}
-
-// drainText says what a pod did while it was terminating.
-func drainText(b *Backend) string {
-	if b.AcceptedWhileDraining == nil || *b.AcceptedWhileDraining == 0 {
-		return ""
-	}
-	s := fmt.Sprintf("%s accepted %s while it was terminating", b.Name, plural(*b.AcceptedWhileDraining, "connection"))
-	if b.DrainingShare != nil {
-		s += fmt.Sprintf(", %s of all its service accepted then", percent(*b.DrainingShare))
-	}
-	return s
+	return text + ": " + strings.Join(names, "; ") + missing
 }
 
 // worstSpike is the action around which most attempts failed; nil where none
@@ -125,18 +201,66 @@ func worstSpike(f *Findings) *Spike {
 
 // spikeHeadline is the answer where an action cost attempts and the table held.
 func spikeHeadline(f *Findings, s *Spike) string {
-	text := fmt.Sprintf("%s failed from %s after %s began, for %s", plural(s.Failures, "attempt"), seconds(max(0, *s.StartS-s.BeginS)), s.Action, seconds(*s.EndS-*s.StartS))
-	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
-		text += fmt.Sprintf(", %s of them because of %s", percent(s.Causes[0].Share), s.Causes[0].Cause)
+	when := fmt.Sprintf("from %s after %s began", seconds(*s.StartS-s.BeginS), s.Action)
+	if *s.StartS <= s.BeginS {
+		when = fmt.Sprintf("when %s began", s.Action)
 	}
-	for i := range f.Nodes {
-		n := &f.Nodes[i]
-		if n.Stale != nil && n.Stale.MaxBackends > 0 && s.Causes != nil && len(s.Causes) > 0 && s.Causes[0].Cause == staleBackend {
-			text += fmt.Sprintf(": %s kept %s for %s", n.Name, plural(n.Stale.MaxBackends, "stale backend"), seconds(n.Stale.MaxS))
-			break
-		}
+	text := fmt.Sprintf("%s failed %s, for %s", plural(s.Failures, "attempt"), when, seconds(*s.EndS-*s.StartS))
+	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
+		text += fmt.Sprintf(", %s of them because of %s%s", percent(s.Causes[0].Share), s.Causes[0].Cause, mechanism(f, s))
+	}
+	if slices.ContainsFunc(f.Causes, func(c Cause) bool { return byTable(c.Cause) && c.Failures > 0 }) {
+		return text + "."
 	}
 	return text + ". The table held."
+}
+
+// mechanism says in a few words how the spike's main cause came about.
+func mechanism(f *Findings, s *Spike) string {
+	switch s.Causes[0].Cause {
+	case drainingBackend:
+		return ": they were sent to pods that were terminating"
+	case backendGone:
+		return ": the pods they had been sent to ended before they could answer"
+	case noEndpoint:
+		return ": their service had no usable endpoint"
+	case staleBackend:
+	default:
+		return ""
+	}
+	var worst *Node
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Stale != nil && (worst == nil || n.Stale.MaxS > worst.Stale.MaxS) {
+			worst = n
+		}
+	}
+	switch {
+	case worst == nil || worst.Stale.UnreadS > 0:
+		return ": they were sent to addresses that were no usable pods any more"
+	case worst.Stale.MaxS < (*s.EndS-*s.StartS)/2:
+		return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s", seconds(worst.Stale.MaxS))
+	}
+	return fmt.Sprintf(": %s kept %s for %s", worst.Name, plural(worst.Stale.MaxBackends, "stale backend"), seconds(worst.Stale.MaxS))
+}
+
+// allWatched says whether there were actions, all of which worked, and the
+// attempts around each of them were counted.
+func allWatched(f *Findings) bool {
+	bad := func(s Spike) bool { return s.Error != "" || s.DoneS == nil || s.WatchedToS == nil }
+	return len(f.Spikes) > 0 && f.OtherSpikes == 0 && !slices.ContainsFunc(f.Spikes, bad)
+}
+
+// actionCount is like: 3 x rollout, 1 x restart_proxy.
+func actionCount(f *Findings) string {
+	counts := map[string]uint64{}
+	for i := range f.Spikes {
+		counts[f.Spikes[i].Kind]++
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%d x %s", counts[k], k))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // expected writes what the scenario expects, and whether it was shown.

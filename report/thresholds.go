@@ -56,8 +56,10 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 		v, r.Detail = l.latencyMetric(t)
 		worst = v
 	default:
-		v, r.Detail = runMetric(t.Metric, f)
-		worst = v
+		v, r.Detail = runMetric(t, f)
+		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f) {
+			worst = math.Inf(1)
+		}
 	}
 	if math.IsNaN(v) {
 		r.Detail = "no data: " + r.Detail
@@ -68,7 +70,11 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 	case !t.Holds(v):
 		r.Result = Fail
 	case !t.Holds(worst):
-		r.Detail += fmt.Sprintf("; but it can have been up to %.4g: that much is not known", worst)
+		if math.IsInf(worst, 1) {
+			r.Detail += "; but it can have been more: not all of it was read"
+		} else {
+			r.Detail += fmt.Sprintf("; but it can have been up to %.4g: that much is not known", worst)
+		}
 	default:
 		r.Result = Pass
 	}

@@ -17,6 +17,14 @@ const lateLimit = 0.05
 // run without thresholds that passes.
 const unexplained = 0.01
 
+// lateAfter is how long after its due time, in s, a start counted as late.
+func (l *log) lateAfter() float64 {
+	if l.header != nil && l.header.LateAfter > 0 && l.header.LateAfter < 10 {
+		return l.header.LateAfter
+	}
+	return 0.01
+}
+
 // audit says whether the generator did what it was asked.
 func (l *log) audit() (Generator, []string) {
 	var g Generator
@@ -31,7 +39,7 @@ func (l *log) audit() (Generator, []string) {
 			g.NotStarted += t.total.NotStarted[r]
 		}
 		if n := t.total.Started; n > 0 && float64(t.total.Late) > lateLimit*float64(n) {
-			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s's attempts were started more than 10 ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), t.info.Name, percent(lateLimit)))
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s's attempts were started more than %.0f ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), t.info.Name, l.lateAfter()*1000, percent(lateLimit)))
 		}
 		if text := refusedText(t); text != "" {
 			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s's attempts: %s", t.info.Name, text))
@@ -191,7 +199,7 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 		if t.HeldLost == nil || *t.HeldLost == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s lost %s, whose cause was not looked for", t.Name, plural(*t.HeldLost, "held connection"))
+		text := fmt.Sprintf("%s lost %s, for which no cause is sought", t.Name, plural(*t.HeldLost, "held connection"))
 		if troubled {
 			open = append(open, text+": it may have been the table")
 		} else {

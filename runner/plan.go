@@ -292,3 +292,13 @@ func slots(s *scenarios.Scenario) map[string]int {
 	}
 	return out
 }
+
+// lateAfter is how long after its due time, in s, a start counts as late. A
+// private kernel's clock ticks every 10 ms, and its sleeps end at a tick: there
+// three of them.
+func (p *Plan) lateAfter() float64 {
+	if p.Caps.Private {
+		return 0.03
+	}
+	return 0.01
+}

@@ -20,18 +20,25 @@ func NeededForLab() []string { return slices.Clone(needed) }
 // MissingForLab is what a lab needs and caps lacks, with reasons.
 func MissingForLab(caps env.Capabilities) []string { return missing(needed, caps) }
 
-// neededBy names the capabilities without which s cannot run: the proxy's mode
-// decides about one of them.
+// neededBy names the capabilities without which s cannot run: the modes of its
+// proxies decide about some of them.
 func neededBy(s *scenarios.Scenario) []string {
-	mode := s.Lab.Proxy.Mode
-	if mode == "" || mode == "nftables" {
-		return needed
+	out := NeededForLab()
+	if !usesMode(s, "nftables") && !usesMode(s, "") {
+		out = slices.DeleteFunc(out, func(name string) bool { return name == "nftables" })
 	}
-	out := slices.DeleteFunc(NeededForLab(), func(name string) bool { return name == "nftables" })
-	if mode == "ipvs" {
+	if usesMode(s, "ipvs") {
 		out = append(out, "ipvs")
 	}
 	return out
+}
+
+// usesMode says whether the lab's proxy has that mode, at first or after an
+// upgrade.
+func usesMode(s *scenarios.Scenario, mode string) bool {
+	return s.Lab.Proxy.Mode == mode || slices.ContainsFunc(s.Actions, func(a scenarios.Action) bool {
+		return a.UpgradeProxy != nil && a.UpgradeProxy.Mode == mode
+	})
 }
 
 func missing(names []string, caps env.Capabilities) []string {

@@ -408,6 +408,7 @@ func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
 		Traffic: t, Start: info.Start, End: info.End, Target: svc.Addr, Ports: ports,
 		Sources: r.lab.Sources(), SourceCount: r.Plan.Scenario.Lab.Clients.Addresses,
 		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: failuresPerSecond,
+		LateAfter: r.Plan.lateAfter(),
 	}}
 }
 
@@ -476,6 +477,7 @@ func (r *run) writeHeader(zero int64) error {
 		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
 		Services: r.lab.Services(), Thresholds: s.Thresholds, Expect: s.Expect,
 		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
+		LateAfter: p.lateAfter(),
 	}
 	if s.Sampling.NoCensus {
 		h.CensusEvery = 0

@@ -56,7 +56,8 @@ func Metrics() []Metric {
 		{"chainlength", Count, false, true, "increase of the kernel's counter (chain_toolong)"},
 		{"stale", Time, false, true, "longest time for which a node sent new connections to a backend that was not usable any more"},
 		{"stale_backends", Count, false, true, "most of those backends at once"},
-		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating"},
+		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
+		{"held_lost", Count, true, true, "held connections that were lost"},
 	}
 	for _, c := range Causes() {
 		list = append(list, Metric{c, Count, false, true, "attempts that failed because of it, of all traffics"})
@@ -67,7 +68,7 @@ func Metrics() []Metric {
 // Causes lists why attempts fail, as reports name it.
 func Causes() []string {
 	return []string{
-		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "no_endpoint",
+		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint",
 		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
 }

@@ -92,17 +92,23 @@ func TestPrivateKernelHealthy(t *testing.T) {
 func TestPrivateKernelFull(t *testing.T) {
 	needPrivate(t)
 	before := lookAround(t)
-	r := runIt(t, "short-lived", "", inPrivate("duration=4s", "conntrack.max=20000", "conntrack.headroom=200")...)
-	assert.Equal(t, uint64(20000), *r.Nodes[0].Limit)
-	assert.Equal(t, uint64(20000), *r.Nodes[0].PeakEntries)
-	assert.InDelta(t, 200, *r.Traffic[0].Succeeded, 3)
-	assert.Equal(t, r.Traffic[0].Failed, r.cause("table_full"))
-	assert.GreaterOrEqual(t, r.Nodes[0].Counters["drop"], r.cause("table_full"), "a late client sends a SYN twice")
-	require.NotNil(t, r.Predicted)
-	require.NotNil(t, r.Predicted.MeasuredAtS)
-	if !r.Generator.Saturated {
+	for range 2 {
+		r := runIt(t, "short-lived", "", inPrivate("duration=4s", "traffic[0].short_lived.rate=50/s", "conntrack.max=20000", "conntrack.headroom=100")...)
+		assert.Equal(t, uint64(20000), *r.Nodes[0].Limit)
+		assert.Equal(t, uint64(20000), *r.Nodes[0].PeakEntries)
+		assert.LessOrEqual(t, *r.Traffic[0].Succeeded, uint64(103), "one a free entry")
+		assert.GreaterOrEqual(t, r.Nodes[0].Counters["drop"], r.cause("table_full"), "a late client sends a SYN twice")
+		assert.NotZero(t, r.cause("table_full"))
+		require.NotNil(t, r.Predicted)
+		require.NotNil(t, r.Predicted.MeasuredAtS)
+		if r.Generator.Saturated {
+			continue // it says of itself that it proves no more than that
+		}
 		assert.Equal(t, exitFail, r.code)
+		assert.InDelta(t, 100, *r.Traffic[0].Succeeded, 3)
+		assert.Equal(t, r.Traffic[0].Failed, r.cause("table_full"))
 		assert.InDelta(t, 2.0, *r.Predicted.MeasuredAtS, 0.3)
+		break
 	}
 	assertNothingOf(t, before)
 }

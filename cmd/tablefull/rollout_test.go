@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // A rollout of pods that drain, with a preStop longer than the proxy needs,
@@ -25,7 +26,8 @@ thresholds: [failures == 0]
 `)
 	assert.Equal(t, exitPass, r.code)
 	assert.Zero(t, r.Traffic[0].Failed)
-	assert.Greater(t, r.Traffic[0].Succeeded, uint64(100_000))
+	require.NotNil(t, r.Traffic[0].Succeeded)
+	assert.Greater(t, *r.Traffic[0].Succeeded, uint64(100_000))
 	assert.Len(t, r.Backends, 6, "three old pods and three new ones")
 	for _, b := range r.Backends {
 		assert.NotZero(t, b.Served, b.Name)

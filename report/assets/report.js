@@ -10,7 +10,7 @@
 const root = document.documentElement;
 const dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
 // The axes take as much in all plots, so that their times are one below another.
-const left = width => width < 500 ? 56 : 66, right = width => width < 500 ? 46 : 58;
+const left = width => width < 500 ? 56 : 66, right = width => 58;
 const sync = uPlot.sync("tablefull");
 const state = {data: null, plots: [], from: 0, to: 1, zero: {}, width: 0};
 
@@ -147,6 +147,10 @@ function axes(chart, width) {
   return out;
 }
 
+// walks says whether a stack is of a few moments, between which nothing is
+// known: a bar each, where an area would draw what nobody saw.
+const walks = chart => chart.stack && !chart.steps && chart.x.length <= 40;
+
 function seriesOf(chart) {
   const out = [{}];
   chart.series.forEach((s, i) => {
@@ -165,7 +169,12 @@ function seriesOf(chart) {
       o.paths = uPlot.paths.stepped({align: chart.steps === "after" ? 1 : -1, extend: chart.steps === "after"});
       o.points.show = chart.x.length < 3; // too few for a step
     }
-    if (s.kind === "area") {
+    if (s.kind === "area" && walks(chart)) {
+      o.paths = uPlot.paths.bars({size: [0.6, 22, 3]});
+      o.points.show = false;
+      o.width = 1;
+      o.fill = () => colors[s.color];
+    } else if (s.kind === "area") {
       o.width = 1.25;
       o.points.show = chart.x.length < (chart.steps ? 3 : 24);
       if (i === chart.series.length - 1) o.fill = () => faded(colors[s.color], 0.45);
@@ -177,7 +186,7 @@ function seriesOf(chart) {
 
 // bands fill between the sums of a stack.
 function bandsOf(chart) {
-  if (!chart.stack) return [];
+  if (!chart.stack || walks(chart)) return [];
   const out = [];
   for (let i = 1; i < chart.series.length; i++) out.push({series: [i, i + 1], fill: () => faded(colors[chart.series[i - 1].color], 0.45)});
   return out;
@@ -408,7 +417,7 @@ function shown() {
   const {from, to} = state.data, whole = state.from <= from && state.to >= to;
   root.classList.toggle("zoomed", !whole);
   const say = long() ? clock : moment;
-  const text = whole ? `whole run, ${say(from)} to ${say(to)}` : `${say(state.from)} to ${say(state.to)}`;
+  const text = whole ? "whole run" : `${say(state.from)} to ${say(state.to)}`;
   const range = document.getElementById("range");
   if (range.textContent !== text) range.textContent = text;
 }

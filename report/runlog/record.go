@@ -77,7 +77,7 @@ type Bin struct {
 	Width      float64                     `json:"width"` // s, 0.1 unless the header says otherwise
 	Due        uint64                      `json:"due,omitempty"`
 	Started    uint64                      `json:"started,omitempty"`
-	Late       uint64                      `json:"late,omitempty"` // started more than 10 ms after they were due
+	Late       uint64                      `json:"late,omitempty"` // started more than Header.LateAfter after they were due
 	NotStarted map[NotStartedReason]uint64 `json:"not_started,omitempty"`
 	Outcomes   map[Outcome]uint64          `json:"outcomes,omitempty"`
 	// SYNs is how many SYNs (UDP: datagrams; flood: packets) the attempts
@@ -277,9 +277,13 @@ type Event struct {
 	// Kind: phase (setup, traffic, drain, done), job, ballast, undo, warning;
 	// action (Fields kind, phase: begin, end or fail, and number); pod (Name
 	// is the pod, Detail one of started, ready, terminating, sigterm, exited,
-	// killed, gone; Fields service, addr); proxy (of a node: synced, paused,
-	// resumed, ended, cleaned; Fields: service to the names of its usable
-	// endpoints, parted by spaces).
+	// killed, gone; Fields service, addr); proxy (of a node: synced, told, which
+	// is a kube-proxy that has heard and programs by itself, paused, resumed,
+	// ended, cleaned, each with Fields: service to the names of its usable
+	// endpoints, parted by spaces; log with a line of a kube-proxy's own, and
+	// metrics with its own numbers in Fields); on a node also flush (deleted; Fields
+	// entries), sysctl (set, restored; Fields: name to value) and lock (held,
+	// released).
 	Kind   string            `json:"kind"`
 	Name   string            `json:"name"`
 	Detail string            `json:"detail,omitempty"` // for people
@@ -328,8 +332,9 @@ type Header struct {
 	Nodes        []string           `json:"nodes"`
 	Thresholds   []string           `json:"thresholds"`
 	Expect       []string           `json:"expect,omitempty"`
-	SampleEvery  float64            `json:"sample_every"` // s
-	CensusEvery  float64            `json:"census_every"` // s, 0 is none
+	SampleEvery  float64            `json:"sample_every"`         // s
+	LateAfter    float64            `json:"late_after,omitempty"` // s after which a start counts as late; 0 is 0.01
+	CensusEvery  float64            `json:"census_every"`         // s, 0 is none
 }
 
 // TrafficInfo is what the analysis needs to know of one traffic.

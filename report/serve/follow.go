@@ -24,10 +24,23 @@ const (
 // A view is what a log shows at one moment of the run.
 type view struct {
 	version int
-	ended   bool             // the log has an end
+	ended   bool             // the log has an end, and it has been read
+	read    int64            // bytes of the log that it shows
 	final   *report.Findings // as for a log that ends here
 	soFar   *report.Findings // as for a run that goes on
 	err     error            // why the log is not read on
+}
+
+// state is that of a run as far as it can be shown: one whose end has been
+// written and not been read yet is still going.
+func (v view) state(run Run) State {
+	switch {
+	case v.ended:
+		return Finished
+	case run.State == Finished && v.soFar != nil && v.err == nil && v.read < run.size:
+		return Running
+	}
+	return run.State
 }
 
 // of returns the findings that are true in a state.
@@ -160,10 +173,10 @@ func (f *follower) follow(ctx context.Context, in *os.File, slow func() bool) {
 		final := a.Findings()
 		soFar := a.SoFar(final)
 		if soFar == final { // the run has ended
-			f.show(view{final: final, ended: true})
+			f.show(view{final: final, ended: true, read: a.Offset()})
 			return nil
 		}
-		f.show(view{final: final, soFar: soFar})
+		f.show(view{final: final, soFar: soFar, read: a.Offset()})
 		return f.pause(ctx, time.Since(began)+f.drawing())
 	})
 	switch {
@@ -187,7 +200,7 @@ func (f *follower) show(v view) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if v.err != nil {
-		v.final, v.soFar = f.view.final, f.view.soFar
+		v.final, v.soFar, v.read = f.view.final, f.view.soFar, f.view.read
 	}
 	v.version = f.view.version + 1
 	v.ended = v.ended || v.err != nil && f.view.ended

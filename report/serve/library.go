@@ -49,6 +49,8 @@ type Run struct {
 	Summary  *Summary
 	Scenario string
 	Problem  string // why it cannot be read; empty where it can
+
+	size int64 // of its log
 }
 
 // A library knows the runs of a folder.
@@ -106,7 +108,7 @@ func (it *item) when() time.Time {
 }
 
 func (l *library) run(dir string, it *item) Run {
-	r := Run{Dir: dir, State: l.state(it), Started: it.head.Started, Scenario: it.head.Scenario, Quiet: max(0, l.now().Sub(it.grown).Seconds()), Problem: it.problem}
+	r := Run{Dir: dir, State: l.state(it), Started: it.head.Started, Scenario: it.head.Scenario, Quiet: max(0, l.now().Sub(it.grown).Seconds()), Problem: it.problem, size: it.size}
 	if r.State != Running {
 		r.Summary = it.summary
 	}

@@ -76,15 +76,20 @@ func (s *Server) page(w http.ResponseWriter, status int, name string, data any) 
 
 // listEvents says when the list has changed.
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) {
-	s.stream(w, r, func() (any, bool) {
+	s.stream(w, r, func() (news, bool) {
 		var b bytes.Buffer
-		if err := s.pages.ExecuteTemplate(&b, "runs", s.listView()); err != nil {
-			return nil, true
-		}
+		err := s.pages.ExecuteTemplate(&b, "runs", s.listView())
 		sum := sha256.Sum256(b.Bytes())
-		return map[string]string{"list": hex.EncodeToString(sum[:8])}, false
+		return listNews{hex.EncodeToString(sum[:8])}, err != nil
 	})
 }
+
+// listNews names one content of the list.
+type listNews struct {
+	List string `json:"list"`
+}
+
+func (n listNews) key() string { return n.List }
 
 // script is what makes a report's page live, and leads from it to the list.
 func (s *Server) script(dir string, m message) (string, error) {
@@ -116,11 +121,20 @@ type message struct {
 	LimitS  float64 `json:"limit"`   // s after which a log that stands still is of a dead run
 }
 
+// key is part of news. How long a log has stood still is news only as long as
+// something follows from it.
+func (m message) key() string {
+	if m.State != Running {
+		m.Quiet = 0
+	}
+	return fmt.Sprint(m)
+}
+
 // look is what is known of a run at this moment.
 func (s *Server) look(run Run, v view) message {
-	m := message{State: run.State, Started: run.Started, Quiet: float64(int(run.Quiet)), LimitS: quietFor.Seconds()}
-	if v.ended {
-		m.State = Finished
+	m := message{State: v.state(run), Started: run.Started, Quiet: float64(int(run.Quiet)), LimitS: quietFor.Seconds()}
+	if m.State == Finished {
+		m.Quiet = 0
 	}
 	if v.final != nil {
 		m.Page = fmt.Sprintf("%d %s", v.version, m.State)
@@ -215,7 +229,7 @@ func (s *Server) runEvents(w http.ResponseWriter, r *http.Request) {
 		noRun(w, dir)
 		return
 	}
-	s.stream(w, r, func() (any, bool) {
+	s.stream(w, r, func() (news, bool) {
 		run, ok := s.lib.find(dir)
 		if !ok {
 			return message{State: "gone"}, true
@@ -224,8 +238,9 @@ func (s *Server) runEvents(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return message{State: run.State, Problem: err.Error()}, true
 		}
-		m := s.look(run, f.watch())
-		return m, m.State == Finished && m.Page != ""
+		v := f.watch()
+		m := s.look(run, v)
+		return m, m.State == Finished && m.Page != "" || v.err != nil
 	})
 }
 
@@ -306,7 +321,7 @@ func (s *Server) overlay(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, fmt.Sprintf("the log of %q could not be read: %s", dir, errText(v.err)), http.StatusInternalServerError)
 			return
 		}
-		runs[i], found[i] = run, v.of(s.look(run, v).State)
+		runs[i], found[i] = run, v.of(v.state(run))
 	}
 	if q.Get("order") != "given" && earlier(runs[1].Started, runs[0].Started) {
 		runs[0], runs[1], found[0], found[1] = runs[1], runs[0], found[1], found[0]

@@ -16,9 +16,15 @@ const (
 	sendFor = 10 * time.Second
 )
 
+// news is something that can be said again and again.
+type news interface {
+	// key is the same as long as there is nothing new.
+	key() string
+}
+
 // stream sends what next returns, as server-sent events, whenever it is
 // something new, until the reader has gone, the server ends, or last is true.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, next func() (news any, last bool)) {
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, next func() (news news, last bool)) {
 	select {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
@@ -43,11 +49,11 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, next func() (new
 			return
 		}
 		switch {
-		case string(b) != sent:
+		case news.key() != sent:
 			if !send("data: " + string(b) + "\n\n") { // JSON has no line ends
 				return
 			}
-			sent, at = string(b), time.Now()
+			sent, at = news.key(), time.Now()
 		case time.Since(at) >= beatEvery:
 			if !send(": still here\n\n") {
 				return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -134,10 +135,11 @@ func (r *nftReader) kube(t table) error {
 	}
 	for _, e := range list {
 		k, ok := r.key(e.Key)
-		if !ok || e.VerdictData == nil {
+		chain := verdictChain(e)
+		if !ok || chain == "" {
 			continue
 		}
-		ends, err := r.ends(e.VerdictData.Chain, 0)
+		ends, err := r.ends(chain, 0)
 		if err != nil {
 			return err
 		}
@@ -146,6 +148,51 @@ func (r *nftReader) kube(t table) error {
 		}
 	}
 	return nil
+}
+
+// translations are the addresses a translation can lead to: those of its
+// address register, each with the port that follows it there (the value of a
+// map of address . port) or with that of its port register.
+func (r *nftReader) translations(addrs, ports [][]byte) []netip.AddrPort {
+	n := 4
+	if r.ipv6 {
+		n = 16
+	}
+	var out []netip.AddrPort
+	for _, v := range addrs {
+		if len(v) < n {
+			continue
+		}
+		a, _ := netip.AddrFromSlice(v[:n])
+		var port uint16
+		switch {
+		case len(v) >= n+2:
+			port = binary.BigEndian.Uint16(v[n:])
+		case len(ports) == 1 && len(ports[0]) >= 2:
+			port = binary.BigEndian.Uint16(ports[0])
+		}
+		out = append(out, netip.AddrPortFrom(a, port))
+	}
+	return out
+}
+
+// verdictChain is the chain that an element of a verdict map leads to, empty
+// for none. The library leaves the verdict of a map whose type it did not
+// recognise as it came: attributes in a value.
+func verdictChain(e nftables.SetElement) string {
+	if e.VerdictData != nil {
+		return e.VerdictData.Chain
+	}
+	d, err := netlink.NewAttributeDecoder(e.Val)
+	if err != nil {
+		return ""
+	}
+	for d.Next() {
+		if d.Type() == unix.NFTA_VERDICT_CHAIN {
+			return d.String()
+		}
+	}
+	return ""
 }
 
 // key splits address . protocol . port, each padded to four bytes.
@@ -192,11 +239,11 @@ func (r *nftReader) ends(chain string, depth int) ([]netip.AddrPort, error) {
 // leads says where a rule goes: to other chains, or by translation to
 // addresses.
 func (r *nftReader) leads(rule *nftables.Rule) (chains []string, ends []netip.AddrPort, err error) {
-	data := map[uint32][]byte{} // of registers
+	data := map[uint32][][]byte{} // that a register can hold
 	for _, e := range rule.Exprs {
 		switch e := e.(type) {
 		case *expr.Immediate:
-			data[e.Register] = e.Data
+			data[e.Register] = [][]byte{e.Data}
 		case *expr.Verdict:
 			if e.Chain != "" {
 				chains = append(chains, e.Chain)
@@ -209,21 +256,18 @@ func (r *nftReader) leads(rule *nftables.Rule) (chains []string, ends []netip.Ad
 			if err != nil {
 				return nil, nil, err
 			}
+			data[e.DestRegister] = nil
 			for _, x := range list {
-				if x.VerdictData != nil && x.VerdictData.Chain != "" {
-					chains = append(chains, x.VerdictData.Chain)
+				if e.DestRegister != unix.NFT_REG_VERDICT {
+					data[e.DestRegister] = append(data[e.DestRegister], x.Val)
+				} else if c := verdictChain(x); c != "" {
+					chains = append(chains, c)
 				}
 			}
 		case *expr.NAT:
-			a, ok := netip.AddrFromSlice(data[e.RegAddrMin])
-			if e.Type != expr.NATTypeDestNAT || !ok {
-				continue
+			if e.Type == expr.NATTypeDestNAT {
+				ends = append(ends, r.translations(data[e.RegAddrMin], data[e.RegProtoMin])...)
 			}
-			var port uint16
-			if p := data[e.RegProtoMin]; len(p) >= 2 {
-				port = binary.BigEndian.Uint16(p)
-			}
-			ends = append(ends, netip.AddrPortFrom(a, port))
 		}
 	}
 	return chains, ends, nil

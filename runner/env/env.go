@@ -288,6 +288,9 @@ type LoadJob struct {
 	Seed        uint64 `json:"seed"`
 	// FailuresPerSecond bounds the Failure records; the rest are a Loss count.
 	FailuresPerSecond int `json:"failures_per_second"`
+	// LateAfter is how long after its due time, in s, a start counts as late;
+	// 0 is 0.01.
+	LateAfter float64 `json:"late_after,omitempty"`
 	// Gateway and such do not concern the client: it sees a service.
 }
 

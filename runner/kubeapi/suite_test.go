@@ -324,6 +324,9 @@ func TestTooOldVersion(t *testing.T) {
 		b.set(t, b.slice("a", "10.0.0.1", "x"))
 		w := raw(t, b, metav1.ListOptions{ResourceVersion: "1"})
 		e := next(t, w)
+		if e.Type == watch.Added && b.server == nil {
+			t.Skip("this kube-apiserver remembers everything since it began: restart it")
+		}
 		require.Equal(t, watch.Error, e.Type)
 		err := apierrors.FromObject(e.Object)
 		assert.True(t, apierrors.IsResourceExpired(err), "%v", err)

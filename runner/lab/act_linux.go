@@ -10,6 +10,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -91,7 +92,13 @@ func proxyUpdate(a scenarios.Action) (u env.Update, err error) {
 			u.Proxy = env.RestartProxyClean
 		}
 	case a.UpgradeProxy != nil:
-		u.Upgrade = a.UpgradeProxy
+		by := *a.UpgradeProxy
+		if by.Binary != "" {
+			if by.Binary, err = proxy.Locate(by.Binary); err != nil {
+				return u, err
+			}
+		}
+		u.Upgrade = &by
 	default:
 		return u, fmt.Errorf("the lab cannot do %s", a.Kind())
 	}

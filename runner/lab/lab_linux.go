@@ -19,6 +19,7 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/agent"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 // closeGrace is how long Close waits for agents to end their jobs in order.
@@ -99,6 +100,11 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	}
 	if t.WorkDir, err = filepath.Abs(t.WorkDir); err != nil {
 		return nil, fmt.Errorf("find work directory: %w", err)
+	}
+	if t.Lab.Proxy.Binary != "" {
+		if t.Lab.Proxy.Binary, err = proxy.Locate(t.Lab.Proxy.Binary); err != nil {
+			return nil, err
+		}
 	}
 	n, err := layout(t)
 	if err != nil {

@@ -109,7 +109,7 @@ func (d *deployment) create(ctx context.Context) error {
 	j := d.l.serveJob(d.index, backend)
 	j.Epoch = d.l.epochs[slot.Name]
 	if err := d.l.host(slot.Name).Start(ctx, j); err != nil {
-		return fmt.Errorf("start pod %s: %w", p.name, err)
+		return errors.Join(fmt.Errorf("start pod %s: %w", p.name, err), d.giveBack(slot))
 	}
 	d.note(p, "started")
 	d.change(func() { d.pods = append(d.pods, p) })
@@ -124,6 +124,17 @@ func (d *deployment) create(ctx context.Context) error {
 		})
 		d.note(p, "ready")
 	})
+	return nil
+}
+
+// giveBack makes a slot whose pod did not start free again.
+func (d *deployment) giveBack(slot runlog.BackendInfo) error {
+	if err := d.l.detach(d.l.ctx, slot); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = append(d.free, slot)
 	return nil
 }
 

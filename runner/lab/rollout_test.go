@@ -311,11 +311,9 @@ func TestGraceEnds(t *testing.T) {
 func TestDeletePod(t *testing.T) {
 	web := withLife(service("web", "tcp", 2), scenarios.Lifecycle{PreStop: ms(5_000), Grace: ms(30_000), OnSIGTERM: "drain"})
 	l, h := serve(t, topology(t, "ipv4", web), 5)
-	begun := time.Now()
 	act(t, l, scenarios.Action{DeletePod: &scenarios.DeletePod{Service: "web", Count: 1, Force: true}})
-	assert.Less(t, time.Since(begun), 5*time.Second, "without preStop")
 	what, _ := h.pods()
-	assert.Equal(t, []string{"terminating", "killed", "gone"}, what["web-1"])
+	assert.Equal(t, []string{"terminating", "killed", "gone"}, what["web-1"], "without preStop and SIGTERM")
 	follows(t, l, "web", "web-2", "web-3")
 	assert.Error(t, l.Act(t.Context(), rollOut("wbe")), "no such service")
 }

@@ -186,7 +186,11 @@ func (r *running) update(ctx context.Context, u env.Update) error {
 		if err := r.sync(ctx, r.plane); err != nil {
 			return err
 		}
-		r.note("synced")
+		if _, own := r.plane.(process); own {
+			r.note("told") // when it has programmed that is for the audit to see
+		} else {
+			r.note("synced")
+		}
 		return nil
 	case u.Upgrade != nil:
 		return r.replace(ctx, *u.Upgrade)

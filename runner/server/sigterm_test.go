@@ -295,13 +295,13 @@ func TestHTTPTerminates(t *testing.T) {
 		_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
 		require.NoError(t, err)
 	}
-	response := func(t *testing.T, r *bufio.Reader) *http.Response {
+	response := func(t *testing.T, r *bufio.Reader) (status int, last bool) {
 		res, err := http.ReadResponse(r, nil)
 		require.NoError(t, err)
+		defer res.Body.Close()
 		_, err = io.Copy(io.Discard, res.Body)
 		require.NoError(t, err)
-		require.NoError(t, res.Body.Close())
-		return res
+		return res.StatusCode, res.Close
 	}
 	t.Run("drain", func(t *testing.T) {
 		slow := job
@@ -309,7 +309,8 @@ func TestHTTPTerminates(t *testing.T) {
 		p := beginPod(t, slow, "drain")
 		idle, ir := raw(t)
 		request(t, idle)
-		assert.False(t, response(t, ir).Close)
+		_, last := response(t, ir)
+		assert.False(t, last)
 		busy, br := raw(t)
 		request(t, busy)
 		require.Eventually(t, func() bool { return p.w.(*HTTP).accepted.Load() == 2 }, 10*time.Second, time.Millisecond)
@@ -317,7 +318,8 @@ func TestHTTPTerminates(t *testing.T) {
 		p.terminate()
 		refused(t, at4)
 		assert.Equal(t, io.EOF, end(idle), "an idle connection is closed")
-		assert.True(t, response(t, br).Close, "the answer says that it is the last")
+		_, last = response(t, br)
+		assert.True(t, last, "the answer says that it is the last")
 		assert.Equal(t, served(2, 2, 1), p.ended())
 	})
 	t.Run("close", func(t *testing.T) {
@@ -334,7 +336,8 @@ func TestHTTPTerminates(t *testing.T) {
 		p.terminate()
 		c, r := raw(t)
 		request(t, c)
-		assert.False(t, response(t, r).Close)
+		_, last := response(t, r)
+		assert.False(t, last)
 		assert.Equal(t, served(1, 1, 1), p.killed())
 		assert.Equal(t, io.EOF, end(c))
 	})
@@ -368,7 +371,8 @@ func TestHTTPTerminates(t *testing.T) {
 		require.Eventually(t, func() bool { return p.w.(*HTTP).accepted.Load() == 1 }, 10*time.Second, time.Millisecond)
 		time.Sleep(50 * time.Millisecond)
 		p.terminate()
-		assert.Equal(t, http.StatusOK, response(t, r).StatusCode)
+		status, _ := response(t, r)
+		assert.Equal(t, http.StatusOK, status)
 		assert.Equal(t, served(1, 1, 1), p.ended())
 	})
 }

@@ -135,6 +135,7 @@ func (f *Flood) run(ctx context.Context, ready func(), out env.Recorder) error {
 		tally: NewTally(out, f.job, now), out: out, name: f.job.Traffic.Name,
 		plan: newFloodPlan(f.pacer, seconds(f.job.Start), seconds(f.job.End)),
 	}
+	e.plan.lateAfter = lateness(f.job)
 	err = e.loop(ctx)
 	if after, ok := path.txDropped(); known && ok && after > dropped {
 		out.Record(runlog.Record{Event: &runlog.Event{

@@ -16,9 +16,10 @@ import (
 // Packets are numbered from 0 in the order of their due times; first come those
 // that are done (sent or given up), then those that wait, then those not due.
 type floodPlan struct {
-	pacer  vegeta.Pacer
-	start  time.Duration // run time
-	length time.Duration
+	pacer     vegeta.Pacer
+	start     time.Duration // run time
+	length    time.Duration
+	lateAfter float64 // s after its due time from which a packet counts as late
 
 	due  uint64 // packets due
 	done uint64 // of those, sent or given up
@@ -41,7 +42,7 @@ type floodBin struct {
 
 func newFloodPlan(p vegeta.Pacer, start, end time.Duration) *floodPlan {
 	first := floorDiv(int64(start), binNanos) - 1 // an empty one
-	return &floodPlan{pacer: p, start: start, length: end - start, dueBin: floodBin{bin: first}, doneBin: floodBin{bin: first}}
+	return &floodPlan{pacer: p, start: start, length: end - start, lateAfter: lateAfter, dueBin: floodBin{bin: first}, doneBin: floodBin{bin: first}}
 }
 
 // becomeDue counts the packets that have become due by now, in s of run time.
@@ -68,7 +69,7 @@ func (p *floodPlan) take(n uint64) []floodPart {
 func (p *floodPlan) waiting() uint64 { return p.due - p.done }
 
 // late is how many of the waiting are late when they are sent now.
-func (p *floodPlan) late(now float64) uint64 { return p.by(now-lateAfter, p.done) - p.done }
+func (p *floodPlan) late(now float64) uint64 { return p.by(now-p.lateAfter, p.done) - p.done }
 
 // next is when the next packet that is not due yet will be, in s of run time;
 // more is false where there is none.

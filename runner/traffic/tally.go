@@ -61,8 +61,17 @@ var outcomes = [...]runlog.Outcome{
 // window is the latencies of the attempts due within one second.
 type window struct{ fromDue, fromStart, connect *hdrhistogram.Histogram }
 
+// lateness is job.LateAfter or its default.
+func lateness(job env.LoadJob) float64 {
+	if job.LateAfter > 0 {
+		return job.LateAfter
+	}
+	return lateAfter
+}
+
 // NewTally returns an empty tally of job's traffic. now is run time in s.
 func NewTally(out env.Recorder, job env.LoadJob, now func() float64) *Tally {
+	job.LateAfter = lateness(job)
 	return &Tally{
 		out: out, job: job, now: now,
 		bins:     map[int64]*bin{},
@@ -84,7 +93,7 @@ func (t *Tally) Started(due, start float64) {
 	t.mu.Lock()
 	b := t.bin(due)
 	b.started++
-	if start-due > lateAfter {
+	if start-due > t.job.LateAfter {
 		b.late++
 	}
 	t.mu.Unlock()

@@ -1,0 +1,270 @@
+package report
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+	"sort"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+const (
+	// maxAutopsies bounds how many look-ups are kept: 20 a second for a day.
+	maxAutopsies = 1 << 21
+	// fewAutopsies is how many like it an attempt's finding is taken from at
+	// least, where there are so many.
+	fewAutopsies = 5
+	// mostAutopsies is how many of the nearest are asked where few are near.
+	mostAutopsies = 64
+	// answerTime is how long after it was sent, in s, a SYN or a datagram can
+	// be on its way: a pod that is there for longer would have answered.
+	answerTime = 0.5
+)
+
+// finding is what an autopsy found.
+type finding int
+
+const (
+	noEntry   finding = iota // no entry
+	unreplied                // an entry to a pod that has not answered
+	open                     // an entry over which both sides have talked, still open
+	old                      // an entry that is closing or over, as TIME_WAIT: it may be an earlier connection's
+	noDNAT                   // an entry that no service rule rewrote
+	staleDNAT                // an entry to an address that was no pod of the service
+	drainDNAT                // an entry to a pod that was terminating while others were usable
+	goneDNAT                 // an entry to a pod that was usable, and ended before the attempt failed
+	notLooked                // no autopsy was made
+	findings
+)
+
+// found is a set of findings.
+type found uint
+
+func foundAny(of ...finding) found {
+	var s found
+	for _, f := range of {
+		s |= 1 << f
+	}
+	return s
+}
+
+func (s found) has(f finding) bool { return s&(1<<f) != 0 }
+
+// autopsies counts look-ups of failed attempts by what they found.
+type autopsies [notLooked]uint64
+
+func (a *autopsies) total() uint64 { return a.of(^found(0)) }
+
+// of counts those that found one of s.
+func (a *autopsies) of(s found) uint64 {
+	var n uint64
+	for f, c := range a {
+		if s.has(finding(f)) {
+			n += c
+		}
+	}
+	return n
+}
+
+// An autopsy is one look-up of a failed attempt. What the address was can be
+// said only when all changes of endpoints are known: they come from another
+// host, and so may stand later in the log.
+type autopsy struct {
+	due          float64 // s of run time
+	sent, failed float32 // s after due
+	addr         uint32  // index in log.addrs of what the entry leads to
+	seen         uint8   // finding, if the address was usable all the time
+	is           uint8   // finding, set by decide
+}
+
+func (l *log) addAutopsy(r *runlog.Record) {
+	a := r.Autopsy
+	if a.Error != "" {
+		return // it says nothing about the entry
+	}
+	f, ok := l.joins[attempt{a.Traffic, a.Seq}]
+	switch {
+	case !ok && l.traffic(a.Traffic).idle():
+		l.traffic(a.Traffic).heldLooked++
+		return
+	case !ok:
+		l.unjoined++
+		return
+	case l.nAutopsies == maxAutopsies:
+		l.unkept++
+		return
+	}
+	l.nAutopsies++
+	t := l.traffic(a.Traffic)
+	at := r.T - max(0, min(a.Lag, 60))
+	x := autopsy{due: f.due, sent: float32(max(0, f.start-f.due)), failed: float32(max(0, at-f.due)), seen: uint8(seen(a))}
+	if a.Found && a.DNAT {
+		x.addr = l.addrIndex(a.ReplySrc.Addr())
+	}
+	t.autopsies[f.class] = append(t.autopsies[f.class], x)
+}
+
+func (l *log) addrIndex(a netip.Addr) uint32 {
+	i, ok := l.addrOf[a]
+	if !ok {
+		if l.addrOf == nil {
+			l.addrOf = map[netip.Addr]uint32{}
+		}
+		i = uint32(len(l.addrs)) //nolint:gosec // at most maxAutopsies
+		l.addrs, l.addrOf[a] = append(l.addrs, a), i
+	}
+	return i
+}
+
+// seen is what was found, wherever the entry leads.
+func seen(a *runlog.Autopsy) finding {
+	switch {
+	case !a.Found:
+		return noEntry
+	case !a.DNAT && !translated(a):
+		return noDNAT
+	case !a.Replied:
+		return unreplied
+	}
+	switch a.State {
+	case "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE":
+		return old
+	}
+	return open
+}
+
+// translated says whether the entry leads elsewhere than to the address that
+// was asked for: IPVS does not set the kernel's mark for a translation.
+func translated(a *runlog.Autopsy) bool {
+	return a.ReplySrc.IsValid() && a.Tuple.Dst.IsValid() && a.ReplySrc.Addr() != a.Tuple.Dst.Addr()
+}
+
+// decide settles what each look-up found, in order of due times.
+func (l *log) decide() {
+	for _, t := range l.order {
+		for c := range t.autopsies {
+			list := t.autopsies[c]
+			slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
+			for i := range list {
+				list[i].is = uint8(l.finding(t, class(c), &list[i], list[i].due))
+			}
+		}
+	}
+}
+
+// finding is what the look-up would say of an attempt like it that was due at
+// that time: what matters is what the address was when it was sent there.
+func (l *log) finding(t *traffic, c class, a *autopsy, due float64) finding {
+	f := finding(a.seen)
+	if f == noEntry || f == noDNAT {
+		return f
+	}
+	addr, sent, failed := l.addrs[a.addr], due+float64(a.sent), due+float64(a.failed)
+	s := l.cluster.services[t.info.To]
+	switch l.roleOf(t.info.To, addr, sent) {
+	case usable:
+		until := failed
+		if c == silent {
+			until = min(failed, sent+answerTime)
+		}
+		if s != nil && s.ended(addr, sent, until) {
+			return goneDNAT
+		}
+		return f
+	case draining:
+		f = drainDNAT
+	case noPod:
+		f = staleDNAT
+	}
+	// A packet that was lost at first, and sent again, may have been led there
+	// only when the pod was ready.
+	if s != nil && s.everUsable(addr, sent, failed) {
+		return finding(a.seen)
+	}
+	return f
+}
+
+// looked counts what autopsies of attempts of the item's class found, of those
+// due nearest: in the same bin, or within 0.3, 1 or 2 s where there are not
+// enough, or of the nearest at all. Another attempt's says nothing of one at
+// whose time its address was something else.
+func (l *log) looked(it *item) *autopsies {
+	list := it.t.autopsies[it.class]
+	lo, hi := it.start(), it.end()
+	mid := (lo + hi) / 2
+	first := func(at float64) int {
+		return sort.Search(len(list), func(i int) bool { return list[i].due >= at })
+	}
+	count := func(i, j int) *autopsies {
+		sum := &autopsies{}
+		for k := max(0, i); k < min(j, len(list)); k++ {
+			x := &list[k]
+			own := x.due >= lo && x.due < hi
+			if own || uint8(l.finding(it.t, it.class, x, mid)) == x.is {
+				sum[x.is]++
+			}
+		}
+		return sum
+	}
+	for _, within := range []float64{0, 0.3, 1, 2} {
+		if sum := count(first(lo-within), first(hi+within)); sum.total() >= fewAutopsies {
+			return sum
+		}
+	}
+	return count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
+}
+
+// between are the class's look-ups of attempts due from a to b.
+func (t *traffic) between(c class, a, b float64) *autopsies {
+	sum := &autopsies{}
+	list := t.autopsies[c]
+	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
+	for ; i < len(list) && list[i].due < b+slop; i++ {
+		sum[list[i].is]++
+	}
+	return sum
+}
+
+// isBackend says whether addr is a pod of the service. Without the header it
+// cannot say no. A service with several ports lists each pod once, so the
+// address alone is compared.
+func (l *log) isBackend(service string, addr netip.Addr) bool {
+	s := l.service(service)
+	if s == nil || !addr.IsValid() {
+		return true
+	}
+	for _, b := range s.Backends {
+		if b.Addr.Addr() == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// ended says whether the pod that was usable at a had ended by b: its endpoint
+// was gone, or served no more.
+func (s *endpointLog) ended(addr netip.Addr, a, b float64) bool {
+	for i := s.after(a); i < len(s.t) && s.t[i] <= b; i++ {
+		if !slices.ContainsFunc(s.states[i], func(e runlog.EndpointState) bool { return e.Addr == addr && e.Serving }) {
+			return true
+		}
+	}
+	return false
+}
+
+// everUsable says whether the address became usable after a, and no later than b.
+func (s *endpointLog) everUsable(addr netip.Addr, a, b float64) bool {
+	for i := s.after(a); i < len(s.t) && s.t[i] <= b; i++ {
+		if slices.ContainsFunc(usableOf(s.states[i]), func(e runlog.EndpointState) bool { return e.Addr == addr }) {
+			return true
+		}
+	}
+	return false
+}
+
+// after is the index of the first change after t.
+func (s *endpointLog) after(t float64) int {
+	return sort.SearchFloat64s(s.t, math.Nextafter(t, math.Inf(1)))
+}
