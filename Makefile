@@ -7,7 +7,9 @@ GOFUMPT := mvdan.cc/gofumpt@v0.9.1
 OUT ?= out/demo
 
 # What the tests use besides Go. The tests that need one of them fail without it.
-PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables
+PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables chromium fonts-dejavu-core poppler-utils
+# Debian's npm and another nodejs than Debian's do not go together.
+PACKAGES += $(if $(shell command -v npm),,npm)
 # What only the comparisons of `make bench` use.
 BENCH_PACKAGES := wrk hping3 gcc libc6-dev
 # The benchmarks that compare. Each does several rounds by itself.
@@ -49,6 +51,10 @@ test-user:
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages
 	set -o pipefail; $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./runner/traffic ./runner/conntrack ./cmd/tablefull | .ci/bench-table
+
+## pictures: make the pictures of README.md and docs/ anew from real runs; look at them before you commit them
+pictures: build packages
+	$(GO) run ./docs/pictures
 
 ## lint: gofumpt and golangci-lint, at fixed versions
 lint:

@@ -295,6 +295,9 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 			out = append(out, fmt.Sprintf("lost %s: %d (%s)", k.What, l.losses[k], k.Why))
 		}
 	}
+	if n := l.cluster.dropped; n > 0 {
+		out = append(out, fmt.Sprintf("%s came after the first %d and were not looked at", plural(n, "action"), maxActs))
+	}
 	if l.clockBound > 0.01 {
 		out = append(out, fmt.Sprintf("the hosts' clocks are known to within %.0f ms only", l.clockBound*1000))
 	}

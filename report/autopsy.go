@@ -33,10 +33,11 @@ const (
 	old                      // an entry that is closing or over, as TIME_WAIT: it may be an earlier connection's
 	noDNAT                   // an entry that no service rule rewrote
 	staleDNAT                // an entry to an address that was no pod of the service
-	drainDNAT                // an entry to a pod that was terminating while others were usable
+	drainDNAT                // an entry to a pod that was terminating and not to be used any more
 	goneDNAT                 // an entry to a pod that was usable, and ended before the attempt failed
 	notLooked                // no autopsy was made
 	findings
+	unclear = findings // an autopsy that says nothing
 )
 
 // found is a set of findings.
@@ -100,7 +101,7 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	t := l.traffic(a.Traffic)
 	at := r.T - max(0, min(a.Lag, 60))
 	x := autopsy{due: f.due, sent: float32(max(0, f.start-f.due)), failed: float32(max(0, at-f.due)), seen: uint8(seen(a))}
-	if a.Found && a.DNAT {
+	if a.Found && (a.DNAT || translated(a)) {
 		x.addr = l.addrIndex(a.ReplySrc.Addr())
 	}
 	t.autopsies[f.class] = append(t.autopsies[f.class], x)
@@ -148,7 +149,10 @@ func (l *log) decide() {
 			list := t.autopsies[c]
 			slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
 			for i := range list {
-				list[i].is = uint8(l.finding(t, class(c), &list[i], list[i].due))
+				list[i].is = uint8(l.finding(t, class(c), &list[i], list[i].due)) //nolint:gosec // a few
+				if l.ambiguous(t, &list[i]) {
+					list[i].is = uint8(unclear)
+				}
 			}
 		}
 	}
@@ -174,16 +178,30 @@ func (l *log) finding(t *traffic, c class, a *autopsy, due float64) finding {
 		}
 		return f
 	case draining:
-		f = drainDNAT
+		return drainDNAT
 	case noPod:
-		f = staleDNAT
 	}
-	// A packet that was lost at first, and sent again, may have been led there
-	// only when the pod was ready.
-	if s != nil && s.everUsable(addr, sent, failed) {
-		return finding(a.seen)
+	return staleDNAT
+}
+
+// ambiguous says whether the entry need not be the one that the attempt's packet
+// met: it leads to an address that became usable only while the attempt waited,
+// so that a later packet may have made it; or there is none, and a proxy may
+// have deleted it, as it does with those of UDP when endpoints change.
+func (l *log) ambiguous(t *traffic, a *autopsy) bool {
+	s := l.cluster.services[t.info.To]
+	if s == nil {
+		return false
 	}
-	return f
+	sent, failed := a.due+float64(a.sent), a.due+float64(a.failed)
+	switch finding(a.is) {
+	case staleDNAT, drainDNAT:
+		return s.everUsable(l.addrs[a.addr], sent, failed)
+	case noEntry:
+		i := s.after(sent)
+		return t.udp() && i < len(s.t) && s.t[i] <= failed
+	}
+	return false
 }
 
 // looked counts what autopsies of attempts of the item's class found, of those
@@ -202,6 +220,9 @@ func (l *log) looked(it *item) *autopsies {
 		for k := max(0, i); k < min(j, len(list)); k++ {
 			x := &list[k]
 			own := x.due >= lo && x.due < hi
+			if x.is == uint8(unclear) {
+				continue
+			}
 			if own || uint8(l.finding(it.t, it.class, x, mid)) == x.is {
 				sum[x.is]++
 			}
@@ -222,7 +243,9 @@ func (t *traffic) between(c class, a, b float64) *autopsies {
 	list := t.autopsies[c]
 	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
 	for ; i < len(list) && list[i].due < b+slop; i++ {
-		sum[list[i].is]++
+		if list[i].is != uint8(unclear) {
+			sum[list[i].is]++
+		}
 	}
 	return sum
 }

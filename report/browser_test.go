@@ -120,6 +120,7 @@ type plotted struct {
 	ID                          string
 	Points, Series              int
 	Told                        []int
+	Sums                        []float64 // of the values drawn
 	From, To, Low, High         float64
 	Width, Height, Left, Canvas float64
 	Cursor                      *int
@@ -138,6 +139,11 @@ func checkPlots(t *testing.T, p *browser.Page, f *Findings) {
 		assert.Equal(t, len(w.X), g.Points, w.ID)
 		assert.Equal(t, len(w.Series), g.Series, w.ID)
 		assert.Equal(t, []int{len(w.X), len(w.Series)}, g.Told, w.ID)
+		for k, s := range w.Series {
+			if total := totalOf(s.V); !w.Stack {
+				assert.InDelta(t, total, g.Sums[k], 1e-6*math.Abs(total)+1e-6, "%s %s: other values are drawn", w.ID, s.Name)
+			}
+		}
 		assert.Greater(t, g.Width, 100.0, w.ID)
 		assert.Greater(t, g.Height, 60.0, w.ID)
 		if w.Kind == "time" {
@@ -157,6 +163,15 @@ func checkPlots(t *testing.T, p *browser.Page, f *Findings) {
 			assert.Greater(t, at.Inked, covered*0.45, "%s: nothing is drawn where the limit is", w.ID) // it is dashed
 		}
 	}
+}
+
+func totalOf(v values) (total float64) {
+	for _, x := range v {
+		if !math.IsNaN(x) && !math.IsInf(x, 0) {
+			total += x
+		}
+	}
+	return total
 }
 
 func checkAccess(t *testing.T, b *browser.Browser) {

@@ -101,6 +101,10 @@ func renderCSV(f *Findings, w io.Writer) error {
 	for _, n := range f.Timeline.Nodes {
 		c.node(n)
 	}
+	for i := range f.Spikes {
+		s := &f.Spikes[i]
+		c.row(decimal(s.BeginS), "", "", "action_failed_attempts", csvText(spikeName(s)), strconv.FormatUint(s.Failures, 10))
+	}
 	c.w.Flush()
 	if c.err == nil {
 		c.err = c.w.Error()

@@ -45,8 +45,9 @@
 //   - stale_backend: the attempt's entry points to an address that was no usable
 //     pod of the service when it was sent.
 //   - draining_backend: the attempt's entry points to a pod that was terminating
-//     when it was sent, while others were usable; or it was refused when such a
-//     pod sent that many TCP resets or counted datagrams to no listener.
+//     when it was sent, and was not to be used any more (KEP-1669: others were
+//     usable, or it served no more); or it was refused when such a pod sent that
+//     many TCP resets or counted datagrams to no listener.
 //   - backend_gone: the attempt's entry points to a pod that was usable when it
 //     was sent, and that ended before the attempt failed, within 0.5 s where
 //     nothing had answered yet.

@@ -53,19 +53,10 @@ func (l *log) addDrain(r *runlog.Record) {
 		part := (min(b, float64(sec+1)) - max(a, float64(sec))) / (b - a)
 		svc.accepted[sec] += part * float64(s.Accepted)
 	}
-	listed, terminating := false, false
-	for _, e := range svc.at(a) {
-		if e.Name == s.Backend {
-			listed, terminating = true, e.Terminating
-		}
-	}
-	for _, e := range usableOf(svc.at(a)) {
-		if e.Name == s.Backend {
-			terminating = false // the last ones are used while they serve (KEP-1669)
-		}
-	}
+	listed, drains := svc.drains(s.Backend, a)
+	_, still := svc.drains(s.Backend, b)
 	switch {
-	case listed && terminating:
+	case drains && still:
 		p.known = true
 		p.from, p.to = min(p.from, a), b
 		p.accepted += float64(s.Accepted)
@@ -74,6 +65,22 @@ func (l *log) addDrain(r *runlog.Record) {
 	case p.known:
 		p.gone += s.Served
 	}
+}
+
+// drains says whether the pod was among the endpoints, and whether it was
+// terminating and not to be used any more: the last ones are used while they
+// serve (KEP-1669).
+func (s *endpointLog) drains(pod string, t float64) (listed, drains bool) {
+	list := s.at(t)
+	for _, e := range list {
+		if e.Name == pod {
+			listed, drains = true, e.Terminating
+		}
+	}
+	for _, e := range usableOf(list) {
+		drains = drains && e.Name != pod
+	}
+	return listed, drains
 }
 
 // drainShare fills in what a pod took in while it was terminating.

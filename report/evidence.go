@@ -97,7 +97,7 @@ func lostText(n uint64, t *tally) string {
 // leadText says where the entries of such attempts led.
 func leadText(cause string, n uint64) string {
 	to := map[string]string{
-		staleBackend: "an address that was no usable pod of the service when they were sent", drainingBackend: "a pod that was terminating when they were sent, while others were usable",
+		staleBackend: "an address that was no usable pod of the service when they were sent", drainingBackend: "a pod that was terminating when they were sent, and not to be used any more",
 		backendGone: "a pod that was usable when they were sent, and ended before they failed",
 	}[cause]
 	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)

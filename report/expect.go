@@ -63,7 +63,7 @@ func staleMetric(name string, f *Findings) (v float64, detail string) {
 		if s == nil {
 			continue
 		}
-		of, text := s.MaxS, fmt.Sprintf("at most %s on %s", seconds(s.MaxS), n.Name)
+		of, text := s.MaxS, fmt.Sprintf("at most %s on %s", stretch(s.MaxS), n.Name)
 		if name == "stale_backends" {
 			of, text = float64(s.MaxBackends), fmt.Sprintf("at most %s at once on %s", plural(s.MaxBackends, "stale backend"), n.Name)
 		}

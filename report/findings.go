@@ -159,6 +159,7 @@ type Spike struct {
 	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
 	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second before the action: of up to 10 s, less those that were in flight when it began."`
+	After          float64           `json:"failed_per_s_after" jsonschema_description:"Failures per second from its begin to watched_to_s."`
 	PeakErrorRatio float64           `json:"peak_error_ratio" jsonschema_description:"Highest share of attempts that failed, of those due in one step of the load series."`
 	P99Ms          *float64          `json:"p99_ms" jsonschema_description:"99th percentile of successful attempts due between the action's begin and 5 s after its end; null without any."`
 	MaxMs          *float64          `json:"max_ms"`

@@ -73,7 +73,7 @@ func onsetFigure(f *Findings, name, what, kind string, o *Onset, measured bool) 
 	if o.Entries != nil {
 		g.Lines = append(g.Lines, grouped(*o.Entries)+" entries")
 	}
-	g.Lines = append(g.Lines, fmt.Sprintf("at %s ± %s", moment(o.AtS), moment(o.UncertaintyS)))
+	g.Lines = append(g.Lines, fmt.Sprintf("at %s ± %s", moment(o.AtS), plusMinus(o.UncertaintyS)))
 	if o.OfferedPerS != nil {
 		g.Lines = append(g.Lines, groupedRate(*o.OfferedPerS)+" offered")
 	}
@@ -147,9 +147,9 @@ func otherAdvice(f *Findings) advice {
 			longest = max(longest, n.Stale.MaxS)
 		}
 	}
-	a.Why = []string{"Connections went to addresses that were no pods any more. Where pods are told to end, a preStop sleep that is longer than the nodes are behind keeps them serving for so long."}
+	a.Why = []string{"Connections went to addresses that were no usable pods any more. Where pods are told to end, a preStop sleep prevents that if it is longer than the nodes are behind."}
 	if longest > 0 {
-		a.Why[0] += fmt.Sprintf(" In this run that was up to %s.", seconds(longest))
+		a.Why[0] += fmt.Sprintf(" In this run one was behind for up to %s.", seconds(longest))
 	}
 	return a
 }
@@ -214,7 +214,11 @@ func crowded(f *Findings, s *Sizing) advice {
 	}
 	lasting := fmt.Sprintf("In the steady state, a load like this adds %s entries", grouped(*s.NeededEntries))
 	if head := headNode(f); head != nil && head.StartEntries != nil && head.HeadroomAtStart != nil {
-		a.Why = append(a.Why, fmt.Sprintf("%s entries were there when traffic began, %s were free.", grouped(*head.StartEntries), grouped(*head.HeadroomAtStart)))
+		what := ""
+		if head.Census != nil && 2*head.Census.Ballast > *head.StartEntries {
+			what = ", most of them ballast: entries of ours that stand for other load"
+		}
+		a.Why = append(a.Why, fmt.Sprintf("%s were free when traffic began. %s entries were there%s.", grouped(*head.HeadroomAtStart), grouped(*head.StartEntries), what))
 		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
 	}
 	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))

@@ -12,7 +12,7 @@ import (
 
 var htmlFuncs = template.FuncMap{
 	"percent": percent, "seconds": seconds, "rate": groupedRate, "ms": ms, "number": number, "moment": moment, "prose": prose,
-	"bytes": byteSize, "table": tableOf, "when": when, "n": grouped[uint64],
+	"bytes": byteSize, "table": tableOf, "when": when, "plusMinus": plusMinus, "n": grouped[uint64],
 	"or0":        orUnknown,
 	"deref":      func(b *bool) bool { return b != nil && *b },
 	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
@@ -83,6 +83,14 @@ func groupedRate(v float64) string {
 func moment(v float64) string {
 	whole, part, _ := strings.Cut(fmt.Sprintf("%.3f", v), ".")
 	return groupDigits(whole) + "." + part + " s"
+}
+
+// plusMinus is how exact a run time is. Nothing is exact to 0.
+func plusMinus(v float64) string {
+	if v < 0.0005 {
+		return "under 0.001 s"
+	}
+	return moment(v)
 }
 
 // long is a number of four digits or more, with its fraction.

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -38,11 +39,11 @@ type junitResult struct {
 	Text    string `xml:",chardata"`
 }
 
-// renderJUnit writes one test case for the verdict and one per threshold. What
-// is inconclusive is an error: neither passed nor failed.
+// renderJUnit writes one test case for the verdict, one per threshold and one per
+// expectation, and what the actions cost as output. What is inconclusive is an error: neither passed nor failed.
 func renderJUnit(f *Findings, w io.Writer) error {
 	class := "tablefull." + cmpOr(f.Scenario, "unknown")
-	s := junitSuite{Name: class, Timestamp: f.Environment.Started, Out: f.Headline}
+	s := junitSuite{Name: class, Timestamp: f.Environment.Started, Out: strings.Join(append([]string{f.Headline}, actionLines(f)...), "\n")}
 	add := func(name string, v Verdict, message, text string) {
 		c := junitCase{Name: name, Class: class}
 		result := &junitResult{Message: message, Type: string(v), Text: text}
@@ -59,14 +60,21 @@ func renderJUnit(f *Findings, w io.Writer) error {
 		s.Cases = append(s.Cases, c)
 	}
 	add("verdict", f.Verdict, f.Headline, strings.Join(f.Reasons, "\n"))
-	for _, r := range f.Thresholds {
+	for i, r := range slices.Concat(f.Thresholds, f.Expected) {
 		v := r.Result
 		text := r.Detail
+		name := r.Threshold
+		if i >= len(f.Thresholds) {
+			name = "expect: " + name
+			if v == Fail {
+				v = Inconclusive // not reproduced here, which is no fault
+			}
+		}
 		if f.Verdict == Inconclusive && v == Pass {
 			// Whatever was measured, the run as a whole says nothing.
 			v, text = Inconclusive, "the run is inconclusive: "+first(f.Reasons)+"\n"+text
 		}
-		add(r.Threshold, v, thresholdLine(r), text)
+		add(name, v, thresholdLine(r), text)
 	}
 	if _, err := io.WriteString(w, xml.Header); err != nil {
 		return fmt.Errorf("write junit: %w", err)

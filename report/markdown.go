@@ -29,6 +29,8 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 		}
 		p("")
 	}
+	mdExpected(p, f)
+	mdList(p, "### Actions", actionLines(f))
 	mdTables(p, f)
 	if f.Predicted != nil {
 		p("Predicted: %s.\n", md(predictionText(f.Predicted)))
@@ -53,6 +55,18 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 		return fmt.Errorf("write markdown: %w", err)
 	}
 	return nil
+}
+
+func mdExpected(p func(string, ...any), f *Findings) {
+	if len(f.Expected) == 0 {
+		return
+	}
+	p("### %s\n", expectedTitle(f))
+	p("| | expected | measured |\n|---|---|---|")
+	for _, r := range f.Expected {
+		p("| **%s** | %s | %s |", shownWord(r.Result), md(r.Threshold), md(r.Detail))
+	}
+	p("")
 }
 
 // md escapes what came from a log, so that it is text in a table cell too.

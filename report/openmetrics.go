@@ -106,6 +106,7 @@ func renderOpenMetrics(f *Findings, w io.Writer) error {
 	for _, c := range f.Causes {
 		causes.count(&c.Failures, "cause", c.Cause, "of", c.ShareOf)
 	}
+	x.actions(f)
 	if s := f.Sizing; s != nil && !s.Meaningless {
 		x.family("tablefull_needed_entries", "gauge", "entries", "Entries this traffic needs in the steady state.").count(s.NeededEntries)
 		x.family("tablefull_recommended_limit_entries", "gauge", "entries", "nf_conntrack_max that goes with it.").count(s.RecommendedLimit)
@@ -138,6 +139,45 @@ func (x *exposition) run(f *Findings) {
 	m := x.family("tablefull_threshold", "stateset", "", "Result of each threshold.")
 	for _, t := range f.Thresholds {
 		m.states(t.Result, "threshold", t.Threshold)
+	}
+}
+
+// actions writes what each kind of action cost, what was expected, and how far
+// dataplanes were behind.
+func (x *exposition) actions(f *Findings) {
+	expected := x.family("tablefull_expected", "stateset", "", "Whether what the scenario expects was shown: pass is yes.")
+	for _, t := range f.Expected {
+		expected.states(t.Result, "expected", t.Threshold)
+	}
+	sums, times := map[[2]string]uint64{}, map[[2]string]uint64{}
+	for i := range f.Spikes {
+		s := &f.Spikes[i]
+		key := [2]string{s.Action, s.Kind}
+		sums[key] += s.Failures
+		times[key]++
+	}
+	keys := slices.SortedFunc(maps.Keys(times), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	done := x.family("tablefull_actions", "counter", "", "Times that an action was done, of those listed.")
+	for _, k := range keys {
+		n := times[k]
+		done.count(&n, "action", k[0], "kind", k[1])
+	}
+	cost := x.family("tablefull_action_failed_attempts", "counter", "", "Attempts that failed at the time of an action, less those that failed anyway.")
+	for _, k := range keys {
+		n := sums[k]
+		cost.count(&n, "action", k[0], "kind", k[1])
+	}
+	most := x.family("tablefull_stale_backends", "gauge", "", "Most backends at once that a node's dataplane led to and should not have.")
+	for i := range f.Nodes {
+		if s := f.Nodes[i].Stale; s != nil {
+			most.count(&s.MaxBackends, "node", f.Nodes[i].Name)
+		}
+	}
+	long := x.family("tablefull_stale_seconds", "gauge", "seconds", "Longest time for which one of them stayed.")
+	for i := range f.Nodes {
+		if s := f.Nodes[i].Stale; s != nil {
+			long.float(&s.MaxS, "node", f.Nodes[i].Name)
+		}
 	}
 }
 

@@ -68,11 +68,22 @@ func onsetPairs(name string, a, b *Onset) []pair {
 	rate := func(o *Onset) *float64 { return o.OfferedPerS }
 	entries := func(o *Onset) *uint64 { return o.Entries }
 	return []pair{
-		{name + " at", ofOnset(a, at, moment), ofOnset(b, at, moment), difference(value(a, at), value(b, at), moment)},
+		{name + " at", ofOnset(a, at, moment), ofOnset(b, at, moment), later(a, b)},
 		{name + ": entries", ofOnset(a, entries, grouped[uint64]), ofOnset(b, entries, grouped[uint64]), countDifference(value(a, entries), value(b, entries))},
 		{name + ": share of the limit", ofOnset(a, full, percent), ofOnset(b, full, percent), difference(value(a, full), value(b, full), points)},
 		{name + ": offered", ofOnset(a, rate, groupedRate), ofOnset(b, rate, groupedRate), difference(value(a, rate), value(b, rate), groupedRate)},
 	}
+}
+
+// later is how much later b was than a, where that can be told.
+func later(a, b *Onset) string {
+	if a == nil || b == nil {
+		return ""
+	}
+	if sure := a.UncertaintyS + b.UncertaintyS; math.Abs(b.AtS-a.AtS) <= sure {
+		return "none beyond ± " + moment(sure)
+	}
+	return difference(&a.AtS, &b.AtS, moment)
 }
 
 // ofOnset writes one figure of an onset: none where it did not happen, ? where

@@ -13,7 +13,7 @@ import (
 
 // misled explains attempts whose entry leads to an address that was no usable
 // pod of their service when they were sent: none at all, or one that was
-// terminating while others were usable; or to one that was, and ended while they
+// terminating and not to be used any more; or to one that was usable, and ended while they
 // were on their way.
 func (a *attribution) misled() {
 	for _, x := range []struct {

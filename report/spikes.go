@@ -258,7 +258,7 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	}
 	if watched >= 0 {
 		v := f.start(watched + 1)
-		s.WatchedToS = &v
+		s.WatchedToS, s.After = &v, f.rate(begin, v)
 	}
 	if first < 0 {
 		f.stopped(s, b, watched)

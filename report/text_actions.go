@@ -133,7 +133,7 @@ func costText(s *Spike, next string) string {
 	case s.StartS == nil && s.StoppedS != nil:
 		return fmt.Sprintf("before it %s failed, and none of those due from %s to %s", perSecond(s.Before), seconds(*s.StoppedS), seconds(*s.WatchedToS))
 	case s.StartS == nil && s.Before > 0:
-		return fmt.Sprintf("no more attempts failed than before it (%s), of those due to %s", perSecond(s.Before), seconds(*s.WatchedToS))
+		return fmt.Sprintf("no more attempts failed than before it: %s of those due to %s, %s before", perSecond(s.After), seconds(*s.WatchedToS), perSecond(s.Before))
 	case s.StartS == nil:
 		return fmt.Sprintf("no attempt failed of those due to %s", seconds(*s.WatchedToS))
 	}
@@ -167,12 +167,12 @@ func staleText(n *Node) string {
 	}
 	missing := ""
 	if s.MaxMissingS > 0 {
-		missing = fmt.Sprintf("; a usable endpoint was missing for at most %s", seconds(s.MaxMissingS))
+		missing = fmt.Sprintf("; a usable endpoint was missing for at most %s", stretch(s.MaxMissingS))
 	}
 	if s.MaxBackends == 0 {
 		return n.Name + "'s dataplane: no stale backend was seen" + missing
 	}
-	text := fmt.Sprintf("%s's dataplane: at most %s at once, for at most %s", n.Name, plural(s.MaxBackends, "stale backend"), seconds(s.MaxS))
+	text := fmt.Sprintf("%s's dataplane: at most %s at once, for at most %s", n.Name, plural(s.MaxBackends, "stale backend"), stretch(s.MaxS))
 	var names []string
 	for _, b := range s.Backends {
 		if b.What != "stale" || len(names) == 5 {
@@ -201,11 +201,11 @@ func worstSpike(f *Findings) *Spike {
 
 // spikeHeadline is the answer where an action cost attempts and the table held.
 func spikeHeadline(f *Findings, s *Spike) string {
-	when := fmt.Sprintf("from %s after %s began", seconds(*s.StartS-s.BeginS), s.Action)
+	when := fmt.Sprintf("from %s after %s began", stretch(*s.StartS-s.BeginS), s.Action)
 	if *s.StartS <= s.BeginS {
 		when = fmt.Sprintf("when %s began", s.Action)
 	}
-	text := fmt.Sprintf("%s failed %s, for %s", plural(s.Failures, "attempt"), when, seconds(*s.EndS-*s.StartS))
+	text := fmt.Sprintf("%s failed %s, for %s", plural(s.Failures, "attempt"), when, stretch(*s.EndS-*s.StartS))
 	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
 		text += fmt.Sprintf(", %s of them because of %s%s", percent(s.Causes[0].Share), s.Causes[0].Cause, mechanism(f, s))
 	}
@@ -228,7 +228,7 @@ func mechanism(f *Findings, s *Spike) string {
 	default:
 		return ""
 	}
-	var worst *Node
+	var worst *Node // the one that was behind the longest
 	for i := range f.Nodes {
 		if n := &f.Nodes[i]; n.Stale != nil && (worst == nil || n.Stale.MaxS > worst.Stale.MaxS) {
 			worst = n
@@ -237,10 +237,38 @@ func mechanism(f *Findings, s *Spike) string {
 	switch {
 	case worst == nil || worst.Stale.UnreadS > 0:
 		return ": they were sent to addresses that were no usable pods any more"
-	case worst.Stale.MaxS < (*s.EndS-*s.StartS)/2:
-		return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s", seconds(worst.Stale.MaxS))
 	}
-	return fmt.Sprintf(": %s kept %s for %s", worst.Name, plural(worst.Stale.MaxBackends, "stale backend"), seconds(worst.Stale.MaxS))
+	of := worst.Stale.during(*s.StartS, *s.EndS)
+	switch {
+	case of >= (*s.EndS-*s.StartS)/2:
+		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(worst.Stale.MaxBackends, "stale backend"), stretch(of))
+	case worst.Stale.Other > 0:
+		return ": they were sent to addresses that were no usable pods any more"
+	}
+	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s", stretch(worst.Stale.MaxS))
+}
+
+// during is for how much of a stretch of time any of the listed backends was
+// stale, in s.
+func (s *Stale) during(from, to float64) float64 {
+	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool { return b.What != "stale" })
+	slices.SortFunc(list, func(x, y StaleBackend) int { return cmp.Compare(x.FromS, y.FromS) })
+	var sum float64
+	for _, b := range list {
+		if a := max(from, b.FromS); min(to, b.ToS) > a {
+			sum += min(to, b.ToS) - a
+			from = min(to, b.ToS)
+		}
+	}
+	return sum
+}
+
+// stretch is a length of time for people.
+func stretch(v float64) string {
+	if v < 1 {
+		return fmt.Sprintf("%.0f ms", v*1000)
+	}
+	return seconds(v)
 }
 
 // allWatched says whether there were actions, all of which worked, and the
@@ -269,16 +297,23 @@ func (t *text) expected(f *Findings) {
 		return
 	}
 	t.line("")
+	t.line("%s", strings.ToLower(expectedTitle(f)))
+	for _, r := range f.Expected {
+		t.para(fmt.Sprintf("  %-12s ", shownWord(r.Result)), plain(thresholdLine(r)))
+	}
+}
+
+func expectedTitle(f *Findings) string {
 	switch {
 	case f.Reproduced == nil:
-		t.line("expected: cannot say whether it was reproduced")
+		return "Expected: cannot say whether it was reproduced"
 	case *f.Reproduced:
-		t.line("expected: reproduced")
+		return "Expected: reproduced"
 	default:
-		t.line("expected: not reproduced here")
+		return "Expected: not reproduced here"
 	}
-	for _, r := range f.Expected {
-		word := map[Verdict]string{Pass: "shown", Fail: "not shown", Inconclusive: "no answer"}[r.Result]
-		t.para(fmt.Sprintf("  %-12s ", word), plain(thresholdLine(r)))
-	}
+}
+
+func shownWord(v Verdict) string {
+	return map[Verdict]string{Pass: "shown", Fail: "not shown", Inconclusive: "no answer"}[v]
 }

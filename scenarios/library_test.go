@@ -10,7 +10,10 @@ import (
 )
 
 func TestLibrary(t *testing.T) {
-	assert.Equal(t, []string{"dns-flood", "gateway", "healthy", "idle", "rollout-termination-race", "short-lived", "syn-flood"}, Names())
+	assert.Equal(t, []string{
+		"dns-flood", "gateway", "healthy", "idle", "port-reuse-rollout", "proxy-restart-under-load", "rollout-termination-race",
+		"scale-to-zero-udp", "short-lived", "snat-port-exhaustion", "stale-rules", "syn-flood", "udp-stale-dead-pod",
+	}, Names())
 	for _, name := range Names() {
 		t.Run(name, func(t *testing.T) {
 			s, src, err := Load(name, nil)

@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"runner/private":     {"runner/env"},
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack"},
 	"runner":             {"runner/env", "report/runlog", "scenarios"},
+	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
 	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "report", "report/runlog", "report/serve", "scenarios"},
 }

@@ -50,10 +50,10 @@ func serveRuns(ctx context.Context, dir, listen string, s Streams) error {
 		return usagef("--listen %s: must be an address and a port, for example 127.0.0.1:8017", listen)
 	}
 	server, err := serve.New(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOTDIR):
+	if bad := new(fs.PathError); errors.As(err, &bad) {
 		return &usageError{err}
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	defer server.Close()

@@ -49,7 +49,7 @@ func pictures(ctx context.Context, program, out string) error {
 	short, rollout := filepath.Join(dir, "short-lived"), filepath.Join(dir, "rollout")
 	// The runs come before the browser, which would be load beside them. The
 	// table is full after 4.3 s: the view is taken after that, in mid-run.
-	live, err := watch(ctx, 7*time.Second, 100, 34, program, "run", "short-lived", "--out", short)
+	live, err := watch(ctx, 9*time.Second, 100, 34, program, "run", "short-lived", "--out", short)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func pictures(ctx context.Context, program, out string) error {
 		make func() (image.Image, error)
 	}{
 		{"report.png", func() (image.Image, error) {
-			return shot(b, report, browser.View{Width: 1280, Height: 800}, "")
+			return shot(b, report, browser.View{Width: 1280, Height: 770}, "")
 		}},
 		{"report-narrow.png", func() (image.Image, error) {
 			return besideEachOther(b, report)

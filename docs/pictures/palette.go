@@ -17,8 +17,8 @@ import (
 // largest is how many bytes a picture may have: each clone pays for it.
 const largest = 150_000
 
-// write writes a picture with the 256 colours it uses most, which is a quarter
-// of the size and looks the same: most of a report is of few colours.
+// write writes a picture with a palette, which is a quarter of the size and
+// looks the same: most of a report is of few colours.
 func write(file string, img image.Image) error {
 	var b bytes.Buffer
 	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, reduced(img)); err != nil {
@@ -48,10 +48,7 @@ func reduced(img image.Image) *image.Paletted {
 	often := slices.SortedFunc(maps.Keys(count), func(a, b color.RGBA) int {
 		return cmp.Or(cmp.Compare(count[b], count[a]), cmp.Compare(a.R, b.R), cmp.Compare(a.G, b.G), cmp.Compare(a.B, b.B))
 	})
-	palette := make(color.Palette, 0, 256)
-	for _, c := range often[:min(len(often), 256)] {
-		palette = append(palette, c)
-	}
+	palette := paletteOf(often)
 	out := image.NewPaletted(image.Rect(0, 0, box.Dx(), box.Dy()), palette)
 	index := map[color.RGBA]uint8{}
 	for y := range box.Dy() {
@@ -66,4 +63,30 @@ func reduced(img image.Image) *image.Paletted {
 		}
 	}
 	return out
+}
+
+// paletteOf takes as few as 256 of the colours, so that each of them has one
+// as near to it as can be: rare colours are not lost to frequent ones.
+func paletteOf(colors []color.RGBA) color.Palette {
+	for apart := 0; ; apart += 2 {
+		var out color.Palette
+		for _, c := range colors {
+			near := slices.ContainsFunc(out, func(o color.Color) bool { return distance(c, o.(color.RGBA)) <= apart })
+			if !near {
+				out = append(out, c)
+			}
+			if len(out) > 256 {
+				break
+			}
+		}
+		if len(out) <= 256 {
+			return out
+		}
+	}
+}
+
+// distance is the largest difference of one channel.
+func distance(a, b color.RGBA) int {
+	of := func(x, y uint8) int { return max(int(x)-int(y), int(y)-int(x)) }
+	return max(of(a.R, b.R), of(a.G, b.G), of(a.B, b.B))
 }

@@ -24,9 +24,9 @@ import (
 
 // A cell is one place of a terminal.
 type cell struct {
-	char      rune
-	fg, bg    vt10x.Color
-	bold      bool
+	char   rune
+	fg, bg vt10x.Color
+	bold   bool
 }
 
 // watch runs the program on a terminal of its own until it ends, and returns

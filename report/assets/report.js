@@ -84,6 +84,11 @@ function readColors() {
   probe.remove();
 }
 const faded = (color, share) => color.replace(/^rgb\(([^)]+)\)$/, `rgba($1, ${share})`);
+// mixed is opaque, because a stack's bars are drawn over one another.
+function mixed(color, ground, share) {
+  const [a, b] = [color, ground].map(c => c.match(/[\d.]+/g).map(Number));
+  return `rgb(${[0, 1, 2].map(i => Math.round(a[i] * share + b[i] * (1 - share))).join(", ")})`;
+}
 const markColors = {early: "orange", drop: "red", loss: "purple", action: "ink", phase: "soft"};
 const markDashes = {early: [6, 3], drop: [], loss: [2, 2], action: [9, 3, 2, 3], phase: [1, 3]};
 
@@ -172,8 +177,8 @@ function seriesOf(chart) {
     if (s.kind === "area" && walks(chart)) {
       o.paths = uPlot.paths.bars({size: [0.6, 22, 3]});
       o.points.show = false;
-      o.width = 1;
-      o.fill = () => colors[s.color];
+      o.width = 0;
+      o.fill = () => mixed(colors[s.color], colors.bg, 0.6);
     } else if (s.kind === "area") {
       o.width = 1.25;
       o.points.show = chart.x.length < (chart.steps ? 3 : 24);

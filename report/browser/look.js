@@ -106,15 +106,20 @@ function textFaults(out) {
 
 // ---- plots
 
-// shares of the pixels in a row of a plot's canvas that are not its ground.
-function inked(u, y) {
+// rowOf is the share of a row of a plot's canvas that has the limit's colour,
+// or nearly.
+function rowOf(u, y) {
   const {left, width} = u.bbox, pixels = u.ctx.getImageData(left, Math.round(y) - 1, width, 3).data;
-  const ground = getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number);
+  const probe = document.createElement("span");
+  probe.style.color = "var(--ink)";
+  document.body.append(probe);
+  const ink = getComputedStyle(probe).color.match(/\d+/g).map(Number);
+  probe.remove();
   let n = 0;
   for (let x = 0; x < width; x++) {
     for (let row = 0; row < 3; row++) {
       const i = (row * width + x) * 4;
-      if (pixels[i + 3] > 128 && Math.max(...[0, 1, 2].map(k => Math.abs(pixels[i + k] - ground[k]))) > 90) { n++; break; }
+      if (pixels[i + 3] > 128 && Math.max(...[0, 1, 2].map(k => Math.abs(pixels[i + k] - ink[k]))) < 60) { n++; break; }
     }
   }
   return n / width;
@@ -124,6 +129,7 @@ function inked(u, y) {
 function plots() {
   return window.tablefull.plots.map(({id, u, box}) => ({
     id, points: u.data[0].length, series: u.series.length - 1, told: [Number(box.dataset.points), Number(box.dataset.series)],
+    sums: u.data.slice(1).map(v => v.reduce((a, b) => a + (b || 0), 0)),
     from: u.scales.x.min, to: u.scales.x.max, low: u.scales.y.min, high: u.scales.y.max,
     width: u.bbox.width, height: u.bbox.height, left: u.bbox.left, canvas: u.ctx.canvas.width,
     cursor: u.cursor.left >= 0 ? u.cursor.idx : null, shown: [...box.parentElement.querySelectorAll(".key output")].map(o => o.textContent),
@@ -134,7 +140,7 @@ function plots() {
 // been drawn on.
 function level(id, value) {
   const {u} = window.tablefull.plots.find(p => p.id === id), y = u.valToPos(value, "y", true);
-  return {share: 1 - (y - u.bbox.top) / u.bbox.height, inked: inked(u, y)};
+  return {share: 1 - (y - u.bbox.top) / u.bbox.height, inked: rowOf(u, y)};
 }
 
 window.lookAt = {

@@ -51,9 +51,10 @@ func (r *Reader) Each(fn func(*Record)) error {
 		defer close(work)
 		for {
 			b := r.nextBatch()
+			last := b.err != nil // once it is sent, it can be somebody else's
 			ordered <- b
 			work <- b
-			if b.err != nil {
+			if last {
 				return
 			}
 		}

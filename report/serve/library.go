@@ -86,10 +86,7 @@ func newLibrary(root *os.Root) *library {
 func (l *library) list() (runs []Run, more bool, problem string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := l.now(); now.Sub(l.scanned) >= scanEvery {
-		l.scan()
-		l.scanned = now
-	}
+	l.rescan()
 	for dir, it := range l.items {
 		runs = append(runs, l.run(dir, it))
 	}
@@ -133,7 +130,7 @@ func (l *library) find(dir string) (Run, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, known := l.items[dir]; !known {
-		l.scan()
+		l.rescan()
 	}
 	if _, known := l.items[dir]; !known || !l.look(dir) {
 		return Run{}, false
@@ -151,6 +148,14 @@ func (l *library) anyRunning() bool {
 		}
 	}
 	return false
+}
+
+// rescan scans where the last time is long enough ago.
+func (l *library) rescan() {
+	if now := l.now(); now.Sub(l.scanned) >= scanEvery {
+		l.scan()
+		l.scanned = now
+	}
 }
 
 // scan looks for runs in the folder itself and some levels below it.

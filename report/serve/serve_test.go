@@ -11,8 +11,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -374,7 +376,9 @@ func TestFollowARun(t *testing.T) {
 	add(t, path, lines[61:])
 	m = events.until(t, func(m message) bool { return m.State == Finished && m.Page != "" })
 	assert.InDelta(t, 4, m.RunTime, 0.2)
-	assert.False(t, events.lines.Scan() && events.lines.Scan(), "the stream ends with the run")
+	for events.lines.Scan() {
+		assert.Empty(t, events.lines.Text(), "the stream ends with the run")
+	}
 	a = get(t, base+"/run?dir=run")
 	has(t, a.text, "growing – tablefull")
 	hasNot(t, a.text, "So far")
@@ -452,3 +456,42 @@ func TestEmptyAndOddLogs(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, get(t, base+"/run?dir=folder").code)
 	until(t, base+"/", "dir=odd")
 }
+
+func TestAFolderThatIsARun(t *testing.T) {
+	dir := t.TempDir()
+	writeLog(t, dir, logOf("alone", 2, day))
+	_, base := start(t, dir)
+	until(t, base+"/", "this folder")
+	has(t, get(t, base+"/run?dir=.").text, "alone – tablefull")
+	has(t, get(t, base+"/run/file?dir=.&format=csv").head.Get("Content-Disposition"), "alone.csv")
+}
+
+// Work that is done between two reads is a fifth of one CPU's time at most,
+// whatever it is done on.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := true
+		p := &paced{ctx: t.Context(), in: zeros{}, slow: func() bool { return slow }}
+		read := func() time.Duration {
+			began := time.Now()
+			_, err := p.Read(make([]byte, 10))
+			require.NoError(t, err)
+			return time.Since(began)
+		}
+		assert.Zero(t, read())
+		time.Sleep(10 * time.Millisecond) // the work
+		cpus := min(runtime.GOMAXPROCS(0), 5)
+		assert.Equal(t, time.Duration(cpus)*40*time.Millisecond, read())
+		slow = false
+		time.Sleep(10 * time.Millisecond)
+		assert.Zero(t, read(), "no run is going on")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := (&paced{ctx: ctx, in: zeros{}, slow: p.slow}).Read(make([]byte, 1))
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }

@@ -34,6 +34,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, next func() (new
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection goes on
 	send := func(text string) bool {
 		_ = rc.SetWriteDeadline(time.Now().Add(sendFor)) // where it cannot be set, there is none
 		_, err := fmt.Fprint(w, text)

@@ -38,7 +38,7 @@ type Summary struct {
 	Failed     uint64         `json:"-"`
 	Due        uint64         `json:"-"`
 	Measured   bool           `json:"-"` // whether the kernel's drops were counted on some node
-	Scenario string `json:"scenario"`
+	Scenario   string         `json:"scenario"`
 }
 
 func summaryOf(f *report.Findings) *Summary {

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/proxy"
+)
+
+// assertReproduced holds a run to what its scenario expects.
+func assertReproduced(t *testing.T, r result, want bool) {
+	t.Helper()
+	require.NotNil(t, r.Reproduced, "%v", r.Expected)
+	assert.Equal(t, want, *r.Reproduced, "%v", r.Expected)
+}
+
+// Each incident of the library shows what its file expects, and shows it no
+// longer with its mechanism switched off.
+func TestTruthIncidents(t *testing.T) {
+	needLab(t)
+	for _, c := range []struct {
+		name string
+		off  []string // takes the mechanism away
+	}{
+		{"stale-rules", []string{"actions[0]=null"}},
+		{"udp-stale-dead-pod", []string{"lab.proxy.keep_udp=false"}},
+		{"scale-to-zero-udp", []string{"actions[0].scale.to=1"}},
+		{"snat-port-exhaustion", []string{"services[0].pods=2"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := runHonest(t, c.name, "")
+			assertReproduced(t, r, true)
+			assert.Equal(t, exitPass, r.code)
+			assertNotTheTable(t, r)
+			var args []string
+			for _, s := range c.off {
+				args = append(args, "--set", s)
+			}
+			r = runHonest(t, c.name, "", args...)
+			assertReproduced(t, r, false)
+			assert.Equal(t, exitInconclusive, r.code)
+			assert.LessOrEqual(t, r.Traffic[0].Failed, uint64(2), "at most what was on its way to a pod that ended")
+		})
+	}
+}
+
+func TestTruthProxyRestart(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "proxy-restart-under-load", "")
+	assert.Equal(t, exitPass, r.code)
+	assert.Zero(t, r.Traffic[0].Failed)
+	assert.Len(t, r.Spikes, 5)
+	r = runHonest(t, "proxy-restart-under-load", "", "--set", "actions[0].restart_proxy.clean=true", "--set", "actions[0].restart_proxy.down=300ms")
+	assert.Equal(t, exitFail, r.code)
+	assert.NotZero(t, r.Traffic[0].Failed)
+}
+
+// The second article: with IPVS, half of the new connections of clients that
+// reuse their source ports go on reaching the pod that is taken out; with what
+// kube-proxy sets today, none. A private kernel on a busy machine is too slow
+// for a verdict, but not for who was reached.
+func TestTruthPortReuse(t *testing.T) {
+	needPrivate(t)
+	for _, c := range []struct {
+		name   string
+		sets   []string
+		lo, hi float64
+	}{
+		{"article", nil, 0.4, 0.6},
+		{"expire_nodest_conn", []string{"lab.proxy.ipvs.expire_nodest_conn=true"}, 0, 0.05},
+		{"conn_reuse_mode", []string{"lab.proxy.ipvs.conn_reuse_mode=1"}, 0, 0.05},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := []string{"--quiet", "--set", "lab.kernel=private"}
+			for _, s := range c.sets {
+				args = append(args, "--set", s)
+			}
+			r := runIt(t, "port-reuse-rollout", "", args...)
+			share := drainingShare(r)
+			require.NotNil(t, share, "no pod was seen to drain")
+			t.Logf("the draining pod took %.1f %%", 100**share)
+			assert.GreaterOrEqual(t, *share, c.lo)
+			assert.LessOrEqual(t, *share, c.hi)
+		})
+	}
+}
+
+// drainingShare is the largest share that a draining pod took; nil for none.
+func drainingShare(r result) *float64 {
+	var most *float64
+	for _, b := range r.Backends {
+		if s := b.DrainingShare; s != nil && (most == nil || *s > *most) {
+			most = s
+		}
+	}
+	return most
+}
+
+// A real kube-proxy in the built-in one's place, in both modes that this
+// machine's kernel has: it hangs, pods go, its rules grow stale; it goes on, and
+// all is well. Then another version takes its place, and a rollout follows.
+func TestTruthKubeProxy(t *testing.T) {
+	needLab(t)
+	for _, v := range []string{"v1.36.3", "v1.35.4"} {
+		if _, err := proxy.Locate(v); err != nil {
+			envtest.Require(t, "kube-proxy", err.Error())
+		}
+	}
+	for _, mode := range []string{"nftables", "iptables"} {
+		if _, err := exec.LookPath(map[string]string{"nftables": "nft", "iptables": "iptables"}[mode]); err != nil {
+			envtest.Require(t, "kube-proxy", err.Error())
+		}
+		t.Run(mode, func(t *testing.T) {
+			r := runHonest(t, "stale-rules", "", "--set", "lab.proxy.mode="+mode, "--set", "lab.proxy.binary=v1.35.4",
+				"--set", "actions[2]={name: heal, at: 9s, resume_proxy: {}}",
+				"--set", "actions[+]={name: upgrade, at: 11s, upgrade_proxy: {binary: v1.36.3, mode: "+mode+"}}")
+			assertReproduced(t, r, true)
+			require.NotNil(t, r.Nodes[0].Stale)
+			assert.EqualValues(t, 2, r.Nodes[0].Stale.MaxBackends)
+			require.Len(t, r.Spikes, 4)
+			upgrade := r.Spikes[3]
+			assert.Empty(t, upgrade.Error)
+			assert.Zero(t, upgrade.Failures, "the rules stay while one version gives way to the other")
+		})
+	}
+}
