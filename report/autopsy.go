@@ -75,6 +75,7 @@ func (a *autopsies) of(s found) uint64 {
 type autopsy struct {
 	due          float64 // s of run time
 	sent, failed float32 // s after due
+	looked       float32 // s after due
 	addr         uint32  // index in log.addrs of what the entry leads to
 	seen         uint8   // finding, if the address was usable all the time
 	is           uint8   // finding, set by decide
@@ -100,7 +101,7 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	l.nAutopsies++
 	t := l.traffic(a.Traffic)
 	at := r.T - max(0, min(a.Lag, 60))
-	x := autopsy{due: f.due, sent: float32(max(0, f.start-f.due)), failed: float32(max(0, at-f.due)), seen: uint8(seen(a))}
+	x := autopsy{due: f.due, sent: float32(max(0, f.start-f.due)), failed: float32(max(0, at-f.due)), looked: float32(max(0, r.T-f.due)), seen: uint8(seen(a))}
 	if a.Found && (a.DNAT || translated(a)) {
 		x.addr = l.addrIndex(a.ReplySrc.Addr())
 	}
@@ -185,21 +186,21 @@ func (l *log) finding(t *traffic, c class, a *autopsy, due float64) finding {
 }
 
 // ambiguous says whether the entry need not be the one that the attempt's packet
-// met: it leads to an address that became usable only while the attempt waited,
-// so that a later packet may have made it; or there is none, and a proxy may
+// met: it leads to an address that became usable only after it was sent, so that
+// a later packet may have made it; or there is none, and a proxy may
 // have deleted it, as it does with those of UDP when endpoints change.
 func (l *log) ambiguous(t *traffic, a *autopsy) bool {
 	s := l.cluster.services[t.info.To]
 	if s == nil {
 		return false
 	}
-	sent, failed := a.due+float64(a.sent), a.due+float64(a.failed)
+	sent, looked := a.due+float64(a.sent), a.due+float64(a.looked)
 	switch finding(a.is) {
 	case staleDNAT, drainDNAT:
-		return s.everUsable(l.addrs[a.addr], sent, failed)
+		return s.everUsable(l.addrs[a.addr], sent, looked)
 	case noEntry:
 		i := s.after(sent)
-		return t.udp() && i < len(s.t) && s.t[i] <= failed
+		return t.udp() && i < len(s.t) && s.t[i] <= looked
 	}
 	return false
 }

@@ -41,8 +41,10 @@ func (a *attribution) evidence(t *tally) string {
 		}
 		parts = append(parts, outcomeList(t.outcomes))
 	}
-	if n := t.looked.of(t.agree); n > 0 && slices.Contains([]string{staleBackend, drainingBackend, backendGone}, t.cause) {
-		parts = append(parts, leadText(t.cause, n))
+	if f, leads := leadsTo[t.cause]; leads {
+		if n := t.looked.of(foundAny(f)); n > 0 {
+			parts = append(parts, leadText(t.cause, n))
+		}
 	} else if n := t.looked.total(); n > 0 {
 		parts = append(parts, autopsyText(t))
 	} else if t.cause == tableFull {
@@ -93,6 +95,9 @@ func lostText(n uint64, t *tally) string {
 	}
 	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(packets, what))
 }
+
+// leadsTo is what autopsies find of attempts that were led astray.
+var leadsTo = map[string]finding{staleBackend: staleDNAT, drainingBackend: drainDNAT, backendGone: goneDNAT}
 
 // leadText says where the entries of such attempts led.
 func leadText(cause string, n uint64) string {

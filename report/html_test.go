@@ -142,7 +142,7 @@ func crowd(t *testing.T) *Findings {
 		f.Spikes = append(f.Spikes, Spike{Action: fmt.Sprintf("restart %d %s", i, long), Kind: "restart_pods", Number: i, BeginS: float64(i) / 10, DoneS: ref(float64(i)/10 + 0.05), StartS: ref(float64(i) / 10), Steps: map[string]uint64{"1s": 5}, Error: long})
 		f.Timeline.Causes = append(f.Timeline.Causes, CauseSeries{Cause: fmt.Sprintf("cause-%d", i), PerS: make([]float64, len(f.Timeline.Load.T))})
 		f.Timeline.ByLoad = append(f.Timeline.ByLoad, LoadPoint{AtS: float64(i), OfferedPerS: float64(100 * (i % 7)), Entries: uint64(i), Loss: 0.5})
-		f.Timeline.Latency = append(f.Timeline.Latency, LatencySeries{Traffic: fmt.Sprint(i), StepS: 1, T: []float64{0, 1, 2}, P50Ms: []*float64{nil, ref(900.0), nil}, P90Ms: []*float64{nil, ref(950.0), nil}, P99Ms: []*float64{nil, ref(3000.0), nil}, MaxMs: []*float64{nil, ref(5001.0), nil}})
+		f.Timeline.Latency = append(f.Timeline.Latency, LatencySeries{Traffic: fmt.Sprint(i), StepS: 1, T: []float64{0, 1, 2}, P50Ms: []*float64{nil, ref(0.2), nil}, P90Ms: []*float64{nil, ref(950.0), nil}, P99Ms: []*float64{nil, ref(3000.0), nil}, MaxMs: []*float64{nil, ref(5001.0), nil}})
 	}
 	f.Capacity = &Capacity{LowerPerS: 1, UpperPerS: 2}
 	f.Expected, f.Reproduced = []ThresholdResult{{Threshold: long, Result: Pass, Detail: "1234567"}}, ref(true)

@@ -595,3 +595,52 @@ func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
 	assert.Contains(t, render(t, "junit", f), `name="expect: table_full &gt; 10"`)
 	assert.Contains(t, render(t, "markdown", f), "not shown")
 }
+
+// By the time of a look-up the entry need not be the one that the datagram met:
+// the proxy has deleted it, or the socket has made another.
+func TestEntriesThatChangedBeforeTheLookUp(t *testing.T) {
+	traffic := runlog.TrafficInfo{Name: "dns", Shape: "udp", To: "web", End: 9, Timeout: 0.9, ExpectsAnswer: true}
+	s := newSim(t, 262144, 200000, traffic)
+	s.endpoints(-0.4, "1 RS")
+	s.act("to-zero", "scale", 1, 1.99, 2.0, "")
+	s.endpoints(1.995)
+	s.act("back", "scale", 1, 6, 6.01, "")
+	s.endpoints(6.0, "3 RS")
+	var failed uint64
+	for i, due := range dues(0, 9, 200) {
+		switch {
+		case due < 2 || due >= 6:
+			s.ok("dns", due)
+			continue
+		case i%10 > 0:
+			s.fail("dns", due, runlog.ResponseTimeout, 1)
+		case due+0.9 < 6:
+			s.lookedUp("dns", due, 0.9, runlog.ResponseTimeout, 1, "", true)
+		case due < 5.2:
+			s.lookedUp("dns", due, 0.9, runlog.ResponseTimeout, 0, "", false)
+		default:
+			s.lookedUp("dns", due, 0.9, runlog.ResponseTimeout, 3, "", true)
+		}
+		failed++
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"stale_backend": failed}, causesOf(f))
+	assert.InDelta(t, 6.0, *f.Spikes[1].StoppedS, 1e-9)
+}
+
+// Where nobody was looked up, nobody is said to have been led astray.
+func TestLateAttemptsGoWhereTheyAreSent(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "2 RS", "3 RS")
+	for _, due := range dues(2.5, 2.9, 50) {
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+		r := s.records[len(s.records)-1].Failure
+		r.Start = 3.2 // the generator was late, so that the pod was gone
+		s.records = append(s.records, runlog.Record{Host: simNode, T: 4.2, Autopsy: &runlog.Autopsy{
+			Traffic: "web", Seq: r.Seq, Found: true, DNAT: true, State: "SYN_SENT", ReplySrc: podAddr(1),
+		}})
+	}
+	s.fill("web", 50, 3, 6)
+	assert.Equal(t, map[string]uint64{"stale_backend": 20}, causesOf(s.analyze()))
+}

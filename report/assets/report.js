@@ -260,7 +260,8 @@ function drawMarks(u, chart) {
     ctx.textAlign = p.flip ? "right" : "left";
     ctx.fillText(p.text, x, y);
   }
-  for (const line of chart.lines || []) {
+  let used = Infinity; // how far up the names of lines have come
+  for (const line of [...chart.lines || []].sort((a, b) => a.at - b.at)) {
     const y = u.valToPos(line.at, "y", true);
     if (y < top || y > top + height) continue;
     ctx.beginPath();
@@ -274,7 +275,10 @@ function drawMarks(u, chart) {
     ctx.fillStyle = colors.soft;
     ctx.textAlign = "right";
     ctx.textBaseline = "bottom";
+    // On a low plot there is no room for the name of each line.
+    if (y > used) continue;
     ctx.fillText(line.name, l + width - 4 * ratio, y - 1);
+    used = y - 12 * ratio;
   }
   ctx.restore();
 }
@@ -407,13 +411,24 @@ function zeroButton(chart, u) {
 
 // ---- all plots
 
+// On a phone the buttons for zooming are there while a plot is to be seen.
+const inView = new Set();
+const watcher = new IntersectionObserver(changes => {
+  for (const c of changes) inView[c.isIntersecting ? "add" : "delete"](c.target);
+  root.classList.toggle("plotted", inView.size > 0);
+});
+
 function drawAll() {
+  watcher.disconnect();
+  inView.clear();
   for (const p of state.plots) p.u.destroy();
   state.plots.length = 0;
   readColors();
   for (const chart of state.data.charts) {
     const box = document.querySelector(`[data-chart="${CSS.escape(chart.id)}"]`);
-    if (box) state.plots.push(draw(box, chart));
+    if (!box) continue;
+    state.plots.push(draw(box, chart));
+    watcher.observe(box);
   }
   state.width = document.querySelector("main").clientWidth;
 }
