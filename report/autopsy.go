@@ -211,7 +211,7 @@ func (l *log) ambiguous(t *traffic, a *autopsy) bool {
 // whose time its address was something else.
 func (l *log) looked(it *item) *autopsies {
 	list := it.t.autopsies[it.class]
-	lo, hi := it.start(), it.end()
+	lo, hi := it.start()-1e-9, it.end()-1e-9 // a due time on the edge belongs to the later bin
 	mid := (lo + hi) / 2
 	first := func(at float64) int {
 		return sort.Search(len(list), func(i int) bool { return list[i].due >= at })

@@ -138,8 +138,8 @@ func (l *log) addAct(t float64, e *runlog.Event) {
 }
 
 // around says whether t belongs to the action and what follows it.
-func (a *act) around(t float64) bool {
-	return t >= a.begin && (math.IsNaN(a.end) || t <= a.end+afterAct)
+func (x *act) around(t float64) bool {
+	return t >= x.begin && (math.IsNaN(x.end) || t <= x.end+afterAct)
 }
 
 // addActLatency merges latencies of attempts due around actions.

@@ -136,22 +136,31 @@ func advise(f *Findings) advice {
 
 // otherAdvice is for attempts that failed while the table held.
 func otherAdvice(f *Findings) advice {
-	a := advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
-	if len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend {
-		return a
-	}
-	a.Do = "Not the limit: let pods serve on until the nodes have stopped sending to them."
-	longest := 0.0
+	behind, read := 0.0, false
 	for _, n := range f.Nodes {
 		if n.Stale != nil {
-			longest = max(longest, n.Stale.MaxS)
+			behind, read = max(behind, n.Stale.MaxS), true
 		}
 	}
-	a.Why = []string{"Connections went to addresses that were no usable pods any more. Where pods are told to end, a preStop sleep prevents that if it is longer than the nodes are behind."}
-	if longest > 0 {
-		a.Why[0] += fmt.Sprintf(" In this run one was behind for up to %s.", seconds(longest))
+	failing := 0.0
+	for _, s := range f.Spikes {
+		if s.StartS != nil && s.EndS != nil {
+			failing = max(failing, *s.EndS-*s.StartS)
+		}
 	}
-	return a
+	switch {
+	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
+		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
+		return advice{
+			Do:  "Not the limit: entries outlived the pods that they lead to.",
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, went on failing until it was removed or expired.", seconds(failing), moment(behind))},
+		}
+	}
+	return advice{
+		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
+		Why: []string{fmt.Sprintf("A backend was out of date for up to %s. Pods that are told to end serve on during a preStop sleep.", moment(behind))},
+	}
 }
 
 // tableTrouble says whether the table was short of room, by the kernel's

@@ -218,10 +218,22 @@ func TestAdvice(t *testing.T) {
 		"crowded":       {Findings{Verdict: Fail, Knee: table, Sizing: size(84001, 114688, 262144, 266143)}, "set nf_conntrack_max to at least 266,143"},
 		"enough":        {Findings{Verdict: Pass, Sizing: size(84001, 114688, 262144, 6999)}, "leave nf_conntrack_max at 262,144"},
 		"another cause": {Findings{Verdict: Fail, Traffic: []Traffic{{Failed: 5}}, Sizing: size(1, 4096, 262144, 1)}, "Not the limit"},
+		"late proxy":    {behindFor(0.6, 1.6), "Shorten the time for which they are behind"},
+		"old entries":   {behindFor(0.05, 7), "entries outlived the pods"},
+		"not read":      {Findings{Verdict: Fail, Traffic: []Traffic{{Failed: 5}}, Causes: []Cause{{Cause: staleBackend}}}, "for another cause"},
 		"table's cause": {Findings{Verdict: Fail, Traffic: []Traffic{{Failed: 5}}, Causes: []Cause{{Cause: tableFull}}}, "by how much cannot be computed"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) { assert.Contains(t, advise(&tt.f).Do, tt.want) })
+	}
+}
+
+// behindFor is a run whose attempts failed for a while, in s, because of backends
+// that were out of date.
+func behindFor(behind, failing float64) Findings {
+	return Findings{
+		Verdict: Fail, Traffic: []Traffic{{Failed: 5}}, Causes: []Cause{{Cause: staleBackend}},
+		Nodes: []Node{{Stale: &Stale{MaxS: behind}}}, Spikes: []Spike{{StartS: ref(1.0), EndS: ref(1 + failing)}},
 	}
 }
 

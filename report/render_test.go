@@ -82,7 +82,7 @@ func goldenRuns(t *testing.T) map[string]*sim {
 	cut := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
 	cut.fill("web", 700, 0, 6)
 	cut.trailer = nil
-	rollout, _ := staleRun(t)
+	rollout, _ := hangRun(t)
 	return map[string]*sim{"hard": hard, "healthy": healthy, "soft": soft, "ports": ports, "cut": cut, "rollout": rollout}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -14,119 +13,8 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
-// These runs have endpoints, dataplanes and actions, and a truth that the test
-// knows.
-
-func podAddr(n int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 0, byte(n + 1)}), 8080) //nolint:gosec // a few pods
-}
-
-// endpoint is like "1 RS", "1 ST", "2": a pod's number and its conditions; a
-// second life is 1.2.
-func endpoint(s string) runlog.EndpointState {
-	name, conditions, _ := strings.Cut(s, " ")
-	host, _, _ := strings.Cut(name, ".")
-	n, _ := strconv.Atoi(host)
-	return runlog.EndpointState{
-		Name: "web-" + name, Addr: podAddr(n).Addr(), Ready: strings.Contains(conditions, "R"),
-		Serving: strings.Contains(conditions, "S"), Terminating: strings.Contains(conditions, "T"),
-	}
-}
-
-func (s *sim) endpoints(t float64, pods ...string) {
-	e := &runlog.Endpoints{Service: "web", Endpoints: []runlog.EndpointState{}}
-	for _, p := range pods {
-		e.Endpoints = append(e.Endpoints, endpoint(p))
-	}
-	s.records = append(s.records, runlog.Record{Host: "controller", T: t, Endpoints: e})
-}
-
-func programmed(pods ...int) runlog.ProgrammedService {
-	p := runlog.ProgrammedService{Service: "web", Addr: netip.MustParseAddrPort("10.96.0.10:8080")}
-	for _, n := range pods {
-		p.Backends = append(p.Backends, runlog.ProgrammedBackend{Addr: podAddr(n), Weight: 1})
-	}
-	return p
-}
-
-func (s *sim) plane(t float64, services ...runlog.ProgrammedService) {
-	s.records = append(s.records, runlog.Record{Host: simNode, T: t, Dataplane: &runlog.Dataplane{Mode: "nftables", Services: services}})
-}
-
-func (s *sim) planeFailed(t float64) {
-	s.records = append(s.records, runlog.Record{Host: simNode, T: t, Dataplane: &runlog.Dataplane{Mode: "nftables", Failed: "no such table"}})
-}
-
-func (s *sim) act(name, kind string, number int, begin, end float64, failed string) {
-	event := func(t float64, phase, detail string) {
-		s.records = append(s.records, runlog.Record{Host: "controller", T: t, Event: &runlog.Event{Kind: "action", Name: name, Detail: detail, Fields: map[string]string{
-			"kind": kind, "phase": phase, "number": strconv.Itoa(number),
-		}}})
-	}
-	event(begin, "begin", kind)
-	phase := "end"
-	if failed != "" {
-		phase = "fail"
-	}
-	event(end, phase, failed)
-}
-
-func (s *sim) served(t float64, pod string, n uint64) {
-	s.records = append(s.records, runlog.Record{Host: pod, T: t, Served: &runlog.Served{Service: "web", Backend: pod, Accepted: n, Served: n}})
-}
-
-// lookedUp records a failed attempt and that its entry, found when it had
-// waited, leads to the pod.
-func (s *sim) lookedUp(name string, due, waited float64, o runlog.Outcome, pod int, state string, replied bool) {
-	seq := s.fail(name, due, o, 1)
-	s.records[len(s.records)-1].T = due + waited
-	a := &runlog.Autopsy{Traffic: name, Seq: seq, Lag: 0.002, Found: pod > 0, State: state, Replied: replied}
-	if pod > 0 {
-		a.DNAT, a.ReplySrc = true, podAddr(pod)
-	}
-	s.records = append(s.records, runlog.Record{Host: simNode, T: due + waited + 0.002, Autopsy: a})
-}
-
-// repeat records an unchanged dataplane every 10 s, as an audit does.
-func (s *sim) repeat(from, to float64, services ...runlog.ProgrammedService) {
-	for t := from; t < to; t += 10 {
-		s.plane(t, services...)
-	}
-}
-
-// staleRun is a proxy that hangs from 2 s to 9 s while a rollout at 3.02 s
-// replaces both pods.
-func staleRun(t *testing.T) (*sim, uint64) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 13))
-	s.header.Duration = 13
-	s.header.Expect = []string{"stale > 5s", "stale_backends == 2", "stale_backend > 500", "failures == 0 during 10s..13s"}
-	s.endpoints(-0.4, "1 RS", "2 RS")
-	s.plane(-0.3, programmed(1, 2))
-	s.act("hang", "pause_proxy", 1, 2, 2.001, "")
-	s.act("roll", "rollout", 1, 3.0, 3.03, "")
-	s.endpoints(3.01, "1 ST", "2 ST", "3 RS", "4 RS")
-	s.endpoints(3.02, "3 RS", "4 RS")
-	s.act("heal", "restart_proxy", 1, 9, 9.01, "")
-	s.plane(9.05, programmed(3, 4))
-	var failed uint64
-	for i, due := range dues(0, 13, 200) {
-		switch {
-		case due < 3.02 || due >= 9.0:
-			s.enter(due)
-			s.ok("web", due)
-		case i%10 == 0:
-			failed++
-			s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 1+i%20/10, "SYN_SENT", false)
-		default:
-			failed++
-			s.fail("web", due, runlog.ConnectTimeout, 1)
-		}
-	}
-	return s, failed
-}
-
 func TestStaleRules(t *testing.T) {
-	s, failed := staleRun(t)
+	s, failed := hangRun(t)
 	f := s.analyze()
 	assert.Equal(t, map[string]uint64{"stale_backend": failed}, causesOf(f))
 	stale := f.Nodes[0].Stale
@@ -153,7 +41,7 @@ func TestStaleRules(t *testing.T) {
 // What an address was is known only when all changes of endpoints have been
 // read, which another host wrote.
 func TestEndpointsThatStandLaterInTheLog(t *testing.T) {
-	s, _ := staleRun(t)
+	s, _ := hangRun(t)
 	log := s.log()
 	want, err := Analyze(bytes.NewReader(log))
 	require.NoError(t, err)
@@ -369,6 +257,15 @@ func TestDataplaneThatCannotBeRead(t *testing.T) {
 	assert.Contains(t, strings.Join(f.Doubts, "\n"), "node1's dataplane was not read for 5.0 s")
 	assert.Equal(t, Fail, run("stale < 500ms").Thresholds[0].Result)
 
+	ended := newSim(t, 262144, 200000, finTraffic("web", 0, 30))
+	ended.endpoints(-0.4, "1 RS")
+	ended.plane(-0.3, programmed(1)) // and no more, though it is read again every 10 s
+	ended.endpoints(20, "2 RS")
+	ended.fill("web", 50, 0, 30)
+	stale = ended.analyze().Nodes[0].Stale
+	assert.InDelta(t, 30.9-14.7, stale.UnreadS, 0.2)
+	assert.Zero(t, stale.MaxS)
+
 	never := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
 	never.endpoints(-0.4, "1 RS")
 	never.planeFailed(-0.3)
@@ -448,154 +345,6 @@ func TestDrainingShare(t *testing.T) {
 	assert.Nil(t, last.analyze().Backends[0].DrainingShare)
 }
 
-func TestActionsThatBeginTogether(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
-	s.act("one", "rollout", 1, 3.001, 3.1, "")
-	s.act("two", "flush", 1, 3.002, 3.003, "no such host")
-	for i, due := range dues(0, 10, 100) {
-		if s.enter(due); due > 3.005 && due < 3.5 && i%2 == 0 {
-			s.fail("web", due, runlog.Refused, 0)
-			continue
-		}
-		s.ok("web", due)
-	}
-	f := s.analyze()
-	require.Len(t, f.Spikes, 2)
-	for i, other := range []string{"two", "one"} {
-		assert.Equal(t, []string{other}, f.Spikes[i].Together)
-		assert.EqualValues(t, 24, f.Spikes[i].Failures)
-	}
-	assert.Equal(t, "no such host", f.Spikes[1].Error)
-	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "two (flush) at 3.0 s (together with one: what failed can be of either), did not work: no such host")
-}
-
-// What fails all the time is no action's doing, and what begins long after one
-// is not either.
-func TestFailuresThatAreNoActions(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 40))
-	s.header.Duration = 40
-	s.act("roll", "rollout", 1, 10, 10.5, "")
-	for i, due := range dues(0, 40, 100) {
-		if s.enter(due); i%10 == 0 || due > 30 && i%2 == 0 {
-			s.fail("web", due, runlog.Refused, 0)
-			continue
-		}
-		s.ok("web", due)
-	}
-	f := s.analyze()
-	assert.Nil(t, f.Spikes[0].StartS)
-	assert.Zero(t, f.Spikes[0].Failures)
-	assert.InDelta(t, 10, f.Spikes[0].Before, 0.2)
-	assert.Nil(t, f.Spikes[0].StoppedS)
-	assert.InDelta(t, 20.5, *f.Spikes[0].WatchedToS, 0.11)
-}
-
-func TestOneWayTrafficShowsNoRecovery(t *testing.T) {
-	s := newSim(t, 262144, 200000, floodTraffic("flood", 0, 10))
-	s.act("roll", "rollout", 1, 3, 3.5, "")
-	for _, due := range dues(0, 10, 100) {
-		s.enter(due)
-		s.sent("flood", due)
-	}
-	f := s.analyze()
-	assert.Nil(t, f.Spikes[0].WatchedToS)
-	assert.NotContains(t, f.Headline, "whatever was done")
-	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "no attempt was due then that anybody can count")
-}
-
-// Where the log is cut off, attempts that are under way have not recovered.
-func TestCutOffDuringAnAction(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
-	s.trailer = nil
-	s.act("roll", "rollout", 1, 3, 3.1, "")
-	for _, due := range dues(0, 6, 100) {
-		switch s.enter(due); {
-		case due < 3.05:
-			s.ok("web", due)
-		case due < 3.5:
-			s.fail("web", due, runlog.Refused, 0)
-		default:
-			s.sent("web", due) // and nothing is known of them
-		}
-	}
-	f := s.analyze()
-	assert.False(t, f.Spikes[0].Recovered)
-	assert.InDelta(t, 3.5, *f.Spikes[0].WatchedToS, 1e-9)
-}
-
-// A soak's actions are many; those that cost something are shown.
-func TestSoakOfActions(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 600))
-	s.header.Duration = 600
-	for i := range 300 {
-		at := 1 + 2*float64(i)
-		s.act("roll", "rollout", i+1, at, at+0.5, "")
-	}
-	for _, due := range dues(0, 600, 10) {
-		if due > 401.05 && due < 401.6 {
-			s.fail("web", due, runlog.Refused, 0)
-			continue
-		}
-		s.ok("web", due)
-	}
-	f := s.analyze()
-	assert.Len(t, f.Spikes, maxSpikes)
-	assert.EqualValues(t, 300-maxSpikes, f.OtherSpikes)
-	worst := worstSpike(f)
-	require.NotNil(t, worst)
-	assert.Equal(t, 201, worst.Number)
-	assert.LessOrEqual(t, len(actionLines(f)), maxSpikeLines+2)
-	assert.Contains(t, strings.Join(actionLines(f), "\n"), "roll no. 201 (rollout)")
-
-	l := newLog()
-	for i := range maxActs + 5 {
-		e := &runlog.Event{Name: "a", Fields: map[string]string{"phase": "begin", "number": strconv.Itoa(i)}}
-		l.addAct(float64(i), e)
-	}
-	assert.Len(t, l.cluster.acts, maxActs)
-	assert.LessOrEqual(t, len(l.cluster.going), maxGoing)
-	assert.InDelta(t, maxActs, l.cluster.until, 0, "failures after it are not the last one's")
-	assert.Contains(t, strings.Join(l.findings().Doubts, "\n"), "5 actions came after the first 20000")
-}
-
-func TestHeldConnectionsLost(t *testing.T) {
-	idle := runlog.TrafficInfo{Name: "pools", Shape: "idle", To: "web", End: 10, Timeout: 0.9, EntriesPerAttempt: 1, ExpectsAnswer: true}
-	s := newSim(t, 262144, 200000, idle)
-	s.header.Expect = []string{"held_lost == 30", "pools: held_lost > 10"}
-	s.act("kill", "delete_pod", 1, 3, 3.1, "")
-	for _, due := range dues(0, 1, 100) {
-		s.enter(due)
-		s.ok("pools", due)
-	}
-	for k, lost := range []uint64{0, 0, 0, 5, 20, 30, 30, 30} {
-		s.records = append(s.records, runlog.Record{Host: "client", T: float64(k) + 0.5, Held: &runlog.Held{Traffic: "pools", Open: 100 - lost, Lost: lost}})
-	}
-	seq := uint64(5)
-	s.records = append(s.records,
-		runlog.Record{Host: "client", T: 3.4, Failure: &runlog.Failure{Traffic: "pools", Seq: seq, Due: 3.3, Start: 3.3, Outcome: runlog.Reset, Phase: "held"}},
-		runlog.Record{Host: simNode, T: 3.41, Autopsy: &runlog.Autopsy{Traffic: "pools", Seq: seq}})
-	f := s.analyze()
-	require.NotNil(t, f.Spikes[0].HeldLost)
-	assert.EqualValues(t, 30, *f.Spikes[0].HeldLost)
-	require.NotNil(t, f.Reproduced)
-	assert.True(t, *f.Reproduced, f.Expected)
-	assert.Contains(t, f.Headline, "pools lost 30 held connections")
-	assert.NotContains(t, strings.Join(f.Doubts, "\n"), "autops")
-}
-
-// The headline of a run without an answer says what is missing.
-func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
-	s, _ := staleRun(t)
-	s.header.Expect = []string{"stale > 5s", "table_full > 10"}
-	f := s.analyze()
-	assert.Equal(t, Inconclusive, f.Verdict)
-	assert.Contains(t, f.Headline, "Inconclusive: not reproduced here: table_full > 10")
-	require.NotNil(t, f.Reproduced)
-	assert.False(t, *f.Reproduced)
-	assert.Contains(t, render(t, "junit", f), `name="expect: table_full &gt; 10"`)
-	assert.Contains(t, render(t, "markdown", f), "not shown")
-}
-
 // By the time of a look-up the entry need not be the one that the datagram met:
 // the proxy has deleted it, or the socket has made another.
 func TestEntriesThatChangedBeforeTheLookUp(t *testing.T) {
@@ -643,4 +392,59 @@ func TestLateAttemptsGoWhereTheyAreSent(t *testing.T) {
 	}
 	s.fill("web", 50, 3, 6)
 	assert.Equal(t, map[string]uint64{"stale_backend": 20}, causesOf(s.analyze()))
+}
+
+// What was due before a pod was gone was not led to it for want of it, and what
+// was refused long before a pod reset its clients was not refused by it.
+func TestFailuresNearByAreOthers(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "2 RS", "3 RS")
+	var before, after uint64
+	for i, due := range dues(0, 6, 100) {
+		switch {
+		case due > 2.2 && due < 2.5 && i%2 == 0:
+			s.fail("web", due, runlog.ConnectTimeout, 1)
+			before++
+		case due >= 3 && due < 4 && i%2 == 0:
+			s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 1, "SYN_SENT", false)
+			after++
+		default:
+			s.enter(due)
+			s.ok("web", due)
+		}
+	}
+	assert.Equal(t, map[string]uint64{"stale_backend": after, "unknown": before}, causesOf(s.analyze()))
+
+	s = newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "1 ST", "2 RS")
+	s.fail("web", 2.55, runlog.Refused, 0)
+	s.bump(3.15, "web-1", "Tcp.OutRsts", 1)
+	s.fill("web", 50, 0, 6)
+	assert.NotContains(t, causesOf(s.analyze()), "draining_backend")
+}
+
+// That a SYN without an answer left no entry does not say that it found no
+// endpoint, where others of its time were led to a pod that is gone.
+func TestSilenceWithoutEndpoints(t *testing.T) {
+	run := func(stale bool) map[string]uint64 {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+		s.endpoints(-0.4, "1 RS")
+		s.endpoints(3.0)
+		for i, due := range dues(0, 6, 100) {
+			switch {
+			case due < 3:
+				s.enter(due)
+				s.ok("web", due)
+			case stale && i%2 == 0:
+				s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 1, "SYN_SENT", false)
+			default:
+				s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 0, "", false)
+			}
+		}
+		return causesOf(s.analyze())
+	}
+	assert.Equal(t, map[string]uint64{"no_endpoint": 300}, run(false))
+	assert.Equal(t, map[string]uint64{"stale_backend": 150, "unknown": 150}, run(true))
 }

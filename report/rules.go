@@ -160,7 +160,7 @@ func (a *attribution) evictions() {
 func (a *attribution) withoutEndpoint() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || it.left == 0 || a.l.hasEndpoint(s, it.start(), it.end()) {
+		if s == nil || a.l.hasEndpoint(s, it.start(), it.end()) {
 			continue
 		}
 		can := ^found(0)

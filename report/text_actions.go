@@ -238,10 +238,10 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst == nil || worst.Stale.UnreadS > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	of := worst.Stale.during(*s.StartS, *s.EndS)
+	of, most := worst.Stale.during(*s.StartS, *s.EndS)
 	switch {
 	case of >= (*s.EndS-*s.StartS)/2:
-		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(worst.Stale.MaxBackends, "stale backend"), stretch(of))
+		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(most, "stale backend"), stretch(of))
 	case worst.Stale.Other > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
@@ -249,18 +249,26 @@ func mechanism(f *Findings, s *Spike) string {
 }
 
 // during is for how much of a stretch of time any of the listed backends was
-// stale, in s.
-func (s *Stale) during(from, to float64) float64 {
-	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool { return b.What != "stale" })
+// stale, in s, and how many of them at once.
+func (s *Stale) during(from, to float64) (sum float64, most uint64) {
+	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool {
+		return b.What != "stale" || b.ToS <= from || b.FromS >= to
+	})
 	slices.SortFunc(list, func(x, y StaleBackend) int { return cmp.Compare(x.FromS, y.FromS) })
-	var sum float64
-	for _, b := range list {
+	for i, b := range list {
+		var now uint64
+		for _, c := range list[:i+1] {
+			if c.ToS > b.FromS {
+				now++
+			}
+		}
+		most = max(most, now)
 		if a := max(from, b.FromS); min(to, b.ToS) > a {
 			sum += min(to, b.ToS) - a
 			from = min(to, b.ToS)
 		}
 	}
-	return sum
+	return sum, most
 }
 
 // stretch is a length of time for people.

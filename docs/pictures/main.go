@@ -85,7 +85,11 @@ func pictures(ctx context.Context, program, out string) error {
 			if err != nil && len(data) == 0 {
 				return nil, fmt.Errorf("draw plot: %w", err)
 			}
-			return png.Decode(bytes.NewReader(data))
+			img, err := png.Decode(bytes.NewReader(data))
+			if err != nil {
+				return nil, fmt.Errorf("read plot: %w", err)
+			}
+			return withoutFooter(img), nil
 		}},
 	}
 	for _, s := range steps {
@@ -130,6 +134,15 @@ func shot(b *browser.Browser, address string, v browser.View, to string) (image.
 		return nil, err
 	}
 	return png.Decode(bytes.NewReader(data))
+}
+
+// withoutFooter leaves out the line that names the machine of the run.
+func withoutFooter(img image.Image) image.Image {
+	const footer = 65
+	box := img.Bounds()
+	out := image.NewRGBA(image.Rect(0, 0, box.Dx(), box.Dy()-footer))
+	draw.Draw(out, out.Bounds(), img, box.Min, draw.Src)
+	return out
 }
 
 // besideEachOther is the report on a dark screen and on a phone.

@@ -290,11 +290,12 @@ func (p *progress) report(ctx context.Context, j env.ServeJob, out env.Recorder)
 	}
 }
 
-// record makes a record, unless nothing has changed.
+// record makes a record, unless nothing has changed. Of a server that is
+// terminating that nobody came is worth one, too.
 func (p *progress) record(j env.ServeJob, out env.Recorder) {
 	r := runlog.Served{Service: j.Service, Backend: j.Backend, Accepted: p.accepted.Swap(0), Draining: p.drained.Swap(0), Served: p.served.Swap(0), Errors: p.errors.Swap(0)}
 	open := p.open.Load()
-	if r.Accepted == 0 && r.Served == 0 && r.Draining == 0 && r.Errors == 0 && open == p.lastOpen {
+	if r.Accepted == 0 && r.Served == 0 && r.Draining == 0 && r.Errors == 0 && open == p.lastOpen && !p.terminating.Load() {
 		return
 	}
 	p.lastOpen = open

@@ -1,0 +1,179 @@
+package report
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+func TestActionsThatBeginTogether(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.act("one", "rollout", 1, 3.001, 3.1, "")
+	s.act("two", "flush", 1, 3.002, 3.003, "no such host")
+	for i, due := range dues(0, 10, 100) {
+		if s.enter(due); due > 3.005 && due < 3.5 && i%2 == 0 {
+			s.fail("web", due, runlog.Refused, 0)
+			continue
+		}
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	require.Len(t, f.Spikes, 2)
+	for i, other := range []string{"two", "one"} {
+		assert.Equal(t, []string{other}, f.Spikes[i].Together)
+		assert.EqualValues(t, 24, f.Spikes[i].Failures)
+	}
+	assert.Equal(t, "no such host", f.Spikes[1].Error)
+	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "two (flush) at 3.0 s (together with one: what failed can be of either), did not work: no such host")
+}
+
+// What fails all the time is no action's doing, and what begins long after one
+// is not either.
+func TestFailuresThatAreNoActions(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 40))
+	s.header.Duration = 40
+	s.act("roll", "rollout", 1, 10, 10.5, "")
+	for i, due := range dues(0, 40, 100) {
+		if s.enter(due); i%10 == 0 || due > 30 && i%2 == 0 {
+			s.fail("web", due, runlog.Refused, 0)
+			continue
+		}
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	assert.Nil(t, f.Spikes[0].StartS)
+	assert.Zero(t, f.Spikes[0].Failures)
+	assert.InDelta(t, 10, f.Spikes[0].Before, 0.2)
+	assert.Nil(t, f.Spikes[0].StoppedS)
+	assert.InDelta(t, 20.5, *f.Spikes[0].WatchedToS, 0.11)
+}
+
+// Of a spike, what failed anyway is taken off.
+func TestSpikeOnTopOfFailures(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 20))
+	s.header.Duration = 20
+	s.act("roll", "rollout", 1, 10, 10.5, "")
+	for i, due := range dues(0, 20, 100) {
+		if s.enter(due); i%10 == 0 || due >= 10 && due < 12 && i%2 == 1 {
+			s.fail("web", due, runlog.Refused, 0)
+			continue
+		}
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	assert.InDelta(t, 100, float64(f.Spikes[0].Failures), 2)
+	assert.True(t, f.Spikes[0].Recovered)
+	assert.InDelta(t, 12, *f.Spikes[0].EndS, 0.11)
+}
+
+func TestOneWayTrafficShowsNoRecovery(t *testing.T) {
+	s := newSim(t, 262144, 200000, floodTraffic("flood", 0, 10))
+	s.act("roll", "rollout", 1, 3, 3.5, "")
+	for _, due := range dues(0, 10, 100) {
+		s.enter(due)
+		s.ok("flood", due) // it was sent, and nobody knows more
+	}
+	f := s.analyze()
+	assert.Nil(t, f.Spikes[0].WatchedToS)
+	assert.NotContains(t, f.Headline, "whatever was done")
+	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "no attempt was due then that anybody can count")
+}
+
+// Where the log is cut off, attempts that are under way have not recovered.
+func TestCutOffDuringAnAction(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.trailer = nil
+	s.act("roll", "rollout", 1, 3, 3.1, "")
+	for _, due := range dues(0, 6, 100) {
+		switch s.enter(due); {
+		case due < 3.05:
+			s.ok("web", due)
+		case due < 3.5:
+			s.fail("web", due, runlog.Refused, 0)
+		default:
+			s.sent("web", due) // and nothing is known of them
+		}
+	}
+	f := s.analyze()
+	assert.False(t, f.Spikes[0].Recovered)
+	assert.InDelta(t, 3.5, *f.Spikes[0].WatchedToS, 1e-9)
+}
+
+// A soak's actions are many; those that cost something are shown.
+func TestSoakOfActions(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 600))
+	s.header.Duration = 600
+	for i := range 300 {
+		at := 1 + 2*float64(i)
+		s.act("roll", "rollout", i+1, at, at+0.5, "")
+	}
+	for _, due := range dues(0, 600, 10) {
+		if due > 401.05 && due < 401.6 {
+			s.fail("web", due, runlog.Refused, 0)
+			continue
+		}
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	assert.Len(t, f.Spikes, maxSpikes)
+	assert.EqualValues(t, 300-maxSpikes, f.OtherSpikes)
+	worst := worstSpike(f)
+	require.NotNil(t, worst)
+	assert.Equal(t, 201, worst.Number)
+	assert.LessOrEqual(t, len(actionLines(f)), maxSpikeLines+2)
+	assert.Contains(t, strings.Join(actionLines(f), "\n"), "roll no. 201 (rollout)")
+
+	l := newLog()
+	l.addBin(&runlog.Bin{Traffic: "web", Start: maxActs + 3, Width: 0.1, Due: 9, Started: 9, Outcomes: map[runlog.Outcome]uint64{runlog.Refused: 9}})
+	for i := range maxActs + 5 {
+		e := &runlog.Event{Name: "a", Fields: map[string]string{"phase": "begin", "number": strconv.Itoa(i)}}
+		l.addAct(float64(i), e)
+	}
+	assert.Len(t, l.cluster.acts, maxActs)
+	assert.LessOrEqual(t, len(l.cluster.going), maxGoing)
+	assert.Nil(t, worstSpike(l.findings()), "what failed after one that was not kept is not the last one's")
+	assert.Contains(t, strings.Join(l.findings().Doubts, "\n"), "5 actions came after the first 20000")
+}
+
+func TestHeldConnectionsLost(t *testing.T) {
+	idle := runlog.TrafficInfo{Name: "pools", Shape: "idle", To: "web", End: 10, Timeout: 0.9, EntriesPerAttempt: 1, ExpectsAnswer: true}
+	s := newSim(t, 262144, 200000, idle)
+	s.header.Expect = []string{"held_lost == 30", "pools: held_lost > 10"}
+	s.act("kill", "delete_pod", 1, 3, 3.1, "")
+	for _, due := range dues(0, 1, 100) {
+		s.enter(due)
+		s.ok("pools", due)
+	}
+	for k, lost := range []uint64{0, 0, 0, 5, 20, 30, 30, 30} {
+		s.records = append(s.records, runlog.Record{Host: "client", T: float64(k) + 0.5, Held: &runlog.Held{Traffic: "pools", Open: 100 - lost, Lost: lost}})
+	}
+	seq := uint64(5)
+	s.records = append(s.records,
+		runlog.Record{Host: "client", T: 3.4, Failure: &runlog.Failure{Traffic: "pools", Seq: seq, Due: 3.3, Start: 3.3, Outcome: runlog.Reset, Phase: "held"}},
+		runlog.Record{Host: simNode, T: 3.41, Autopsy: &runlog.Autopsy{Traffic: "pools", Seq: seq}})
+	f := s.analyze()
+	require.NotNil(t, f.Spikes[0].HeldLost)
+	assert.EqualValues(t, 30, *f.Spikes[0].HeldLost)
+	require.NotNil(t, f.Reproduced)
+	assert.True(t, *f.Reproduced, f.Expected)
+	assert.Contains(t, f.Headline, "pools lost 30 held connections")
+	assert.NotContains(t, strings.Join(f.Doubts, "\n"), "autops")
+}
+
+// The headline of a run without an answer says what is missing.
+func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
+	s, _ := hangRun(t)
+	s.header.Expect = []string{"stale > 5s", "table_full > 10"}
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Headline, "Inconclusive: not reproduced here: table_full > 10")
+	require.NotNil(t, f.Reproduced)
+	assert.False(t, *f.Reproduced)
+	assert.Contains(t, render(t, "junit", f), `name="expect: table_full &gt; 10"`)
+	assert.Contains(t, render(t, "markdown", f), "not shown")
+}
