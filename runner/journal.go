@@ -46,10 +46,57 @@ type Undo struct {
 	RemoveDir string     `json:"remove_dir,omitempty"` // a work directory of ours
 }
 
-// WriteFile puts a value back.
+// WriteFile puts a value back, if it is still the one that the run wrote.
 type WriteFile struct {
 	Path  string `json:"path"`
 	Value string `json:"value"`
+	// Ours is what the run wrote; empty puts Value back whatever is there.
+	Ours string `json:"ours,omitempty"`
+	// Boot is the machine's boot ID then: after a reboot there is nothing to
+	// put back. Empty is any.
+	Boot string `json:"boot,omitempty"`
+}
+
+// apply puts the value back and verifies it. A value that is neither the run's
+// nor the old one is somebody else's and stays; the error says so.
+func (w *WriteFile) apply() error {
+	if w.Boot != "" && w.Boot != bootID() {
+		return nil
+	}
+	now, err := readValue(w.Path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read %s: %w", w.Path, err)
+	case now == w.Value:
+		return nil
+	case w.Ours != "" && now != w.Ours:
+		return fmt.Errorf("put back %s: it reads %s, and the run wrote %s: somebody else has changed it since, so it was left alone", w.Path, now, w.Ours)
+	}
+	if err := os.WriteFile(w.Path, []byte(w.Value), 0); err != nil {
+		return fmt.Errorf("put back %s: %w", w.Path, err)
+	}
+	if now, err = readValue(w.Path); err != nil {
+		return fmt.Errorf("read back %s: %w", w.Path, err)
+	}
+	if now != w.Value {
+		return fmt.Errorf("put back %s: it reads %s after %s was written", w.Path, now, w.Value)
+	}
+	return nil
+}
+
+func readValue(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return strings.TrimSpace(string(b)), err
+}
+
+// bootID tells one boot of the machine from another; empty where the kernel
+// does not say.
+func bootID() string {
+	id, err := readValue("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 // Command is how a person does it by hand.
@@ -64,16 +111,7 @@ func (u Undo) Command() string {
 func (u Undo) apply() error {
 	switch {
 	case u.WriteFile != nil:
-		if err := os.WriteFile(u.WriteFile.Path, []byte(u.WriteFile.Value), 0); err != nil {
-			return fmt.Errorf("put back %s: %w", u.WriteFile.Path, err)
-		}
-		got, err := os.ReadFile(u.WriteFile.Path)
-		if err != nil {
-			return fmt.Errorf("read back %s: %w", u.WriteFile.Path, err)
-		}
-		if v := strings.TrimSpace(string(got)); v != u.WriteFile.Value {
-			return fmt.Errorf("put back %s: it reads %s after %s was written", u.WriteFile.Path, v, u.WriteFile.Value)
-		}
+		return u.WriteFile.apply()
 	case u.RemoveDir != "":
 		if err := os.RemoveAll(u.RemoveDir); err != nil {
 			return fmt.Errorf("remove %s: %w", u.RemoveDir, err)

@@ -38,7 +38,9 @@ func setGlobalLimit(j *Journal, want uint64) error {
 	if fullest > want/2 {
 		return fmt.Errorf("conntrack.max: %d is refused: the network namespace of process %d holds %d entries already, and could soon drop new connections; use conntrack.headroom instead", want, pid, fullest)
 	}
-	if err := j.Plan(Undo{WriteFile: &WriteFile{Path: limitPath, Value: strconv.FormatUint(old, 10)}}); err != nil {
+	if err := j.Plan(Undo{WriteFile: &WriteFile{
+		Path: limitPath, Value: strconv.FormatUint(old, 10), Ours: strconv.FormatUint(want, 10), Boot: bootID(),
+	}}); err != nil {
 		return err
 	}
 	if err := os.WriteFile(limitPath, []byte(strconv.FormatUint(want, 10)), 0); err != nil {

@@ -339,6 +339,41 @@ func TestUndoGoesOnPastErrors(t *testing.T) {
 	assert.FileExists(t, filepath.Join(dir, "r3.journal"), "kept for another try")
 }
 
+// A setting that somebody else has changed meanwhile is theirs; one of before
+// a reboot is nobody's.
+func TestUndoLeavesWhatIsNotOurs(t *testing.T) {
+	target := filepath.Join(t.TempDir(), "setting")
+	for name, c := range map[string]struct {
+		undo runner.WriteFile
+		now  string
+		want string
+		err  string
+	}{
+		"ours":          {runner.WriteFile{Value: "7", Ours: "9"}, "9", "7", ""},
+		"old already":   {runner.WriteFile{Value: "7", Ours: "9"}, "7", "7", ""},
+		"somebody's":    {runner.WriteFile{Value: "7", Ours: "9"}, "8", "8", "it reads 8, and the run wrote 9: somebody else has changed it since, so it was left alone"},
+		"other boot":    {runner.WriteFile{Value: "7", Ours: "9", Boot: "another"}, "9", "9", ""},
+		"older journal": {runner.WriteFile{Value: "7"}, "8", "7", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile(target, []byte(c.now+"\n"), 0o600))
+			j, err := runner.OpenJournal(t.TempDir(), "r")
+			require.NoError(t, err)
+			c.undo.Path = target
+			require.NoError(t, j.Plan(runner.Undo{WriteFile: &c.undo}))
+			err = j.Undo()
+			if c.err == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.err)
+			}
+			b, err := os.ReadFile(target)
+			require.NoError(t, err)
+			assert.Equal(t, c.want, strings.TrimSpace(string(b)))
+		})
+	}
+}
+
 func TestPlanRefuses(t *testing.T) {
 	s, err := scenarios.Parse("x.yaml", []byte(strings.Replace(yaml, "headroom: 10", "headroom: 5000", 1)))
 	require.NoError(t, err)

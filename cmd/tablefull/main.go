@@ -52,7 +52,7 @@ func withSignals(stderr io.Writer) context.Context {
 				signal.Reset(syscall.SIGQUIT)
 				_ = syscall.Kill(os.Getpid(), syscall.SIGQUIT) // ends us, as it does anyone
 			case ctx.Err() == nil:
-				fmt.Fprintln(stderr, "tablefull: stopping, putting things back; once more to leave at once")
+				fmt.Fprintln(stderr, "tablefull: "+stopping(os.Args)+"; once more to leave at once")
 				cancel()
 			case s != syscall.SIGHUP:
 				leave(stderr, "tablefull: left at once; put back what may remain with: tablefull restore\n")
@@ -61,6 +61,15 @@ func withSignals(stderr io.Writer) context.Context {
 		}
 	}()
 	return ctx
+}
+
+// stopping is what begins at the first signal: only a run has something to put
+// back.
+func stopping(args []string) string {
+	if len(args) > 1 && args[1] == "serve" {
+		return "stopping"
+	}
+	return "stopping, putting things back"
 }
 
 // leave gives the terminal back and says a last word. It does not wait for a
