@@ -31,7 +31,15 @@ func showProgress(ctx context.Context, c *runner.Config, quiet bool, stderr io.W
 			c.ProgressEvery = 250 * time.Millisecond
 			c.Progress = func(p runner.Progress) { v.Show(func(s *live.State) { s.Progress = p }) }
 			stop := context.AfterFunc(ctx, func() { v.Show(func(s *live.State) { s.Stopping = true }) })
-			return func() { stop(); t.unshow() }
+			following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				followCauses(following, c.Dir, func(causes map[string]uint64, at float64) {
+					v.Show(func(s *live.State) { s.Causes, s.CausesAt = causes, at })
+				})
+			}()
+			return func() { stop(); unfollow(); <-ended; t.unshow() }
 		}
 	}
 	c.ProgressEvery = 2 * time.Second

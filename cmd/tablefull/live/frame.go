@@ -16,6 +16,10 @@ type State struct {
 	Scenario string
 	Traffics []string // in the scenario's order
 	runner.Progress
+	// Causes is why attempts failed, as far as the log has been analysed up to
+	// CausesAt, s of run time; nil before that.
+	Causes   map[string]uint64
+	CausesAt float64
 	// Stopping: it was interrupted, and what is done is the way out.
 	Stopping bool
 }
@@ -45,6 +49,7 @@ func Frame(s State, width, height int, st Style) []string {
 	f.nodes()
 	f.traffic()
 	f.failures()
+	f.causes()
 	f.counters()
 	f.steps()
 	f.events(height)
@@ -232,6 +237,14 @@ func (f *frame) failures() {
 	}
 	if len(not) > 0 {
 		f.put(20, line{{"unstarted ", yellow}, {strings.Join(f.gains(not, ""), ", "), ""}})
+	}
+}
+
+// causes is why they failed. The analysis is a little behind, and attempts
+// whose evidence is yet to come are unknown until it has.
+func (f *frame) causes() {
+	if parts := f.gains(f.Causes, ""); len(parts) > 0 {
+		f.put(21, line{{"causes    ", red}, {strings.Join(parts, ", "), ""}, {" as of " + seconds(f.CausesAt), dim}})
 	}
 }
 

@@ -36,7 +36,7 @@ func settingUp() State {
 
 // full is a table that has been full for a while.
 func full() State {
-	return State{Scenario: "short-lived", Traffics: []string{"clients"}, Progress: runner.Progress{
+	return State{Scenario: "short-lived", Traffics: []string{"clients"}, Causes: map[string]uint64{"table_full": 215, "unknown": 5}, CausesAt: 5.2, Progress: runner.Progress{
 		Phase: "traffic", Elapsed: 7.1, InPhase: 5.6, T: 5.6, Begun: true, Duration: 10,
 		Nodes: map[string]runner.NodeProgress{"node1": {
 			Entries: 262144, Limit: 262144, Peak: 262144, Drop: 850,
