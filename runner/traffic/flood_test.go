@@ -259,9 +259,14 @@ func peer(t *testing.T) (inside func(func())) {
 			require.NoError(t, netlink.RouteAdd(&netlink.Route{Dst: n, Gw: net.ParseIP(gw)}))
 		}
 	})
-	// The first question to a neighbour may be lost while the link comes up.
+	// The first questions to a neighbour may be lost while the link comes up.
 	for _, target := range []netip.AddrPort{floodTarget4, floodTarget6} {
-		_, err := findFloodPath(t.Context(), target.Addr())
+		var err error
+		for range 5 {
+			if _, err = findFloodPath(t.Context(), target.Addr()); err == nil {
+				break
+			}
+		}
 		require.NoError(t, err)
 	}
 	return inside
