@@ -110,7 +110,7 @@ type Traffic struct {
 	NotStarted uint64            `json:"not_started" jsonschema_description:"Attempts that were due and could not be started by the generator."`
 	Due        uint64            `json:"due" jsonschema_description:"Attempts that were due."`
 	InFlight   uint64            `json:"in_flight" jsonschema_description:"Attempts that were started and of whose end the log knows nothing."`
-	LateShare  *float64          `json:"late_share" jsonschema_description:"Share of started attempts that were started more than 10 ms after they were due."`
+	LateShare  *float64          `json:"late_share" jsonschema_description:"Share of started attempts that were started more than 10 ms (in a private kernel 30 ms) after they were due."`
 	OneWay     bool              `json:"one_way" jsonschema_description:"No answer is expected."`
 	P50Ms      *float64          `json:"p50_ms" jsonschema_description:"Median time of successful attempts from when they were due, ms."`
 	P99Ms      *float64          `json:"p99_ms" jsonschema_description:"99th percentile of the same, ms."`

@@ -162,7 +162,7 @@ func (x *exposition) actions(f *Findings) {
 		n := times[k]
 		done.count(&n, "action", k[0], "kind", k[1])
 	}
-	cost := x.family("tablefull_action_failed_attempts", "counter", "", "Attempts that failed at the time of an action, less those that failed anyway.")
+	cost := x.family("tablefull_action_failed_attempts", "counter", "", "Attempts that failed at the time of an action, less those that failed anyway. Actions that began together share them: do not add up.")
 	for _, k := range keys {
 		n := sums[k]
 		cost.count(&n, "action", k[0], "kind", k[1])
@@ -247,7 +247,7 @@ func (x *exposition) attempts(traffic []Traffic) {
 			ended.count(&v, "traffic", t.Name, "outcome", o)
 		}
 	}
-	late := x.family("tablefull_late_ratio", "gauge", "ratio", "Share of started attempts that were started more than 10 ms after they were due.")
+	late := x.family("tablefull_late_ratio", "gauge", "ratio", "Share of started attempts that were started more than 10 ms (in a private kernel 30 ms) after they were due.")
 	for _, t := range traffic {
 		late.float(t.LateShare, "traffic", t.Name)
 	}

@@ -109,7 +109,7 @@ func (d *doer) do(ctx context.Context, n int) error {
 	case err == nil:
 		event("end", "")
 		return nil
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		event("fail", "the run ended before it had")
 		return nil
 	case timed.Err() != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,8 +107,10 @@ func (c *collector) add(r runlog.Record) {
 // but the loads and the look-ups, count from the provisional one; their
 // records hold no other time than T.
 func (c *collector) write(r runlog.Record) {
-	early := r.Served != nil || r.Sample != nil || r.Census != nil || r.Dataplane != nil ||
-		(r.Event != nil && (r.Event.Kind == "ballast" || r.Event.Kind == "proxy"))
+	early := r.Served != nil || r.Sample != nil || r.Census != nil || r.Dataplane != nil || (r.Loss != nil && r.Loss.What == "samples")
+	if e := r.Event; e != nil {
+		early = slices.Contains([]string{"ballast", "proxy", "lock", "sysctl", "flush"}, e.Kind) || (e.Kind == "warning" && e.Name == "proxy")
+	}
 	if r.Host != controller && early {
 		r.T -= c.shift
 	}

@@ -57,6 +57,9 @@ type WriteFile struct {
 	Boot string `json:"boot,omitempty"`
 }
 
+// errTheirs is said once: there is nothing of ours left to put back.
+var errTheirs = errors.New("somebody else has changed it since, so it was left alone")
+
 // apply puts the value back and verifies it. A value that is neither the run's
 // nor the old one is somebody else's and stays; the error says so.
 func (w *WriteFile) apply() error {
@@ -70,7 +73,7 @@ func (w *WriteFile) apply() error {
 	case now == w.Value:
 		return nil
 	case w.Ours != "" && now != w.Ours:
-		return fmt.Errorf("put back %s: it reads %s, and the run wrote %s: somebody else has changed it since, so it was left alone", w.Path, now, w.Ours)
+		return fmt.Errorf("put back %s: it reads %s, and the run wrote %s: %w", w.Path, now, w.Ours, errTheirs)
 	}
 	if err := os.WriteFile(w.Path, []byte(w.Value), 0); err != nil {
 		return fmt.Errorf("put back %s: %w", w.Path, err)
@@ -174,11 +177,10 @@ func (j *Journal) Undo() error { return j.undo(silently) }
 // undo is Undo that tells step of each step before it is done, and what step
 // returned how it ended.
 func (j *Journal) undo(step func(Undo) func(error)) error {
-	err := undoAll(j.undos, step)
-	if err == nil {
-		err = os.Remove(j.file.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
+	open, err := undoAll(j.undos, step)
+	if !open {
+		if rerr := os.Remove(j.file.Name()); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
 		}
 	}
 	for _, f := range j.locks {
@@ -189,7 +191,9 @@ func (j *Journal) undo(step func(Undo) func(error)) error {
 
 func silently(Undo) func(error) { return func(error) {} }
 
-func undoAll(undos []Undo, step func(Undo) func(error)) error {
+// undoAll does the steps in reverse order. Open says that one may work another
+// time, so that the journal has to stay.
+func undoAll(undos []Undo, step func(Undo) func(error)) (open bool, err error) {
 	var errs []error
 	for _, u := range slices.Backward(undos) {
 		done := step(u)
@@ -197,9 +201,10 @@ func undoAll(undos []Undo, step func(Undo) func(error)) error {
 		done(err)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%w; by hand: %s", err, u.Command()))
+			open = open || !errors.Is(err, errTheirs)
 		}
 	}
-	return errors.Join(errs...)
+	return open, errors.Join(errs...)
 }
 
 // Restored is what Restore did about one journal.
@@ -255,8 +260,9 @@ func restoreOne(name string) Restored {
 		}
 		r.Steps = append(r.Steps, u)
 	}
-	if r.Err = undoAll(r.Steps, silently); r.Err == nil {
-		r.Err = os.Remove(name)
+	open, err := undoAll(r.Steps, silently)
+	if r.Err = err; !open {
+		r.Err = errors.Join(err, os.Remove(name))
 	}
 	return r
 }

@@ -152,6 +152,11 @@ func (p *Plan) Timeouts() map[string]float64 {
 	for k, v := range p.Caps.Timeouts {
 		out[k] = v
 	}
+	if p.Scenario.Lab.Proxy.Binary != "" {
+		// What a kube-proxy writes (its defaults tcpEstablishedTimeout 24h and
+		// tcpCloseWaitTimeout 1h), but for the scenario's own.
+		out["tcp_timeout_established"], out["tcp_timeout_close_wait"] = 86400, 3600
+	}
 	for k, v := range p.Scenario.Conntrack.Timeouts {
 		out[k] = v.Seconds()
 	}
@@ -274,6 +279,11 @@ func slots(s *scenarios.Scenario) map[string]int {
 			most = 0
 		}
 		for _, a := range s.Actions {
+			if a.Scale != nil && a.Scale.Service == svc.Name {
+				most = max(most, a.Scale.To)
+			}
+		}
+		for _, a := range s.Actions {
 			switch {
 			case a.Rollout != nil && a.Rollout.Service == svc.Name:
 				surge := 1
@@ -282,7 +292,6 @@ func slots(s *scenarios.Scenario) map[string]int {
 				}
 				extra = max(extra, most+surge)
 			case a.Scale != nil && a.Scale.Service == svc.Name:
-				most = max(most, a.Scale.To)
 				extra = max(extra, most)
 			case a.DeletePod != nil && a.DeletePod.Service == svc.Name:
 				extra = max(extra, a.DeletePod.Count, 1)

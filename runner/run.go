@@ -166,6 +166,7 @@ func (r *run) run(ctx context.Context) error {
 	r.collect.release(float64(zero-provisional) / 1e9)
 	autopsies := startAutopsies(ctx, r.nodes(), r.epochs(zero), r.collect, r.Plan.Scenario.Sampling.NoAutopsy)
 	acts := startActions(ctx, r.lab, r.Plan.Scenario, zero, r.collect)
+	defer func() { _ = acts.stop() }() // where a panic passes through
 	err := r.drive(ctx, zero)
 	autopsies.stop()
 	return errors.Join(err, acts.stop())
@@ -305,7 +306,7 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 		jobs = append(jobs, started{h, sample.ID})
 		g.Go(func() error { return h.Start(ctx, sample) })
 		if node && len(r.Plan.Scenario.Actions) > 0 {
-			audit := env.Job{ID: "audit/" + h.Name(), Epoch: epochs[h.Name()], Audit: r.lab.Audit(h.Name())}
+			audit := env.Job{ID: env.AuditID(h.Name()), Epoch: epochs[h.Name()], Audit: r.lab.Audit(h.Name())}
 			if audit.Audit != nil {
 				audit.Audit.Every = auditEvery(time.Duration(s.Every)).Seconds()
 				jobs = append(jobs, started{h, audit.ID})

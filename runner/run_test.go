@@ -357,7 +357,8 @@ func TestUndoLeavesWhatIsNotOurs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(target, []byte(c.now+"\n"), 0o600))
-			j, err := runner.OpenJournal(t.TempDir(), "r")
+			dir := t.TempDir()
+			j, err := runner.OpenJournal(dir, "r")
 			require.NoError(t, err)
 			c.undo.Path = target
 			require.NoError(t, j.Plan(runner.Undo{WriteFile: &c.undo}))
@@ -367,6 +368,9 @@ func TestUndoLeavesWhatIsNotOurs(t *testing.T) {
 			} else {
 				require.ErrorContains(t, err, c.err)
 			}
+			again, err := runner.Restore(dir)
+			require.NoError(t, err)
+			assert.Empty(t, again, "it is said once")
 			b, err := os.ReadFile(target)
 			require.NoError(t, err)
 			assert.Equal(t, c.want, strings.TrimSpace(string(b)))

@@ -32,7 +32,7 @@ type Action struct {
 	Ballast         *Refill          `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
 	Flush           *Flush           `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
 	SetSysctl       *SetSysctl       `yaml:"set_sysctl,omitempty" jsonschema_description:"Change settings of the node's network namespace."`
-	HoldXtablesLock *HoldXtablesLock `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that the programs of iptables take, and with them kube-proxy in modes iptables and ipvs. It is a file of the node's own, not the machine's /run/xtables.lock."`
+	HoldXtablesLock *HoldXtablesLock `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that iptables-legacy, and a kube-proxy in mode iptables on top of it, take. The nf_tables variant of iptables has no lock; there the action fails."`
 }
 
 // Rollout is a rolling update.

@@ -38,7 +38,7 @@ func Metrics() []Metric {
 	list := []Metric{
 		{"errors", Ratio, true, false, "failed attempts, of those that were started and have ended"},
 		{"not_started", Ratio, true, false, "attempts that the generator could not start, of those due"},
-		{"late", Ratio, true, false, "attempts started more than 10 ms late, of those started"},
+		{"late", Ratio, true, false, "attempts started more than 10 ms (in a private kernel 30 ms) late, of those started"},
 		{"failures", Count, true, false, "failed attempts"},
 		{"p50", Time, true, false, "latency of the attempts that succeeded, from when they were due"},
 		{"p90", Time, true, false, "the same, of nine in ten"},

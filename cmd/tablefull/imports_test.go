@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"runner":             {"runner/env", "report/runlog", "scenarios"},
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "report", "report/runlog", "report/serve", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/serve", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

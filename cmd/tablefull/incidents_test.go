@@ -122,8 +122,9 @@ func TestTruthKubeProxy(t *testing.T) {
 		}
 		t.Run(mode, func(t *testing.T) {
 			r := runHonest(t, "stale-rules", "", "--set", "lab.proxy.mode="+mode, "--set", "lab.proxy.binary=v1.35.4",
+				"--set", "duration=30s", "--set", "expect[3]=failures < 10 during 13s..18s",
 				"--set", "actions[2]={name: heal, at: 9s, resume_proxy: {}}",
-				"--set", "actions[+]={name: upgrade, at: 11s, upgrade_proxy: {binary: v1.36.3, mode: "+mode+"}}")
+				"--set", "actions[+]={name: upgrade, at: 18s, upgrade_proxy: {binary: v1.36.3, mode: "+mode+"}}")
 			assertReproduced(t, r, true)
 			require.NotNil(t, r.Nodes[0].Stale)
 			assert.EqualValues(t, 2, r.Nodes[0].Stale.MaxBackends)

@@ -19,7 +19,7 @@ services:
     pods: 3
     lifecycle: {ready_after: 500ms, pre_stop: 5s, on_sigterm: drain}
 traffic:
-  - {name: clients, to: web, short_lived: {rate: 2000/s}}
+  - {name: clients, to: web, timeout: 5s, short_lived: {rate: 2000/s}}
 actions:
   - {at: 5s, rollout: {service: web}}
 thresholds: [failures == 0]

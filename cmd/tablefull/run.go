@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/lab"
+	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -100,6 +102,7 @@ func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f r
 	if err != nil {
 		return err
 	}
+	plan.Refused = append(plan.Refused, missingProxies(sc)...)
 	if f.dryRun {
 		if err := plan.WriteText(s.Out); err != nil {
 			return err
@@ -154,6 +157,27 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 		return exitWith(code)
 	}
 	return nil
+}
+
+// missingProxies are the kube-proxies that a scenario names and that are not
+// there.
+func missingProxies(sc *scenarios.Scenario) []string {
+	named := []string{sc.Lab.Proxy.Binary}
+	for _, a := range sc.Actions {
+		if a.UpgradeProxy != nil {
+			named = append(named, a.UpgradeProxy.Binary)
+		}
+	}
+	var out []string
+	for _, binary := range named {
+		if binary == "" {
+			continue
+		}
+		if _, err := proxy.Locate(binary); err != nil && !slices.Contains(out, err.Error()) {
+			out = append(out, err.Error())
+		}
+	}
+	return out
 }
 
 // runShown runs c and shows how it goes.

@@ -1,8 +1,8 @@
 package runlog
 
 // Kind names the one part of the record that is set: header, clock, event,
-// bin, latency, failure, held, served, sample, census, autopsy, loss or
-// trailer. It is empty where none or more than one is set, which is no valid
+// bin, latency, failure, held, served, sample, census, autopsy, loss,
+// endpoints, dataplane or trailer. It is empty where none or more than one is set, which is no valid
 // record.
 func (r *Record) Kind() string {
 	kind, n := "", 0

@@ -155,8 +155,11 @@ func (s *jobs) update(ctx context.Context, id string, u env.Update) error {
 		return fmt.Errorf("job %s: %w", id, errFixed)
 	}
 	select {
-	case <-jb.ended:
+	case <-jb.ended: // it may have been ready once
 		return fmt.Errorf("job %s: %w", id, errEnded)
+	default:
+	}
+	select {
 	case <-jb.ready:
 	default:
 		return fmt.Errorf("job %s is not ready", id)

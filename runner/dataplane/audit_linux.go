@@ -2,10 +2,12 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,10 +33,18 @@ type table map[target][]runlog.ProgrammedBackend
 type Audit struct {
 	job   env.AuditJob
 	epoch int64
-	read  func(ctx context.Context) (table, error)
+
+	mu   sync.Mutex
+	mode string
+	read reader
 }
 
-var _ env.Worker = (*Audit)(nil)
+type reader func(ctx context.Context) (table, error)
+
+var (
+	_ env.Worker  = (*Audit)(nil)
+	_ env.Updater = (*Audit)(nil)
+)
 
 // New returns the worker of j.Audit. It must run in the node's network
 // namespace.
@@ -46,17 +56,37 @@ func New(j env.Job) (env.Worker, error) {
 		return nil, fmt.Errorf("make audit: every is %g s: it must be above 0", j.Audit.Every)
 	}
 	a := &Audit{job: *j.Audit, epoch: j.Epoch}
-	switch mode := a.job.Mode; mode {
-	case "nftables":
-		a.read = func(context.Context) (table, error) { return readNFT(a.job.IPv6) }
-	case "ipvs":
-		a.read = func(context.Context) (table, error) { return readIPVS() }
-	case "iptables":
-		a.read = func(ctx context.Context) (table, error) { return readIPTables(ctx, a.job.IPv6) }
-	default:
-		return nil, fmt.Errorf("make audit: mode %q is not nftables, iptables or ipvs", mode)
+	if err := a.look(a.job.Mode); err != nil {
+		return nil, err
 	}
 	return a, nil
+}
+
+// Update is part of env.Updater: another proxy programs another mode's rules.
+func (a *Audit) Update(_ context.Context, u env.Update) error {
+	if u.Upgrade == nil {
+		return errors.New("update audit: it knows upgrades of the proxy alone")
+	}
+	return a.look(u.Upgrade.Mode)
+}
+
+// look reads the rules of a mode from now on.
+func (a *Audit) look(mode string) error {
+	var read reader
+	switch mode {
+	case "nftables":
+		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6) }
+	case "ipvs":
+		read = func(context.Context) (table, error) { return readIPVS() }
+	case "iptables":
+		read = func(ctx context.Context) (table, error) { return readIPTables(ctx, a.job.IPv6) }
+	default:
+		return fmt.Errorf("make audit: mode %q is not nftables, iptables or ipvs", mode)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mode, a.read = mode, read
+	return nil
 }
 
 // Run is part of env.Worker. It reads once before it is ready, then every
@@ -91,8 +121,11 @@ func (a *Audit) Run(ctx context.Context, ready func(), out env.Recorder) error {
 
 // once reads the dataplane and picks out the job's services.
 func (a *Audit) once(ctx context.Context) *runlog.Dataplane {
-	d := &runlog.Dataplane{Mode: a.job.Mode, Services: []runlog.ProgrammedService{}}
-	t, err := a.read(ctx)
+	a.mu.Lock()
+	mode, read := a.mode, a.read
+	a.mu.Unlock()
+	d := &runlog.Dataplane{Mode: mode, Services: []runlog.ProgrammedService{}}
+	t, err := read(ctx)
 	if err != nil {
 		d.Failed = err.Error()
 		return d
@@ -115,7 +148,7 @@ func (a *Audit) once(ctx context.Context) *runlog.Dataplane {
 // same says whether both hold the same backends with the same weights; their
 // connections come and go.
 func same(a, b *runlog.Dataplane) bool {
-	return a.Failed == b.Failed && reflect.DeepEqual(still(a), still(b))
+	return a.Failed == b.Failed && a.Mode == b.Mode && reflect.DeepEqual(still(a), still(b))
 }
 
 func still(d *runlog.Dataplane) [][]runlog.ProgrammedBackend {

@@ -362,6 +362,9 @@ func XtablesLock(workDir, node string) string {
 	return filepath.Join(workDir, node+".xtables.lock")
 }
 
+// AuditID is the ID of the audit of a node's dataplane.
+func AuditID(node string) string { return "audit/" + node }
+
 // BallastID is the ID of the ballast job on a node.
 func BallastID(node string) string { return "ballast/" + node }
 

@@ -39,6 +39,8 @@ type Config struct {
 	Conntrack                 Conntrack
 	IPVS                      IPVSSettings
 	Verbosity                 int // -v
+	// Env is added to its environment: NAME=value.
+	Env []string
 
 	// Log gets its output line by line; Exited is called if it ends without
 	// having been told to. Both are called by a goroutine of the Process, must

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"runtime"
 	"strconv"
@@ -77,6 +78,7 @@ func run(c Config, args ...string) (*child, error) {
 	ch := &child{log: &lines{tell: c.Log, keep: tailLines}, done: make(chan struct{})}
 	ch.cmd = exec.Command(c.Binary, args...)
 	ch.cmd.Dir = "/"
+	ch.cmd.Env = append(os.Environ(), c.Env...)
 	ch.cmd.Stdout, ch.cmd.Stderr = ch.log, ch.log
 	ch.cmd.WaitDelay = time.Second
 	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +32,11 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 			return d.deletePods(ctx, max(1, a.DeletePod.Count), a.DeletePod.Force)
 		})
 	}
+	if a.HoldXtablesLock != nil {
+		if err := lockMatters(ctx); err != nil {
+			return err
+		}
+	}
 	if job := nodeJob(a); job != nil {
 		return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error { return l.runOn(ctx, h, job(l, h)) })
 	}
@@ -43,7 +50,25 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 	if err != nil {
 		return err
 	}
-	return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error { return h.Update(ctx, proxyJob, u) })
+	return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error {
+		if err := h.Update(ctx, proxyJob, u); err != nil || u.Upgrade == nil {
+			return err
+		}
+		return h.Update(ctx, env.AuditID(h.Name()), u)
+	})
+}
+
+// lockMatters refuses to hold a lock that nobody would take: of the two
+// variants of iptables only the legacy one has it.
+func lockMatters(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "iptables", "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("find out which iptables this is: %w", err)
+	}
+	if strings.Contains(string(out), "nf_tables") {
+		return fmt.Errorf("hold_xtables_lock would change nothing: %s takes no lock; it needs iptables-legacy (update-alternatives --set iptables /usr/sbin/iptables-legacy)", strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // nodeJob makes the job that does an action on a node; nil where it is no job

@@ -98,9 +98,7 @@ func (f *feed) run(ctx context.Context) {
 		}
 		var timer <-chan time.Time
 		if wait > 0 {
-			t := time.NewTimer(wait)
-			defer t.Stop()
-			timer = t.C
+			timer = time.After(wait)
 		}
 		select {
 		case <-f.more:

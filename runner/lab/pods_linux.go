@@ -102,6 +102,9 @@ func (d *deployment) create(ctx context.Context) error {
 	d.mu.Unlock()
 
 	if err := d.l.attach(ctx, slot); err != nil {
+		d.mu.Lock()
+		d.free = append(d.free, slot)
+		d.mu.Unlock()
 		return fmt.Errorf("start pod %s: %w", p.name, err)
 	}
 	backend := slot
@@ -117,12 +120,14 @@ func (d *deployment) create(ctx context.Context) error {
 		if !sleep(d.l.ctx, time.Duration(d.spec.Lifecycle.ReadyAfter)) {
 			return
 		}
+		became := false
 		d.change(func() {
-			if !p.terminating {
-				p.ready = true
-			}
+			became = !p.terminating
+			p.ready = p.ready || became
 		})
-		d.note(p, "ready")
+		if became {
+			d.note(p, "ready")
+		}
 	})
 	return nil
 }
@@ -161,8 +166,15 @@ func (d *deployment) terminate(p *pod, force bool) error {
 	if force || !d.gracefully(grace, host, p) {
 		how = "killed"
 		if err := host.Stop(ctx, p.job); err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			// Its server had ended by an error: it is gone all the same.
+			d.l.warn(fmt.Sprintf("the server of pod %s: %v", p.name, err))
 		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	d.note(p, how)
 	d.change(func() { p.exited = true })
@@ -295,6 +307,7 @@ func (d *deployment) apply(ctx context.Context, create int, doomed []*pod, del i
 			return err
 		}
 	}
+	d.mu.Lock()
 	slices.SortStableFunc(doomed, func(a, b *pod) int {
 		switch {
 		case a.ready == b.ready:
@@ -304,6 +317,7 @@ func (d *deployment) apply(ctx context.Context, create int, doomed []*pod, del i
 		}
 		return 1
 	})
+	d.mu.Unlock()
 	for _, p := range doomed[:max(0, min(del, len(doomed)))] {
 		d.remove(p, false)
 	}
@@ -321,6 +335,7 @@ func (d *deployment) scale(ctx context.Context, to int) error {
 	d.want = to
 	alive := d.alive()
 	d.mu.Unlock()
+	slices.Reverse(alive) // a ReplicaSet deletes the newest first
 	if err := d.apply(ctx, to-len(alive), alive, len(alive)-to); err != nil {
 		return err
 	}
@@ -392,6 +407,7 @@ func (l *Lab) attach(ctx context.Context, slot runlog.BackendInfo) error {
 		return errors.New("its host is in use")
 	}
 	if err := l.host(slot.Name).Stop(ctx, id.(string)); err != nil {
+		l.away.Store(slot.Name, id)
 		return fmt.Errorf("give %s its network: %w", slot.Name, err)
 	}
 	return nil

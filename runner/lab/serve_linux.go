@@ -52,7 +52,9 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Record
 	for _, s := range l.states {
 		out.Record(runlog.Record{Endpoints: endpointsRecord(s)})
 	}
-	l.ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	// What goes on by itself ends with the run: pods that are ended by its
+	// teardown did not end in it.
+	l.ctx, l.stop = context.WithCancel(ctx)
 	for _, h := range l.hosts {
 		if h.Role() == env.Node {
 			f := newFeed(h, time.Duration(l.topology.Lab.Proxy.Delay), l.warn)

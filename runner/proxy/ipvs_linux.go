@@ -178,13 +178,7 @@ func (p *ipvsPlane) syncVirtual(v virtual, want map[real]bool) error {
 		}
 		p.servers[v], p.draining[v] = map[real]bool{}, map[real]bool{}
 	}
-	for r := range p.servers[v] {
-		if !want[r] && !p.draining[v][r] {
-			if err := p.drain(v, r); err != nil {
-				return err
-			}
-		}
-	}
+	// New ones first, as kube-proxy does: there is always somebody to go to.
 	for r := range want {
 		if p.draining[v][r] {
 			if err := p.delete(v, r); err != nil {
@@ -198,6 +192,13 @@ func (p *ipvsPlane) syncVirtual(v virtual, want map[real]bool) error {
 			return fmt.Errorf("add real server %v:%d: %w", r.addr, r.port, err)
 		}
 		p.servers[v][r] = true
+	}
+	for r := range p.servers[v] {
+		if !want[r] && !p.draining[v][r] {
+			if err := p.drain(v, r); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

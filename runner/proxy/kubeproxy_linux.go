@@ -26,6 +26,8 @@ const (
 	// maxComplaints bounds the lines of its log that are recorded: warnings and
 	// errors, each kind once.
 	maxComplaints = 100
+	// startWithin is how long a kube-proxy may take to its first rules.
+	startWithin = time.Minute
 	// stopGrace is how long a kube-proxy may take to end.
 	stopGrace = 10 * time.Second
 )
@@ -99,6 +101,8 @@ func (k *kubeProxy) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, errors.New("it has programmed no rules in a minute"))
+	defer cancel()
 	if k.p, err = kubeproxy.Start(ctx, c); err != nil {
 		return err
 	}
@@ -114,7 +118,9 @@ func (k *kubeProxy) config() (kubeproxy.Config, error) {
 		Binary: k.job.Proxy.Binary, Mode: k.job.Proxy.Mode, Node: k.job.Node, API: k.addr, Dir: dir, NodeIP: k.job.NodeAddr,
 		// Where clients are: what comes from there is not masqueraded.
 		ClusterCIDR: k.job.Clients,
-		Log:         k.log,
+		// The lock of iptables-legacy; the nf_tables variant has none.
+		Env: []string{"XTABLES_LOCKFILE=" + env.XtablesLock(k.job.WorkDir, k.job.Node)},
+		Log: k.log,
 		Exited: func(err error) {
 			k.warn(fmt.Sprintf("kube-proxy ended by itself: %v", err))
 		},
@@ -141,8 +147,10 @@ func (k *kubeProxy) log(line string) {
 	}
 	_, what, _ := strings.Cut(line, "] ")
 	k.mu.Lock()
-	known := k.said[what] || len(k.said) == maxComplaints
-	k.said[what] = true
+	known := k.said[what] || len(k.said) >= maxComplaints
+	if !known {
+		k.said[what] = true
+	}
 	k.mu.Unlock()
 	if known {
 		return
@@ -182,10 +190,10 @@ func (k *kubeProxy) tick() (time.Duration, error) {
 }
 
 // pause is part of process.
-func (k *kubeProxy) pause() error { return k.p.Pause(context.Background()) }
+func (k *kubeProxy) pause(ctx context.Context) error { return k.p.Pause(ctx) }
 
 // resume is part of process.
-func (k *kubeProxy) resume() error { return k.p.Resume(context.Background()) }
+func (k *kubeProxy) resume(ctx context.Context) error { return k.p.Resume(ctx) }
 
 // remove is part of dataplane: kube-proxy --cleanup. It follows close.
 func (k *kubeProxy) remove() error {

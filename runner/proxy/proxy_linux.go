@@ -26,8 +26,8 @@ type dataplane interface {
 // A process is a dataplane with a process of its own, which hears of changes
 // by itself and so is stopped as one.
 type process interface {
-	pause() error
-	resume() error
+	pause(ctx context.Context) error
+	resume(ctx context.Context) error
 }
 
 // A ticker is a dataplane that has something to do from time to time.
@@ -120,6 +120,9 @@ func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err er
 			return nil
 		case o := <-p.orders:
 			o.done <- r.update(ctx, o.u)
+			if o.u.Services == nil {
+				timer.Reset(0) // what was not done while it was paused, or is another's now
+			}
 		case <-timer.C:
 			next, err := r.tick()
 			if err != nil {
@@ -200,12 +203,15 @@ func (r *running) update(ctx context.Context, u env.Update) error {
 	return errors.New("update proxy: the update says nothing to do")
 }
 
-func (r *running) order(ctx context.Context, o env.ProxyOrder, down time.Duration) error {
+func (r *running) order(ctx context.Context, o env.ProxyOrder, pause time.Duration) error {
 	own, isProcess := r.plane.(process)
 	switch o {
 	case env.PauseProxy:
+		if r.paused {
+			return nil
+		}
 		if isProcess {
-			if err := own.pause(); err != nil {
+			if err := own.pause(ctx); err != nil {
 				return err
 			}
 		}
@@ -213,32 +219,54 @@ func (r *running) order(ctx context.Context, o env.ProxyOrder, down time.Duratio
 		r.note("paused")
 		return nil
 	case env.ResumeProxy:
+		if !r.paused {
+			return nil
+		}
+		if isProcess {
+			if err := own.resume(ctx); err != nil {
+				return err
+			}
+		}
 		r.paused = false
 		r.note("resumed")
 		if isProcess {
-			return own.resume()
+			return nil
 		}
 		return r.update(ctx, env.Update{Services: r.job.Services})
 	case env.RestartProxy, env.RestartProxyClean:
-		return r.restart(ctx, o == env.RestartProxyClean, down)
+		return r.restart(ctx, o == env.RestartProxyClean, pause, nil)
 	}
 	return fmt.Errorf("update proxy: %q is no order", o)
 }
 
-// restart forgets all that the proxy knew, as a new process has.
-func (r *running) restart(ctx context.Context, clean bool, down time.Duration) error {
+// down is in the place of a proxy that has ended and was not started again.
+type down struct{}
+
+func (down) sync(context.Context, []env.ServiceState) error {
+	return errors.New("it is down: it was not started again")
+}
+func (down) remove() error { return nil }
+func (down) close() error  { return nil }
+
+// restart forgets all that the proxy knew, as a new process has. Another proxy
+// takes its place where by is set.
+func (r *running) restart(ctx context.Context, clean bool, pause time.Duration, by *scenarios.Proxy) error {
 	if err := r.plane.close(); err != nil {
 		return fmt.Errorf("end proxy: %w", err)
 	}
 	r.note("ended")
+	ended := r.plane
+	r.plane, r.paused = down{}, false
 	if clean {
-		if err := r.plane.remove(); err != nil {
+		if err := ended.remove(); err != nil {
 			return fmt.Errorf("clean up after proxy: %w", err)
 		}
 		r.note("cleaned")
 	}
-	r.paused = false
-	if err := r.stayDown(ctx, down); err != nil {
+	if by != nil {
+		r.job.Proxy = *by
+	}
+	if err := r.stayDown(ctx, pause); err != nil {
 		return err
 	}
 	if err := r.start(ctx); err != nil {
@@ -279,8 +307,7 @@ func (r *running) replace(ctx context.Context, by scenarios.Proxy) error {
 		return err
 	}
 	sameRules := by.Mode == r.job.Proxy.Mode && (by.Binary == "") == (r.job.Proxy.Binary == "")
-	r.job.Proxy = by
-	return r.restart(ctx, !sameRules, 0)
+	return r.restart(ctx, !sameRules, 0, &by)
 }
 
 // note records what the proxy did, with the endpoints it now works with.

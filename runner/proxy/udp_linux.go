@@ -11,20 +11,21 @@ import (
 )
 
 // forgetUDP deletes the entries of UDP flows that were translated to an
-// endpoint which is not usable any more, as kube-proxy does from 1.32 on: a
+// endpoint which does not serve any more (one that is terminating may), as kube-proxy does from 1.32 on: a
 // flow whose socket goes on sending would never be translated anew. Like
-// kube-proxy up to 1.36 it leaves out services without any usable endpoint
+// kube-proxy up to 1.36 it leaves out services without any serving endpoint
 // (kubernetes/kubernetes#139628).
 func forgetUDP(services []env.ServiceState, ipv6 bool) error {
 	f := udpFilter{}
 	for _, s := range services {
-		usable := s.Usable()
-		if s.Protocol != "udp" || len(usable) == 0 {
-			continue
-		}
 		ends := map[netip.Addr]bool{}
-		for _, e := range usable {
-			ends[e.Addr] = true
+		for _, e := range s.Endpoints {
+			if e.Serving {
+				ends[e.Addr] = true
+			}
+		}
+		if s.Protocol != "udp" || len(ends) == 0 {
+			continue
 		}
 		for i := range s.Ports {
 			f[netip.AddrPortFrom(s.Addr, s.Port+i)] = ends
@@ -43,7 +44,7 @@ func forgetUDP(services []env.ServiceState, ipv6 bool) error {
 	return nil
 }
 
-// udpFilter is the usable endpoints of UDP services by service address.
+// udpFilter is the serving endpoints of UDP services by service address.
 type udpFilter map[netip.AddrPort]map[netip.Addr]bool
 
 // MatchConntrackFlow is part of netlink.CustomConntrackFilter.
