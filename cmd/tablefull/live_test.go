@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -258,6 +259,11 @@ func TestLiveViewInterruptedTwice(t *testing.T) {
 // A terminal that goes away stops the run in order, though it says so twice.
 func TestLiveViewHungUp(t *testing.T) {
 	needLab(t)
+	// Under nohup it would be ignored, and rightly so; a signal that is caught
+	// here has its default action in the program.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	machine := lookAround(t)
 	x := newTerminal(t, 80, 24)
 	dir := filepath.Join(t.TempDir(), "out")
