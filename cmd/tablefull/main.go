@@ -85,6 +85,6 @@ func leave(stderr io.Writer, word string) {
 	}()
 	select {
 	case <-said:
-	case <-time.After(time.Second):
+	case <-time.After(3 * time.Second):
 	}
 }
