@@ -281,7 +281,7 @@ func (s *endpointLog) ended(addr netip.Addr, a, b float64) bool {
 // everUsable says whether the address became usable after a, and no later than b.
 func (s *endpointLog) everUsable(addr netip.Addr, a, b float64) bool {
 	for i := s.after(a); i < len(s.t) && s.t[i] <= b; i++ {
-		if slices.ContainsFunc(usableOf(s.states[i]), func(e runlog.EndpointState) bool { return e.Addr == addr }) {
+		if slices.ContainsFunc(runlog.Usable(s.states[i]), func(e runlog.EndpointState) bool { return e.Addr == addr }) {
 			return true
 		}
 	}

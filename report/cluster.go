@@ -175,23 +175,6 @@ func (s *endpointLog) at(t float64) []runlog.EndpointState {
 	return s.states[i-1]
 }
 
-// usableOf are the endpoints that new connections go to (KEP-1669).
-func usableOf(list []runlog.EndpointState) []runlog.EndpointState {
-	var ready, last []runlog.EndpointState
-	for _, e := range list {
-		switch {
-		case e.Ready:
-			ready = append(ready, e)
-		case e.Serving && e.Terminating:
-			last = append(last, e)
-		}
-	}
-	if len(ready) == 0 {
-		return last
-	}
-	return ready
-}
-
 // roleOf is what the address was to the service at that time. Without records
 // of endpoints the header's are taken for all times.
 func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
@@ -203,7 +186,7 @@ func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
 		return noPod
 	}
 	list := s.at(max(at, s.t[0]))
-	for _, e := range usableOf(list) {
+	for _, e := range runlog.Usable(list) {
 		if e.Addr == addr {
 			return usable
 		}
@@ -238,11 +221,11 @@ func (l *log) hasEndpoint(s *runlog.ServiceInfo, a, b float64) bool {
 	if e == nil || len(e.t) == 0 {
 		return len(s.Backends) > 0
 	}
-	if len(usableOf(e.at(max(a, e.t[0])))) > 0 {
+	if len(runlog.Usable(e.at(max(a, e.t[0])))) > 0 {
 		return true
 	}
 	for _, t := range l.changesBetween(a, b) {
-		if len(usableOf(e.at(t))) > 0 {
+		if len(runlog.Usable(e.at(t))) > 0 {
 			return true
 		}
 	}

@@ -77,7 +77,7 @@ func (s *endpointLog) drains(pod string, t float64) (listed, drains bool) {
 			listed, drains = true, e.Terminating
 		}
 	}
-	for _, e := range usableOf(list) {
+	for _, e := range runlog.Usable(list) {
 		drains = drains && e.Name != pod
 	}
 	return listed, drains

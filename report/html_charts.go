@@ -281,7 +281,7 @@ func (c *charts) marks(k Knee) []chartMark {
 	for _, e := range c.f.Timeline.Events {
 		switch {
 		case e.Kind == "phase" && e.Name == "drain" && e.AtS < c.to:
-			out = append(out, chartMark{At: e.AtS, To: e.AtS, Name: "traffic over", Kind: "phase"})
+			out = append(out, chartMark{At: e.AtS, To: e.AtS, Name: "last attempts ended", Kind: "phase"})
 		}
 	}
 	return out

@@ -107,7 +107,7 @@ func (w *staleWatch) compare(t float64, programmed []runlog.ProgrammedService) {
 		if want == nil || t < want.t[0] {
 			continue
 		}
-		for _, e := range usableOf(want.at(t)) {
+		for _, e := range runlog.Usable(want.at(t)) {
 			if !used[staleKey{service: s.Service, addr: e.Addr}] {
 				now[staleKey{s.Service, e.Addr, "missing"}] = true
 			}

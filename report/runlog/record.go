@@ -246,6 +246,24 @@ type EndpointState struct {
 	Terminating bool       `json:"terminating,omitempty"`
 }
 
+// Usable are the endpoints that new connections go to: the ready ones, and
+// where there are none those that are terminating and still serve (KEP-1669).
+func Usable(list []EndpointState) []EndpointState {
+	var ready, last []EndpointState
+	for _, e := range list {
+		switch {
+		case e.Ready:
+			ready = append(ready, e)
+		case e.Serving && e.Terminating:
+			last = append(last, e)
+		}
+	}
+	if len(ready) == 0 {
+		return last
+	}
+	return ready
+}
+
 // Dataplane is what a node's kernel was found to be programmed with. It is
 // recorded at first, whenever it has changed, and every 10 s.
 type Dataplane struct {

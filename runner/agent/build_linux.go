@@ -10,6 +10,7 @@ import (
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/runner/server"
+	"github.com/tablefull/tablefull/runner/sysctl"
 	"github.com/tablefull/tablefull/runner/traffic"
 )
 
@@ -33,7 +34,7 @@ func New(j env.Job) (env.Worker, error) {
 	case j.Proxy != nil:
 		return proxy.New(j)
 	case j.Sysctl != nil:
-		return proxy.NewSysctls(j)
+		return sysctl.New(j)
 	case j.Lock != nil:
 		return proxy.NewLock(j)
 	case j.Audit != nil:

@@ -213,36 +213,11 @@ type ServiceState struct {
 	Port     uint16     `json:"port"`     // first one
 	Ports    uint16     `json:"ports"`    // how many; pods use the same
 	// Endpoints are its pods, with the conditions of their EndpointSlice.
-	Endpoints []Endpoint `json:"endpoints"`
+	Endpoints []runlog.EndpointState `json:"endpoints"`
 }
 
-// Endpoint is one pod behind a service.
-type Endpoint struct {
-	Name        string     `json:"name"`
-	Addr        netip.Addr `json:"addr"`
-	Node        string     `json:"node,omitempty"`
-	Ready       bool       `json:"ready"`
-	Serving     bool       `json:"serving"`
-	Terminating bool       `json:"terminating"`
-}
-
-// Usable are the endpoints that new connections go to: the ready ones, and
-// where there are none those that are terminating and still serve (KEP-1669).
-func (s ServiceState) Usable() []Endpoint {
-	var ready, last []Endpoint
-	for _, e := range s.Endpoints {
-		switch {
-		case e.Ready:
-			ready = append(ready, e)
-		case e.Serving && e.Terminating:
-			last = append(last, e)
-		}
-	}
-	if len(ready) == 0 {
-		return last
-	}
-	return ready
-}
+// Usable are the endpoints that new connections go to.
+func (s ServiceState) Usable() []runlog.EndpointState { return runlog.Usable(s.Endpoints) }
 
 // ProxyJob is a node's service proxy: it makes connections to service
 // addresses reach pods. It is ready once the kernel has the first rules. Stop

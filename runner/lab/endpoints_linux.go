@@ -25,13 +25,7 @@ func (l *Lab) publish(service int, s env.ServiceState) {
 }
 
 func endpointsRecord(s env.ServiceState) *runlog.Endpoints {
-	r := &runlog.Endpoints{Service: s.Name, Endpoints: []runlog.EndpointState{}}
-	for _, e := range s.Endpoints {
-		r.Endpoints = append(r.Endpoints, runlog.EndpointState{
-			Name: e.Name, Addr: e.Addr, Node: e.Node, Ready: e.Ready, Serving: e.Serving, Terminating: e.Terminating,
-		})
-	}
-	return r
+	return &runlog.Endpoints{Service: s.Name, Endpoints: s.Endpoints}
 }
 
 // A feed brings changes of endpoints to one node's proxy, each a while after

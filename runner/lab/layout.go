@@ -97,7 +97,7 @@ func layout(t env.Topology) (*network, error) {
 		{Kind: routeBlackhole, Dst: a.floods},
 	}}
 	if t.ReusePorts {
-		client.Sysctls = append(client.Sysctls, sysctl{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
+		client.Sysctls = append(client.Sysctls, setting{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
 	}
 	node := hostPlan{
 		Name: nodeName, Role: env.Node, Sysctls: nodeBasics(ipv6),
@@ -179,21 +179,21 @@ func transport(protocol string) string {
 
 // basics are the settings every host has. Namespaces inherit IPv4 settings
 // from the machine, so what matters is set even where it is the default.
-func basics(ipv6, forward bool) []sysctl {
+func basics(ipv6, forward bool) []setting {
 	on := map[bool]string{true: "1", false: "0"}
 	// ip_forward first: writing it resets the others.
-	s := []sysctl{{Name: "net/ipv4/ip_forward", Value: on[forward]}}
+	s := []setting{{Name: "net/ipv4/ip_forward", Value: on[forward]}}
 	for _, which := range []string{"all", "default"} {
 		s = append(s,
-			sysctl{Name: "net/ipv4/conf/" + which + "/rp_filter", Value: "0"},
-			sysctl{Name: "net/ipv4/conf/" + which + "/send_redirects", Value: "0"},
-			sysctl{Name: "net/ipv4/conf/" + which + "/arp_ignore", Value: "0"},
-			sysctl{Name: "net/ipv4/conf/" + which + "/arp_announce", Value: "0"},
+			setting{Name: "net/ipv4/conf/" + which + "/rp_filter", Value: "0"},
+			setting{Name: "net/ipv4/conf/" + which + "/send_redirects", Value: "0"},
+			setting{Name: "net/ipv4/conf/" + which + "/arp_ignore", Value: "0"},
+			setting{Name: "net/ipv4/conf/" + which + "/arp_announce", Value: "0"},
 		)
 	}
 	if !ipv6 {
 		for _, which := range []string{"all", "default"} {
-			s = append(s, sysctl{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "1", IfPresent: true})
+			s = append(s, setting{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "1", IfPresent: true})
 		}
 		return s
 	}
@@ -201,26 +201,26 @@ func basics(ipv6, forward bool) []sysctl {
 		// Duplicate address detection would keep each address unusable for a
 		// second.
 		s = append(s,
-			sysctl{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "0"},
-			sysctl{Name: "net/ipv6/conf/" + which + "/forwarding", Value: on[forward]},
-			sysctl{Name: "net/ipv6/conf/" + which + "/accept_dad", Value: "0"},
-			sysctl{Name: "net/ipv6/conf/" + which + "/dad_transmits", Value: "0"},
-			sysctl{Name: "net/ipv6/conf/" + which + "/accept_ra", Value: "0"},
-			sysctl{Name: "net/ipv6/conf/" + which + "/router_solicitations", Value: "0"},
+			setting{Name: "net/ipv6/conf/" + which + "/disable_ipv6", Value: "0"},
+			setting{Name: "net/ipv6/conf/" + which + "/forwarding", Value: on[forward]},
+			setting{Name: "net/ipv6/conf/" + which + "/accept_dad", Value: "0"},
+			setting{Name: "net/ipv6/conf/" + which + "/dad_transmits", Value: "0"},
+			setting{Name: "net/ipv6/conf/" + which + "/accept_ra", Value: "0"},
+			setting{Name: "net/ipv6/conf/" + which + "/router_solicitations", Value: "0"},
 		)
 	}
 	return s
 }
 
-func nodeBasics(ipv6 bool) []sysctl { return basics(ipv6, true) }
+func nodeBasics(ipv6 bool) []setting { return basics(ipv6, true) }
 
 // endSysctls are those of clients and pods. ip_nonlocal_bind lets IPv6 sockets
 // bind to addresses that only a local route makes ours; IPv4 needs no more
 // than the route.
-func endSysctls(ipv6 bool) []sysctl {
+func endSysctls(ipv6 bool) []setting {
 	s := basics(ipv6, false)
 	if ipv6 {
-		s = append(s, sysctl{Name: "net/ipv6/ip_nonlocal_bind", Value: "1"})
+		s = append(s, setting{Name: "net/ipv6/ip_nonlocal_bind", Value: "1"})
 	}
 	return s
 }
@@ -228,8 +228,8 @@ func endSysctls(ipv6 bool) []sysctl {
 // listenSysctls let a pod's listen queue be as long as a scenario may ask for.
 // tcp_syncookies stays as the kernel has it (1), as in real pods: a full SYN
 // queue is answered with cookies, a full accept queue drops.
-func listenSysctls() []sysctl {
-	return []sysctl{
+func listenSysctls() []setting {
+	return []setting{
 		{Name: "net/core/somaxconn", Value: "4096", AtLeast: true},
 		{Name: "net/ipv4/tcp_max_syn_backlog", Value: "4096", AtLeast: true},
 	}

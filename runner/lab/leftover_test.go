@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/isolate"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -202,7 +203,7 @@ func TestKilledControllerLeavesNothing(t *testing.T) {
 		before := stateOfMachine(t)
 		cmd := exec.Command("/proc/self/exe", "hidden", "controller", dir, []string{"ipv4", "ipv6"}[i%2])
 		cmd.Env = append(os.Environ(), markVar+"="+mark)
-		var stderr tail
+		var stderr isolate.Tail
 		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)

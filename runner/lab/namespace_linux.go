@@ -8,14 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/sysctl"
 )
 
 // A namespace is a network namespace, kept alive by a descriptor.
@@ -90,45 +90,24 @@ func (n *namespace) withNetlink(f func(h *netlink.Handle) error) error {
 
 // applySysctls writes the settings in order and reads each back. The caller is
 // on a thread inside the namespace.
-func applySysctls(list []sysctl) error {
+func applySysctls(list []setting) error {
 	for _, s := range list {
 		if err := applySysctl(s); err != nil {
-			return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(s.Name, "/", "."), s.Value, err)
+			return err
 		}
 	}
 	return nil
 }
 
-func applySysctl(s sysctl) error {
-	path := filepath.Join("/proc/sys", s.Name)
-	before, err := readSysctl(path)
+func applySysctl(s setting) error {
+	before, err := sysctl.Read(s.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && s.IfPresent:
 		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("this kernel has no such setting")
-	case err != nil:
-		return err
-	}
-	if before == s.Value || s.AtLeast && atLeast(before, s.Value) {
+	case err == nil && (before == s.Value || s.AtLeast && atLeast(before, s.Value)):
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(s.Value), 0); err != nil {
-		return fmt.Errorf("the kernel refuses it: %w", err)
-	}
-	after, err := readSysctl(path)
-	if err != nil {
-		return err
-	}
-	if after != s.Value {
-		return fmt.Errorf("the kernel kept %s", after)
-	}
-	return nil
-}
-
-func readSysctl(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	return strings.Join(strings.Fields(string(b)), " "), err
+	return sysctl.Set(s.Name, s.Value)
 }
 
 // atLeast reports whether the number have is not below want.

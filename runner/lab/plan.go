@@ -22,7 +22,7 @@ type plan struct {
 type hostPlan struct {
 	Name    string      `json:"name"`
 	Role    env.Role    `json:"role"`
-	Sysctls []sysctl    `json:"sysctls"`
+	Sysctls []setting   `json:"sysctls"`
 	Routes  []routePlan `json:"routes"`
 	// Reach is an address that must be reachable before the rest is done.
 	Reach netip.Addr `json:"reach"`
@@ -53,8 +53,8 @@ const (
 	routeBlackhole = "blackhole"
 )
 
-// sysctl is one setting of a namespace. Name is a path below /proc/sys.
-type sysctl struct {
+// setting is one setting of a namespace. Name is a path below /proc/sys.
+type setting struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 	// AtLeast leaves a larger value alone.

@@ -61,10 +61,10 @@ func (d *deployment) state() env.ServiceState {
 	info := d.l.network.services[d.index]
 	s := env.ServiceState{
 		Name: info.Name, Addr: info.Addr.Addr(), Protocol: transport(info.Protocol), Port: info.Addr.Port(),
-		Ports: uint16(d.spec.PortCount), Endpoints: []env.Endpoint{},
+		Ports: uint16(d.spec.PortCount), Endpoints: []runlog.EndpointState{},
 	}
 	for _, p := range d.pods {
-		s.Endpoints = append(s.Endpoints, env.Endpoint{
+		s.Endpoints = append(s.Endpoints, runlog.EndpointState{
 			Name: p.name, Addr: p.slot.Addr.Addr(), Node: nodeName,
 			Ready: p.ready && !p.terminating, Serving: p.ready && !p.exited, Terminating: p.terminating,
 		})

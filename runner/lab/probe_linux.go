@@ -16,7 +16,9 @@ import (
 
 	"github.com/tablefull/tablefull/runner/conntrack"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/isolate"
 	"github.com/tablefull/tablefull/runner/proxy"
+	"github.com/tablefull/tablefull/runner/sysctl"
 )
 
 // probeResult is what a throw-away supervisor found out inside its namespaces.
@@ -87,7 +89,7 @@ func (e *Env) probeInside(ctx context.Context) (probeResult, error) {
 
 func namespacesWork() []env.Capability {
 	userns := env.Capability{Name: "userns", State: env.Yes}
-	if privileged() {
+	if isolate.Privileged(needs...) {
 		userns.Reason = "not needed: this process may make networks without one"
 	}
 	return []env.Capability{userns, {Name: "pidns", State: env.Yes}, {Name: "netns", State: env.Yes}}
@@ -101,7 +103,7 @@ func (e *Env) whichNamespaceFails(err error) []env.Capability {
 		{Name: "pidns", State: env.Unknown},
 		{Name: "netns", State: env.Unknown},
 	}
-	if !privileged() {
+	if !isolate.Privileged(needs...) {
 		list[0] = e.tryNamespace("userns", 0)
 	}
 	if list[0].State != env.Yes {
@@ -122,7 +124,7 @@ func (e *Env) whichNamespaceFails(err error) []env.Capability {
 func (e *Env) tryNamespace(name string, flag uintptr) env.Capability {
 	command := append(e.command("lab"), "--try")
 	cmd := exec.Command(command[0], command[1:]...)
-	cmd.SysProcAttr = isolation()
+	cmd.SysProcAttr = isolate.Attr(namespaces, needs...)
 	cmd.SysProcAttr.Cloneflags &= syscall.CLONE_NEWUSER
 	cmd.SysProcAttr.Cloneflags |= flag
 	if err := cmd.Start(); err != nil {
@@ -155,7 +157,7 @@ func explainStart(err error) error {
 		hint = "user namespaces are switched off for users: sysctl kernel.unprivileged_userns_clone=1, or run as root"
 	case sysctlIs("user/max_user_namespaces", "0"):
 		hint = "user namespaces are switched off: sysctl user.max_user_namespaces=15000, or run as root"
-	case sysctlIs("kernel/apparmor_restrict_unprivileged_userns", "1") && !privileged():
+	case sysctlIs("kernel/apparmor_restrict_unprivileged_userns", "1") && !isolate.Privileged(needs...):
 		hint = "AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root"
 	case errors.Is(err, unix.ENOSPC):
 		hint = "too many namespaces exist: see /proc/sys/user/max_net_namespaces and its neighbours"
@@ -170,7 +172,7 @@ func explainStart(err error) error {
 }
 
 func sysctlIs(name, value string) bool {
-	v, err := readSysctl("/proc/sys/" + name)
+	v, err := sysctl.Read(name)
 	return err == nil && v == value
 }
 

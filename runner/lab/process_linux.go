@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,12 +8,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/isolate"
 )
 
 // endDeadline is how long a supervisor may take to end before it is killed,
@@ -29,7 +29,7 @@ const processName = "tablefull"
 type process struct {
 	cmd      *exec.Cmd
 	lifeline *os.File
-	stderr   tail
+	stderr   isolate.Tail
 	replies  chan message  // up, error and probe
 	done     chan struct{} // the process has ended and replies are read
 	waitErr  error         // valid after done
@@ -66,7 +66,7 @@ func start(command []string) (*process, error) {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, self)
 		p.cmd.Args = append(p.cmd.Args, "--controller")
 	}
-	p.cmd.SysProcAttr = isolation()
+	p.cmd.SysProcAttr = isolate.Attr(namespaces, needs...)
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start supervisor: %w", explainStart(err)), lifeline.Close(), replies.Close())
 	}
@@ -74,31 +74,10 @@ func start(command []string) (*process, error) {
 	return p, nil
 }
 
-// isolation puts a child into new PID and network namespaces, within a new
-// user namespace where this process lacks the capabilities. A session of its
-// own keeps a terminal's Ctrl-C away from it: the controller decides how the
-// lab ends.
-func isolation() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Setsid: true}
-	if !privileged() {
-		a.Cloneflags |= syscall.CLONE_NEWUSER
-		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return a
-}
+// What a supervisor of a lab is isolated in, and what making that needs.
+const namespaces = syscall.CLONE_NEWNET
 
-// privileged reports whether this process may make namespaces and networks
-// without a user namespace of its own.
-func privileged() bool {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return false
-	}
-	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
-	return os.Geteuid() == 0 && data[0].Effective&need == need
-}
+var needs = []uint{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN}
 
 // read takes the supervisor's replies until it ends.
 func (p *process) read(replies io.ReadCloser) {
@@ -227,29 +206,4 @@ func (p *process) end() error {
 		late = p.died()
 	}
 	return late
-}
-
-// tail keeps the end of what a process says.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-const tailBytes = 16 << 10
-
-// Write is part of io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if n := len(t.buf) - tailBytes; n > 0 {
-		t.buf = append(t.buf[:0], t.buf[n:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(bytes.ToValidUTF8(t.buf, []byte("?"))))
 }

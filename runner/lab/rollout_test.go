@@ -214,7 +214,7 @@ func ms(n int) scenarios.Duration {
 func TestRollout(t *testing.T) {
 	for _, protocol := range []string{"tcp", "http"} {
 		t.Run(protocol, func(t *testing.T) {
-			const readyAfter, preStop = 200, 400
+			const readyAfter, preStop = 200, 2000 // the proxy needs 10 ms, and on a busy machine hundreds
 			web := withLife(service("web", protocol, 3), scenarios.Lifecycle{ReadyAfter: ms(readyAfter), PreStop: ms(preStop), Grace: ms(30_000), OnSIGTERM: "drain"})
 			l, h := serve(t, topology(t, "ipv4", web), 7)
 			stop := func() map[runlog.Outcome]uint64 { return nil }

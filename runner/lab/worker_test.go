@@ -23,6 +23,7 @@ import (
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/runner/server"
+	"github.com/tablefull/tablefull/runner/sysctl"
 	"github.com/tablefull/tablefull/runner/traffic"
 )
 
@@ -261,7 +262,7 @@ func (counterReader) Run(_ context.Context, ready func(), out env.Recorder) erro
 		"net/ipv4/ip_forward", "net/ipv4/tcp_tw_reuse", "net/ipv4/tcp_syncookies", "net/core/somaxconn", "net/ipv4/ip_local_port_range",
 		"net/netfilter/nf_conntrack_tcp_timeout_time_wait",
 	} {
-		v, err := readSysctl("/proc/sys/" + name)
+		v, err := sysctl.Read(name)
 		if err == nil {
 			fields[name] = v
 		}

@@ -88,18 +88,6 @@ func TestSignsOfLife(t *testing.T) {
 	assert.Contains(t, v.check(at(bootTimeout+5+2*silence+haltTimeout)), "did not power off")
 }
 
-func TestConsoleKeepsItsEnd(t *testing.T) {
-	var c tail
-	for range 100 {
-		_, err := c.Write([]byte(strings.Repeat("x", 1<<10)))
-		require.NoError(t, err)
-	}
-	_, err := c.Write([]byte("the end\r\n"))
-	require.NoError(t, err)
-	assert.LessOrEqual(t, len(c.String()), tailBytes)
-	assert.True(t, strings.HasSuffix(c.String(), "xthe end"))
-}
-
 func TestHiddenCommandsRefuseOutside(t *testing.T) {
 	assert.ErrorContains(t, Supervise(strings.NewReader("{}\n"), nil, nil), "for the program itself")
 	assert.ErrorContains(t, Init(t.Context(), strings.NewReader(""), nil), "for the program itself")

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/isolate"
 )
 
 // Config is one boot of a private kernel.
@@ -117,7 +119,7 @@ func (c Config) supervised(ctx context.Context, request []byte) (reply, error) {
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, c.Stdout, c.Stderr
 	cmd.ExtraFiles = []*os.File{out}
-	cmd.SysProcAttr = isolation()
+	cmd.SysProcAttr = isolate.Attr(syscall.CLONE_NEWNS, unix.CAP_SYS_ADMIN)
 	if err := cmd.Start(); err != nil {
 		return reply{}, &Unfit{fmt.Sprintf("a process in PID, mount and (without root) user namespaces of its own could not be started: %v; see: tablefull doctor", err)}
 	}
@@ -141,28 +143,4 @@ func (c Config) supervised(ctx context.Context, request []byte) (reply, error) {
 		return reply{}, fmt.Errorf("the private kernel's supervisor has ended without a result: %w", errors.Join(werr, derr))
 	}
 	return r, nil
-}
-
-// isolation is how a supervisor is started: the first process of a PID
-// namespace, with mounts of its own, within a user namespace where this
-// process is not privileged. A session of its own keeps a terminal's Ctrl-C
-// away from it.
-func isolation() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS, Setsid: true}
-	if !privileged() {
-		a.Cloneflags |= syscall.CLONE_NEWUSER
-		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return a
-}
-
-// privileged reports whether this process may make namespaces and mounts.
-func privileged() bool {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return false
-	}
-	return os.Geteuid() == 0 && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }

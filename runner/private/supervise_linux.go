@@ -2,7 +2,6 @@ package private
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,10 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/isolate"
 )
 
 const (
@@ -76,7 +76,7 @@ type supervisor struct {
 	request  request
 	lifeline io.Reader
 	relays   []*relay
-	console  tail
+	console  isolate.Tail
 }
 
 // run boots the kernel and waits for its end.
@@ -285,30 +285,4 @@ func (r *relay) pass() {
 		r.file = f
 	}
 	_, _ = io.Copy(r.to, r.file)
-}
-
-// tail keeps the end of what the console says.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-const tailBytes = 64 << 10
-
-// Write is part of io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if n := len(t.buf) - tailBytes; n > 0 {
-		t.buf = append(t.buf[:0], t.buf[n:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	text := bytes.ReplaceAll(bytes.ToValidUTF8(t.buf, []byte("?")), []byte("\r"), nil)
-	return strings.TrimSpace(string(text))
 }

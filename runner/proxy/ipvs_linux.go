@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/sysctl"
 )
 
 // ipvsPlane is the built-in proxy in mode ipvs, with the documented behaviour
@@ -90,7 +91,7 @@ func (p *ipvsPlane) prepare() error {
 	if s.ExpireNodestConn != nil && !*s.ExpireNodestConn {
 		values["net/ipv4/vs/expire_nodest_conn"] = "0"
 	}
-	if err := setSysctls(values); err != nil {
+	if err := sysctl.SetAll(values); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w; the kernel has no IPVS in this namespace", err)
 		}

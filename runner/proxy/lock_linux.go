@@ -58,3 +58,13 @@ func (l *lock) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	event("released")
 	return nil
 }
+
+// wait waits until d has passed or ctx is done.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

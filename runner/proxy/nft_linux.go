@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 )
 
@@ -121,7 +122,7 @@ func (b *nftBatch) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 // translate adds
 //
 //	ip daddr VIP PROTO dport FIRST-LAST dnat to numgen random mod N map { 0 : POD, ... }
-func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable []env.Endpoint) error {
+func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable []runlog.EndpointState) error {
 	proto := byte(unix.IPPROTO_TCP)
 	if s.Protocol == "udp" {
 		proto = unix.IPPROTO_UDP

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/sysctl"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -108,7 +109,7 @@ func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, r.plane.close()) }()
-	if err := setSysctls(p.job.Sysctls); err != nil {
+	if err := sysctl.SetAll(p.job.Sysctls); err != nil {
 		return err
 	}
 	ready()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 )
 
@@ -17,7 +18,7 @@ func Try() error {
 		end := p.clients.Addr().Next()
 		err := p.sync(context.Background(), []env.ServiceState{{
 			Name: "probe", Addr: p.vips.Addr().Next(), Protocol: "tcp", Port: 1, Ports: 1,
-			Endpoints: []env.Endpoint{{Addr: end, Ready: true}, {Addr: end.Next(), Ready: true}},
+			Endpoints: []runlog.EndpointState{{Addr: end, Ready: true}, {Addr: end.Next(), Ready: true}},
 		}})
 		if err != nil {
 			return err
