@@ -212,7 +212,7 @@ func TestLiveView(t *testing.T) {
 func TestLiveViewInterruptedOnce(t *testing.T) {
 	needLab(t)
 	machine := lookAround(t)
-	x := newTerminal(t, 80, 24)
+	x := newTerminal(t, 200, 24) // wide: steps name temporary directories, which are long
 	c := x.start(t.TempDir(), "run", "short-lived", "--out", filepath.Join(t.TempDir(), "out"), "--set", "duration=30s")
 	x.await("[setting up]")
 	x.key("typed ahead")
