@@ -20,7 +20,8 @@ const module = "github.com/tablefull/tablefull/"
 var mayImport = map[string][]string{
 	"scenarios":          {},
 	"report/runlog":      {},
-	"report":             {"report", "report/runlog", "scenarios"},
+	"report":             {"report", "report/runlog", "report/search", "scenarios"},
+	"report/search":      {},
 	"report/serve":       {"report", "report/runlog"},
 	"runner/env":         {"report/runlog", "scenarios"},
 	"runner/traffic":     {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
