@@ -412,6 +412,10 @@ type Sizing struct {
 	RunNeededHow     string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
 	Parts            []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
 	Timeouts         []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`
+	Residual         *Residual       `json:"residual" jsonschema_description:"How far the entries computed from arrivals and residence were from those measured; null where that cannot be compared."`
+	Growth           []Growth        `json:"growth" jsonschema_description:"What more of the same traffic would need."`
+	Fits             []Fit           `json:"fits" jsonschema_description:"Which sizes of node hold it with kube-proxy's defaults."`
+	Fills            []Fill          `json:"fills" jsonschema_description:"How long the present limit lasts from a cold start and after a failover; empty where the present limit is unknown."`
 	KubeProxy        string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
 	Sysctl           string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
 	Notes            []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
@@ -420,15 +424,17 @@ type Sizing struct {
 
 // SizingPart is one traffic's share of the need.
 type SizingPart struct {
-	Traffic           string  `json:"traffic"`
-	ArrivalsPerS      float64 `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s, or over the traffic's length where that is shorter."`
-	EntriesPerAttempt float64 `json:"entries_per_attempt"`
-	ResidenceS        float64 `json:"residence_s" jsonschema_description:"How long an entry outlives its attempt; 0 for held connections."`
-	State             string  `json:"state" jsonschema_description:"State the entry spends that time in."`
-	Held              uint64  `json:"held" jsonschema_description:"Connections held open."`
-	Entries           *uint64 `json:"entries" jsonschema_description:"Entries in the steady state; null where unknown."`
-	Counted           bool    `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
-	Note              string  `json:"note"`
+	Traffic           string   `json:"traffic"`
+	ArrivalsPerS      float64  `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s, or over the traffic's length where that is shorter."`
+	EntriesPerAttempt float64  `json:"entries_per_attempt"`
+	ResidenceS        float64  `json:"residence_s" jsonschema_description:"How long an entry outlives its attempt; 0 for held connections."`
+	State             string   `json:"state" jsonschema_description:"State the entry spends that time in."`
+	Held              uint64   `json:"held" jsonschema_description:"Connections held open."`
+	MeasuredS         *float64 `json:"measured_residence_s" jsonschema_description:"Residence by Little's law: entries in that state, counted by walks over the table, by arrivals per second; null where the run was too short for a steady state, or where several traffics end in that state."`
+	Entries           *uint64  `json:"entries" jsonschema_description:"Entries in the steady state; null where unknown."`
+	Counted           bool     `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
+	Given             bool     `json:"given" jsonschema_description:"The numbers were given, not taken from a run."`
+	Note              string   `json:"note"`
 }
 
 // TimeoutEffect is what one shorter timeout would change.
@@ -439,4 +445,44 @@ type TimeoutEffect struct {
 	NeededEntries uint64  `json:"needed_entries"`
 	Limit         uint64  `json:"limit" jsonschema_description:"Recommended limit with it."`
 	Risk          string  `json:"risk"`
+}
+
+// Residual is how well the model of arrivals and residence describes what the
+// table did, from the first attempt to the first drop or eviction, or to the
+// last attempt.
+type Residual struct {
+	FromS     float64 `json:"from_s"`
+	ToS       float64 `json:"to_s"`
+	Samples   int     `json:"samples"`
+	MeanShare float64 `json:"mean_share" jsonschema_description:"Mean distance of measured from computed entries, as a share of the mean of those computed."`
+	AtS       float64 `json:"at_s" jsonschema_description:"When they were farthest apart."`
+	Computed  float64 `json:"computed" jsonschema_description:"Entries computed for then, less those that were there before."`
+	Measured  float64 `json:"measured" jsonschema_description:"Entries measured then, less those that were there before."`
+}
+
+// Growth is what a multiple of the traffic would need.
+type Growth struct {
+	Factor         float64 `json:"factor"`
+	NeededEntries  uint64  `json:"needed_entries"`
+	Limit          uint64  `json:"limit"`
+	MemoryBytesMax uint64  `json:"memory_bytes_max"`
+}
+
+// Fit says whether a node with so many cores holds the traffic with the limit
+// that kube-proxy sets by default: "yes" with a quarter free, "tight" with
+// less, "no" when it does not.
+type Fit struct {
+	Cores        int    `json:"cores"`
+	Limit        uint64 `json:"limit" jsonschema_description:"With kube-proxy up to 1.35."`
+	Holds        string `json:"holds" jsonschema:"enum=yes,enum=tight,enum=no"`
+	LimitFrom136 uint64 `json:"limit_from_1_36" jsonschema_description:"With kube-proxy 1.36 and later, which cuts maxPerCore x cores to 1048576."`
+	HoldsFrom136 string `json:"holds_from_1_36" jsonschema:"enum=yes,enum=tight,enum=no"`
+}
+
+// Fill is how long a limit lasts when the load comes at once.
+type Fill struct {
+	Case          string   `json:"case" jsonschema_description:"cold start: from an empty table. failover, 2 of 3 nodes left: from the steady state, when the load of the third comes on top."`
+	Limit         uint64   `json:"limit"`
+	Seconds       *float64 `json:"seconds" jsonschema_description:"Until the limit is reached; null: never."`
+	SteadyEntries uint64   `json:"steady_entries" jsonschema_description:"Entries it ends at, if nothing were dropped."`
 }

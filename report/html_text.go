@@ -20,6 +20,7 @@ var htmlFuncs = template.FuncMap{
 	"plural64":   func(n uint64, word string) string { return plural(n, word) },
 	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
 	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },
+	"residual":   func(r *Residual) string { return prose(residualText(r)) },
 	"part":       func(p SizingPart) string { return prose(partText(p)) },
 	"onsetRow":   func(name string, o *Onset) map[string]any { return map[string]any{"Name": name, "Onset": o} },
 }

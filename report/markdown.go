@@ -167,6 +167,9 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 	for _, x := range s.Parts {
 		p("- %s", md(partText(x)))
 	}
+	if s.Residual != nil {
+		p("- model: %s", md(residualText(s.Residual)))
+	}
 	p("")
 	if len(s.Timeouts) > 0 {
 		p("| timeout | from | to | entries | limit | risk |\n|---|---:|---:|---:|---:|---|")

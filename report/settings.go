@@ -11,7 +11,29 @@ import (
 // settings spells the limit out for kube-proxy and for sysctl. People paste
 // what they are shown, so it never lowers what the nodes have, and a limit
 // that the machine has no memory for is not spelled out at all.
-func (s *Sizing) settings(limit uint64, h *runlog.Header, nodes []Node) {
+func (s *Sizing) settings(limit uint64, m Machine) {
+	present := m.Limit
+	if present > 0 {
+		s.PresentLimit = &present
+	}
+	if why := s.unfit(limit, m.MemoryBytes); why != "" {
+		s.Notes = append(s.Notes, fmt.Sprintf("no settings are given: %s. Shorten the timeout that keeps the entries, or make the clients close what they open", why))
+		return
+	}
+	s.kubeProxy(limit, present, m.CPUs)
+	if limit <= present {
+		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic, leave it.\n", present)
+		if limit < present {
+			s.Sysctl += fmt.Sprintf("# Writing %d would LOWER it, and harm whatever else the node does.\n", limit)
+		}
+		return
+	}
+	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, max(*s.Buckets, m.Buckets))
+}
+
+// presentLimit is the limit of the machine outside the run; 0 where it is
+// unknown.
+func presentLimit(h *runlog.Header, nodes []Node) uint64 {
 	present := h.Limit
 	for _, n := range nodes {
 		if n.Limit != nil {
@@ -19,21 +41,9 @@ func (s *Sizing) settings(limit uint64, h *runlog.Header, nodes []Node) {
 		}
 	}
 	if before, err := strconv.ParseUint(h.Sysctls["nf_conntrack_max"], 10, 64); err == nil {
-		present = before // the run had a limit of its own, higher or lower
+		return before // the run had a limit of its own, higher or lower
 	}
-	if present > 0 {
-		s.PresentLimit = &present
-	}
-	if why := s.unfit(limit, h.MemoryBytes); why != "" {
-		s.Notes = append(s.Notes, fmt.Sprintf("no settings are given: %s. Shorten the timeout that keeps the entries, or make the clients close what they open", why))
-		return
-	}
-	s.kubeProxy(limit, present, h.CPUs)
-	if limit <= present {
-		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic, leave it.\n# Writing %d would LOWER it, and harm whatever else the node does.\n", present, limit)
-		return
-	}
-	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, max(*s.Buckets, h.Buckets))
+	return present
 }
 
 // unfit says why the machine cannot have that limit, empty where it can.
@@ -62,12 +72,12 @@ func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: another reason for maxPerCore: 1", kubeProxyCap))
 	}
 	if cpus > 0 {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", max(131072, 32768*cpus), plural(uint64(cpus), "core")))
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(cpus, false), plural(uint64(cpus), "core")))
 	}
 }
 
 // caveats says where another node's need differs from the one computed.
-func (s *Sizing) caveats(l *log) {
+func (s *Sizing) caveats() {
 	// What kube-proxy sets by default, s: a node of a cluster has these.
 	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": 3600}
 	sysctls := map[string]string{"ESTABLISHED": "nf_conntrack_tcp_timeout_established", "CLOSE_WAIT": "nf_conntrack_tcp_timeout_close_wait"}

@@ -34,43 +34,64 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	if l.header == nil {
 		return nil
 	}
-	s := &Sizing{Parts: []SizingPart{}, Timeouts: []TimeoutEffect{}, Notes: []string{}}
-	total, whole := 0.0, true
+	s, whole := newSizing(), true
 	for _, t := range l.order {
 		if t.due().total == 0 {
 			continue
 		}
 		p := l.sizingPart(t)
 		s.Parts = append(s.Parts, p)
-		switch {
-		case t.info.Shape == "flood":
-			s.Meaningless = true
-		case p.Entries == nil:
-			whole = false
-		default:
-			total += float64(*p.Entries)
-		}
+		flood := t.info.Shape == "flood"
+		s.Meaningless = s.Meaningless || flood
+		whole = whole && (flood || p.Entries != nil)
 	}
 	if len(s.Parts) == 0 {
 		return nil
 	}
-	s.flood(l)
+	s.flood()
 	if !whole {
 		s.Notes = append(s.Notes, "the need of some traffic cannot be computed, so needed_entries is too small by that")
 	}
 	l.runNeed(s, n)
+	l.residences(s, n)
+	s.Residual = l.residual(n)
+	if s.compute(0, l.machine(nodes)) {
+		s.compare(*s.RecommendedLimit, nodes)
+	}
+	return s
+}
+
+// machine is what the log says of the machine that is sized for.
+func (l *log) machine(nodes []Node) Machine {
+	return Machine{
+		EntryBytes: l.header.EntryBytes, MemoryBytes: l.header.MemoryBytes, CPUs: l.header.CPUs,
+		Limit: presentLimit(l.header, nodes), Buckets: l.header.Buckets,
+	}
+}
+
+// compute sets all that follows from the parts and from base entries that are
+// there besides, and says whether that is anything.
+func (s *Sizing) compute(base uint64, m Machine) bool {
+	total := float64(base)
+	for _, p := range s.Parts {
+		if p.Counted && p.Entries != nil {
+			total += float64(*p.Entries)
+		}
+	}
 	if total <= 0 {
-		return s
+		return false
 	}
 	needed := uint64(math.Ceil(total - slop))
 	limit := recommended(needed)
 	s.NeededEntries, s.RecommendedLimit = &needed, &limit
-	s.memory(limit, l.header.EntryBytes)
-	s.timeouts(l)
-	s.caveats(l)
-	s.settings(limit, l.header, nodes)
-	s.compare(limit, nodes)
-	return s
+	s.memory(limit, m.EntryBytes)
+	s.timeouts(base)
+	s.caveats()
+	s.settings(limit, m)
+	s.grow(needed)
+	s.fits(needed)
+	s.fill(base, m)
+	return true
 }
 
 func (l *log) sizingPart(t *traffic) SizingPart {
@@ -103,7 +124,7 @@ func (l *log) sizingPart(t *traffic) SizingPart {
 }
 
 // flood says what a flood means for sizing: nothing that a limit could cure.
-func (s *Sizing) flood(l *log) {
+func (s *Sizing) flood() {
 	for _, p := range s.Parts {
 		if p.Counted || p.Entries == nil {
 			continue
@@ -135,7 +156,7 @@ func (s *Sizing) memory(limit, entryBytes uint64) {
 }
 
 // timeouts computes what halving and quartering each timeout would do.
-func (s *Sizing) timeouts(l *log) {
+func (s *Sizing) timeouts(base uint64) {
 	sysctls := map[string]string{
 		"TIME_WAIT": "tcp_timeout_time_wait", "CLOSE": "tcp_timeout_close", "CLOSE_WAIT": "tcp_timeout_close_wait",
 		"ESTABLISHED": "tcp_timeout_established", "FIN_WAIT": "tcp_timeout_fin_wait", "LAST_ACK": "tcp_timeout_last_ack",
@@ -164,7 +185,7 @@ func (s *Sizing) timeouts(l *log) {
 			if to < 1 {
 				continue
 			}
-			var sum float64
+			sum := float64(base)
 			for _, p := range s.Parts {
 				if !p.Counted || p.Entries == nil {
 					continue

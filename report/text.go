@@ -302,6 +302,9 @@ func (t *text) sizing(s *Sizing) {
 	for _, p := range s.Parts {
 		t.para("    ", plain(partText(p)))
 	}
+	if s.Residual != nil {
+		t.para("  model:    ", residualText(s.Residual))
+	}
 	for _, e := range s.Timeouts {
 		t.para("    ", fmt.Sprintf("%s %g s -> %g s: %d entries, limit %d. Risk: %s", strings.TrimPrefix(e.Sysctl, "net.netfilter."), e.FromS, e.ToS, e.NeededEntries, e.Limit, e.Risk))
 	}
@@ -323,12 +326,24 @@ func (t *text) sizing(s *Sizing) {
 }
 
 func partText(p SizingPart) string {
-	s := fmt.Sprintf("%s: %s in its busiest 5 s", p.Traffic, perSecond(p.ArrivalsPerS))
+	s := p.Traffic + ":"
 	switch {
+	case p.Given && p.Held > 0:
+	case p.Given:
+		s += " " + perSecond(p.ArrivalsPerS)
+	default:
+		s += fmt.Sprintf(" %s in its busiest 5 s", perSecond(p.ArrivalsPerS))
+	}
+	switch {
+	case p.Held > 0 && p.Given:
+		s += fmt.Sprintf(" %d held", p.Held)
 	case p.Held > 0:
 		s += fmt.Sprintf(", %d held", p.Held)
 	case p.EntriesPerAttempt > 0 && p.ResidenceS > 0:
 		s += fmt.Sprintf(" x %g x %g s in %s", p.EntriesPerAttempt, p.ResidenceS, cmpOr(p.State, "its last state"))
+	}
+	if p.MeasuredS != nil {
+		s += fmt.Sprintf(" (measured: %.3g s)", *p.MeasuredS)
 	}
 	if p.Entries != nil {
 		s += fmt.Sprintf(" = %d entries", *p.Entries)

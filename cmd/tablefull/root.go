@@ -174,7 +174,7 @@ Data goes to standard output, messages to standard error.
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),
 	)
-	root.AddCommand(serveCommand(s))
+	root.AddCommand(serveCommand(s), sizeCommand(s))
 	completeFlags(root)
 	return root
 }

@@ -1,0 +1,141 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+func waiting(rate float64) SizingPart {
+	return SizingPart{Traffic: "connections", ArrivalsPerS: rate, EntriesPerAttempt: 1, ResidenceS: 120, State: "TIME_WAIT"}
+}
+
+// All numbers by hand: 700/s x 120 s, 300/s x 30 s and 5000 held.
+func TestSize(t *testing.T) {
+	s := Size([]SizingPart{
+		waiting(700),
+		{Traffic: "udp", ArrivalsPerS: 300, EntriesPerAttempt: 1, ResidenceS: 30, State: "UDP"},
+		{Traffic: "held", EntriesPerAttempt: 1, State: "ESTABLISHED", Held: 5000},
+	}, 1000, Machine{Limit: 131072})
+	require.NotNil(t, s.NeededEntries)
+	assert.Equal(t, uint64(84000+9000+5000+1000), *s.NeededEntries)
+	assert.Equal(t, []float64{1.5, 2, 5}, []float64{s.Growth[0].Factor, s.Growth[1].Factor, s.Growth[2].Factor})
+	assert.Equal(t, uint64(198000), s.Growth[1].NeededEntries)
+	require.NotEmpty(t, s.Timeouts)
+	assert.Equal(t, uint64(99000-42000), s.Timeouts[0].NeededEntries, "TIME_WAIT for 60 s")
+
+	require.Len(t, s.Fills, 5)
+	assert.Nil(t, s.Fills[0].Seconds)
+	assert.Equal(t, uint64(99000), s.Fills[0].SteadyEntries)
+	// The other half of the load: 5000 at once, then 1000/s into what is left.
+	assert.Equal(t, "failover, 1 of 2 nodes left", s.Fills[1].Case)
+	require.NotNil(t, s.Fills[1].Seconds)
+	assert.InDelta(t, (131072.0-99000-5000)/1000, *s.Fills[1].Seconds, 1e-9)
+	// A third more: 2500 at once, 500/s for 30 s, then 350/s.
+	require.NotNil(t, s.Fills[2].Seconds)
+	assert.InDelta(t, 30+(131072.0-99000-2500-15000)/350, *s.Fills[2].Seconds, 1e-9)
+	assert.Nil(t, s.Fills[4].Seconds)
+}
+
+func TestSizeFits(t *testing.T) {
+	fit := func(rate float64, cores int) Fit {
+		for _, f := range Size([]SizingPart{waiting(rate)}, 0, Machine{}).Fits {
+			if f.Cores == cores {
+				return f
+			}
+		}
+		require.Fail(t, "no such size")
+		return Fit{}
+	}
+	assert.Equal(t, Fit{2, 131072, "yes", 131072, "yes"}, fit(700, 2))
+	assert.Equal(t, Fit{2, 131072, "tight", 131072, "tight"}, fit(1000, 2))
+	assert.Equal(t, Fit{8, 262144, "yes", 262144, "yes"}, fit(1200, 8))
+	// The cap of 1.36.
+	assert.Equal(t, Fit{64, 2097152, "yes", 1048576, "no"}, fit(10000, 64))
+	assert.Empty(t, Size([]SizingPart{waiting(700)}, 0, Machine{}).Fills, "no present limit, no time until it")
+}
+
+func TestSizeNeverLowers(t *testing.T) {
+	s := Size([]SizingPart{waiting(800)}, 0, Machine{Limit: 131072})
+	require.Equal(t, uint64(131072), *s.RecommendedLimit)
+	assert.NotContains(t, s.Sysctl, "LOWER", "it is the same")
+	s = Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072})
+	assert.Contains(t, s.Sysctl, "LOWER")
+	assert.NotContains(t, s.Sysctl, "nf_conntrack_max =")
+}
+
+func TestRenderSize(t *testing.T) {
+	s := Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072, CPUs: 4})
+	for _, format := range SizeFormats() {
+		var b bytes.Buffer
+		require.NoError(t, RenderSize(format, s, &b))
+		assert.Contains(t, b.String(), "84000")
+		if format == "json" {
+			var back Sizing
+			require.NoError(t, json.Unmarshal(b.Bytes(), &back))
+			assert.Equal(t, *s, back)
+		}
+	}
+	require.Error(t, RenderSize("xml", s, &bytes.Buffer{}))
+}
+
+// The model agrees with a table that does what it says, and not with one that
+// has twice as much.
+func TestResidual(t *testing.T) {
+	for _, c := range []struct {
+		per    int64
+		lo, hi float64
+	}{{1, 0, 0.01}, {2, 0.95, 1.05}} {
+		s := newSim(t, 262144, 262144, finTraffic("web", 0, 10))
+		for _, due := range dues(0, 10, 200) {
+			require.True(t, s.enter(due))
+			s.entries += c.per - 1
+			s.bump(due, simNode, "entries", c.per-1)
+			s.ok("web", due)
+		}
+		r := s.analyze().Sizing.Residual
+		require.NotNil(t, r)
+		assert.GreaterOrEqual(t, r.MeanShare, c.lo)
+		assert.LessOrEqual(t, r.MeanShare, c.hi)
+		assert.InDelta(t, 10, r.ToS, 0.2)
+	}
+}
+
+// Nothing is compared after the first drop.
+func TestResidualUntilTheDrop(t *testing.T) {
+	s := newSim(t, 262144, 1000, finTraffic("web", 0, 10))
+	s.fill("web", 200, 0, 10)
+	r := s.analyze().Sizing.Residual
+	require.NotNil(t, r)
+	assert.InDelta(t, 5, r.ToS, 0.2)
+	assert.Less(t, r.MeanShare, 0.01)
+}
+
+func TestMeasuredResidence(t *testing.T) {
+	info := finTraffic("web", 0, 20)
+	info.Residence = 5
+	s := newSim(t, 262144, 262144, info)
+	for _, due := range dues(0, 20, 100) {
+		require.True(t, s.enter(due))
+		s.entries--
+		s.bump(due+6, simNode, "entries", -1)
+		s.ok("web", due)
+	}
+	for at := 1.0; at < 20; at++ {
+		s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: &runlog.Census{
+			Entries: uint64(100 * min(at, 6)), Groups: []runlog.CensusGroup{{Proto: "tcp", State: "TIME_WAIT", Count: uint64(100 * min(at, 6))}},
+		}})
+	}
+	p := s.analyze().Sizing.Parts[0]
+	require.NotNil(t, p.MeasuredS)
+	assert.InDelta(t, 6, *p.MeasuredS, 0.2, "the entries stay a second longer than their timeout says")
+
+	info.Residence = 120
+	s.header.Traffic = []runlog.TrafficInfo{info}
+	assert.Nil(t, s.analyze().Sizing.Parts[0].MeasuredS, "the run is shorter than that")
+}
