@@ -10,6 +10,11 @@ OUT ?= out/demo
 PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables chromium fonts-dejavu-core poppler-utils
 # Debian's npm and another nodejs than Debian's do not go together.
 PACKAGES += $(if $(shell command -v npm),,npm)
+# What the test cluster runs besides Kubernetes. It needs root. Docker brings
+# some of these programs in packages of its own, which must stay.
+ROOT := $(filter 0,$(shell id -u))
+PACKAGES += $(if $(ROOT),$(if $(shell command -v etcd),,etcd-server) $(if $(shell command -v containerd),,containerd) $(if $(shell command -v runc),,runc))
+PACKAGES += $(if $(ROOT),$(if $(wildcard /opt/cni/bin/ptp),,containernetworking-plugins))
 # What only the comparisons of `make bench` use.
 BENCH_PACKAGES := wrk hping3 gcc libc6-dev
 # The benchmarks that compare. Each does several rounds by itself.
@@ -17,8 +22,12 @@ BENCH := Beside|^BenchmarkBallast$$|^BenchmarkCensus$$|ObserverEffect
 
 # The kube-proxies that the tests run: built once, for minutes, where the release site cannot be reached.
 KUBE_PROXIES := v1.36.3 v1.35.4
+# The Kubernetes of the test cluster, and its directory.
+KUBERNETES := v1.36.3
+CLUSTER ?= out/cluster
+IMAGE ?= out/image/tablefull.tar
 
-.PHONY: help demo test test-user bench lint build man packages bench-packages kube-proxies
+.PHONY: help demo test test-user bench lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
 
 ## help: this list
 help:
@@ -35,7 +44,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tablefull ./cmd/tablefull
 
 ## test: install what is needed and run every test, as root (if root) and as an ordinary user
-test: packages kube-proxies
+test: packages kube-proxies $(if $(ROOT),kube-programs)
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build ./report/... ./scenarios/...
 	GOOS=windows $(GO) build ./report/... ./scenarios/...
@@ -77,6 +86,26 @@ man: build
 
 kube-proxies: build
 	@for v in $(KUBE_PROXIES); do bin/tablefull kube-proxy get $$v || exit; done
+
+# What a test cluster runs of Kubernetes: downloaded, or built once, for minutes.
+kube-programs: bin/test-cluster
+	bin/test-cluster get --version $(KUBERNETES)
+
+.PHONY: bin/test-cluster
+bin/test-cluster:
+	$(GO) build -o $@ ./runner/testcluster/cluster
+
+## image: tablefull's container image as an OCI archive, without Docker (manifests/Dockerfile is for others)
+image: build bin/test-cluster
+	bin/test-cluster image --image $(IMAGE) --name localhost/tablefull:$(VERSION)
+
+## cluster: a real Kubernetes with two nodes on this machine, as root; see docs/test-cluster.md
+cluster: packages kube-programs image
+	bin/test-cluster up --version $(KUBERNETES) --dir $(CLUSTER) --image $(IMAGE)
+
+## cluster-down: end it, and remove all there is of it
+cluster-down: bin/test-cluster
+	bin/test-cluster down --dir $(CLUSTER)
 
 packages:
 	$(call install,$(PACKAGES))

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"runner/dataplane":   {"runner/env", "report/runlog", "scenarios"},
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack", "runner/proxy", "runner/isolate", "runner/sysctl"},
 	"runner":             {"runner/env", "report/runlog", "scenarios"},
+	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
 	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/serve", "scenarios"},

@@ -28,7 +28,7 @@ func (g Getter) build(ctx context.Context, version, tmp, file string) (Binary, e
 		goCommand = "go"
 	}
 	if _, err := exec.LookPath(goCommand); err != nil {
-		return Binary{}, fmt.Errorf("%w: install Go, or put a kube-proxy binary of your own into the scenario", ErrToolchain)
+		return Binary{}, fmt.Errorf("%w: install Go, or name a binary of your own in its place", ErrToolchain)
 	}
 	t := toolchain{command: goCommand, dir: tmp, log: g.log}
 	source, err := t.source(ctx, version)
@@ -48,7 +48,7 @@ func (g Getter) build(ctx context.Context, version, tmp, file string) (Binary, e
 	if err != nil {
 		return Binary{}, err
 	}
-	edit := []string{"mod", "edit", "-module=tablefull.invalid/kube-proxy", "-require=" + kubernetes + "@" + version}
+	edit := []string{"mod", "edit", "-module=tablefull.invalid/build", "-require=" + kubernetes + "@" + version}
 	for _, m := range staging {
 		edit = append(edit, "-replace="+m+"="+m+"@v0"+strings.TrimPrefix(version, "v1"))
 	}
@@ -56,7 +56,7 @@ func (g Getter) build(ctx context.Context, version, tmp, file string) (Binary, e
 		return Binary{}, err
 	}
 	if _, err := t.run(ctx, "build", "-trimpath", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion="+version,
-		"-o", file, kubernetes+"/cmd/kube-proxy"); err != nil {
+		"-o", file, kubernetes+"/cmd/"+g.program()); err != nil {
 		return Binary{}, err
 	}
 	with, err := t.run(ctx, "env", "GOVERSION")

@@ -24,7 +24,7 @@ const connectTimeout = 10 * time.Second
 
 // download gets the release's binary into file, if its checksum is right.
 func (g Getter) download(ctx context.Context, version, file string) (Binary, error) {
-	url := g.site() + "/" + version + "/bin/" + platform() + "/" + binaryName
+	url := g.site() + "/" + version + "/bin/" + platform() + "/" + g.program()
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,

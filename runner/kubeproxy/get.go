@@ -25,22 +25,24 @@ const (
 const Site = "https://dl.k8s.io/release"
 
 const (
-	binaryName = "kube-proxy"
+	kubeProxy  = "kube-proxy"
 	sourceName = "source.json"
 	lockPoll   = 100 * time.Millisecond
 )
 
-// Getter puts kube-proxy binaries into a cache directory.
+// Getter puts the binaries of one of Kubernetes' programs into a cache
+// directory: kube-proxy's, or, for the test cluster, another's.
 type Getter struct {
-	Cache string // a directory; DefaultCache() says where it usually is
-	Site  string // Site if empty
-	Go    string // the go command; "go" if empty
+	Program string // as in k8s.io/kubernetes/cmd and in its releases; kube-proxy if empty
+	Cache   string // a directory; DefaultCache says where it usually is
+	Site    string // Site if empty
+	Go      string // the go command; "go" if empty
 	// Log gets a line for each step that takes long, and the output of the
 	// programs that are run. It may be nil.
 	Log func(line string)
 }
 
-// Binary is a kube-proxy in the cache. It is what the file source.json beside
+// Binary is a program in the cache. It is what the file source.json beside
 // it says, less Path and Cached.
 type Binary struct {
 	Path    string `json:"-"`
@@ -53,7 +55,7 @@ type Binary struct {
 	NotDownloaded string `json:"not_downloaded,omitempty"`
 }
 
-// Reasons why a kube-proxy cannot be had, for errors.Is.
+// Reasons why a program cannot be had, for errors.Is.
 var (
 	ErrVersion     = errors.New("no such version")
 	ErrUnreachable = errors.New("neither the release site nor the Go module proxy can be reached")
@@ -64,15 +66,18 @@ var (
 var versionPattern = regexp.MustCompile(`^v1\.\d+\.\d+(-(alpha|beta|rc)\.\d+)?$`)
 
 // DefaultCache is the user's cache directory for kube-proxy binaries.
-func DefaultCache() (string, error) {
+func DefaultCache() (string, error) { return CacheOf(kubeProxy) }
+
+// CacheOf is the user's cache directory for the binaries of a program.
+func CacheOf(program string) (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("find cache directory: %w", err)
 	}
-	return filepath.Join(dir, "tablefull", binaryName), nil
+	return filepath.Join(dir, "tablefull", program), nil
 }
 
-// Get returns the kube-proxy of a version like v1.36.3: from the cache; or
+// Get returns the program of a version like v1.36.3: from the cache; or
 // else from the release site, with its checksum checked; or, if that cannot be
 // reached, built from Go modules, which takes minutes. Every binary has been
 // run once to see that it says this version. Several processes may get the
@@ -80,14 +85,14 @@ func DefaultCache() (string, error) {
 // of a binary behind.
 func (g Getter) Get(ctx context.Context, version string) (Binary, error) {
 	if !versionPattern.MatchString(version) {
-		return Binary{}, fmt.Errorf("get kube-proxy %q: %w: a version looks like v1.36.3", version, ErrVersion)
+		return Binary{}, fmt.Errorf("get %s %q: %w: a version looks like v1.36.3", g.program(), version, ErrVersion)
 	}
 	if runtime.GOOS != "linux" {
-		return Binary{}, fmt.Errorf("get kube-proxy %s: %w", version, ErrPlatform)
+		return Binary{}, fmt.Errorf("get %s %s: %w", g.program(), version, ErrPlatform)
 	}
 	// What is there is whole, so it takes no lock, and may be read-only.
 	dir := filepath.Join(g.Cache, version)
-	if b, err := cached(ctx, dir, version); err == nil {
+	if b, err := g.cached(ctx, dir, version); err == nil {
 		return b, nil
 	}
 	if err := os.MkdirAll(g.Cache, 0o755); err != nil {
@@ -95,16 +100,16 @@ func (g Getter) Get(ctx context.Context, version string) (Binary, error) {
 	}
 	unlock, err := g.lock(ctx, filepath.Join(g.Cache, version+".lock"))
 	if err != nil {
-		return Binary{}, fmt.Errorf("lock the cache of kube-proxy %s: %w", version, err)
+		return Binary{}, fmt.Errorf("lock the cache of %s %s: %w", g.program(), version, err)
 	}
 	defer unlock()
-	if b, err := cached(ctx, dir, version); err == nil {
+	if b, err := g.cached(ctx, dir, version); err == nil {
 		return b, nil // another process has made it meanwhile
 	}
 	b, err := g.make(ctx, dir, version)
 	if err != nil {
 		_ = os.Remove(dir) // if it is empty: there is no such version here
-		return Binary{}, fmt.Errorf("get kube-proxy %s: %w", version, err)
+		return Binary{}, fmt.Errorf("get %s %s: %w", g.program(), version, err)
 	}
 	return b, nil
 }
@@ -124,10 +129,10 @@ func (g Getter) make(ctx context.Context, dir, version string) (b Binary, err er
 		return Binary{}, fmt.Errorf("make directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	file := filepath.Join(tmp, binaryName)
+	file := filepath.Join(tmp, g.program())
 	b, err = g.download(ctx, version, file)
 	if unreachable := (*unreachableError)(nil); errors.As(err, &unreachable) {
-		g.log("%s cannot be reached (%v); building kube-proxy %s from Go modules, which takes some minutes", g.site(), unreachable.err, version)
+		g.log("%s cannot be reached (%v); building %s %s from Go modules, which takes some minutes", g.site(), unreachable.err, g.program(), version)
 		b, err = g.build(ctx, version, tmp, file)
 		b.NotDownloaded = unreachable.err.Error()
 	}
@@ -145,17 +150,17 @@ func (g Getter) make(ctx context.Context, dir, version string) (b Binary, err er
 		return Binary{}, fmt.Errorf("write %s: %w", sourceName, err)
 	}
 	// The binary comes last: where it is, it is whole and told about.
-	for _, name := range []string{sourceName, binaryName} {
+	for _, name := range []string{sourceName, g.program()} {
 		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
 			return Binary{}, fmt.Errorf("put %s into the cache: %w", name, err)
 		}
 	}
-	b.Path = filepath.Join(dir, binaryName)
+	b.Path = filepath.Join(dir, g.program())
 	return b, nil
 }
 
 // cached is the binary in dir, if there is a good one.
-func cached(ctx context.Context, dir, version string) (Binary, error) {
+func (g Getter) cached(ctx context.Context, dir, version string) (Binary, error) {
 	about, err := os.ReadFile(filepath.Join(dir, sourceName))
 	if err != nil {
 		return Binary{}, fmt.Errorf("read %s: %w", sourceName, err)
@@ -164,19 +169,24 @@ func cached(ctx context.Context, dir, version string) (Binary, error) {
 	if err := json.Unmarshal(about, &b); err != nil {
 		return Binary{}, fmt.Errorf("decode %s: %w", sourceName, err)
 	}
-	b.Path, b.Cached = filepath.Join(dir, binaryName), true
+	b.Path, b.Cached = filepath.Join(dir, g.program()), true
 	return b, verify(ctx, b.Path, version)
 }
 
-// Version asks a kube-proxy binary for its version.
+// Version asks a binary of Kubernetes for its version.
 func Version(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	args, prefix := []string{"--version"}, "Kubernetes "
+	if filepath.Base(binary) == "kubectl" { // the only one that has another way
+		args, prefix = []string{"version", "--client"}, "Client Version: "
+	}
+	out, err := exec.CommandContext(ctx, binary, args...).Output()
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", binary, err)
 	}
-	v, ok := strings.CutPrefix(strings.TrimSpace(string(out)), "Kubernetes ")
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	v, ok := strings.CutPrefix(line, prefix)
 	if !ok {
-		return "", fmt.Errorf("ask %s for its version: it is no kube-proxy: %.80q", binary, out)
+		return "", fmt.Errorf("ask %s for its version: it is no program of Kubernetes: %.80q", binary, out)
 	}
 	return v, nil
 }
@@ -226,6 +236,13 @@ func (g Getter) site() string {
 		return Site
 	}
 	return g.Site
+}
+
+func (g Getter) program() string {
+	if g.Program == "" {
+		return kubeProxy
+	}
+	return g.Program
 }
 
 // platform is the only one kube-proxy's Linux modes have.

@@ -144,6 +144,32 @@ func TestGetBuildsWhatCannotBeDownloaded(t *testing.T) {
 	}
 }
 
+// Kubernetes' other programs are got the same way; kubectl says its version
+// in its own.
+func TestGetOtherPrograms(t *testing.T) {
+	for program, says := range map[string]string{"kubelet": "Kubernetes v1.2.3", "kubectl": "Client Version: v1.2.3; echo Kustomize Version: v5.0.0"} {
+		t.Run(program, func(t *testing.T) {
+			var mu sync.Mutex
+			var said []string
+			g := kubeproxy.Getter{
+				Program: program, Cache: t.TempDir(), Site: "http://127.0.0.1:1",
+				Go: fake(t, strings.Replace(fakeGo, "Kubernetes v1.2.3", says, 1)),
+				Log: func(l string) {
+					mu.Lock()
+					defer mu.Unlock()
+					said = append(said, l)
+				},
+			}
+			b, err := g.Get(t.Context(), "v1.2.3")
+			require.NoError(t, err)
+			assert.Equal(t, filepath.Join(g.Cache, "v1.2.3", program), b.Path)
+			assert.Contains(t, strings.Join(said, "\n"), "k8s.io/kubernetes/cmd/"+program)
+			_, err = kubeproxy.Getter{Program: program, Cache: g.Cache, Site: g.Site, Go: "/nonexistent"}.Get(t.Context(), "v1.2.3")
+			require.NoError(t, err, "it is in the cache")
+		})
+	}
+}
+
 func TestGetFails(t *testing.T) {
 	unreachable := func(s *site) { s.url = "http://127.0.0.1:1" }
 	for name, c := range map[string]struct {

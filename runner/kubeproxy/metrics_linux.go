@@ -54,7 +54,7 @@ func (p *Process) Scrape(ctx context.Context) (Metrics, error) {
 	if err != nil {
 		return Metrics{}, err
 	}
-	return parseMetrics(body)
+	return ParseMetrics(body)
 }
 
 // get returns an answer's body, with an error too if it is not 200.
@@ -78,7 +78,8 @@ func (p *Process) get(ctx context.Context, url string) ([]byte, error) {
 	return body, nil
 }
 
-func parseMetrics(text []byte) (Metrics, error) {
+// ParseMetrics reads what kube-proxy's metrics endpoint answers.
+func ParseMetrics(text []byte) (Metrics, error) {
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	parsed, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/runner/isolate"
 	"github.com/tablefull/tablefull/runner/sysctl"
 )
 
@@ -24,7 +24,7 @@ type namespace struct{ f *os.File }
 // newNamespace makes one. Nobody else knows of it until something is put in.
 func newNamespace() (*namespace, error) {
 	var n namespace
-	err := onOwnThread(func() error {
+	err := isolate.OnOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make network namespace: %w", err)
 		}
@@ -47,7 +47,7 @@ func newNamespace() (*namespace, error) {
 // processes it starts belong to the namespace; /proc/sys/net is the
 // namespace's.
 func (n *namespace) do(f func() error) error {
-	return onOwnThread(func() error {
+	return isolate.OnOwnThread(func() error {
 		if err := unix.Setns(int(n.f.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network namespace: %w", err)
 		}
@@ -56,25 +56,6 @@ func (n *namespace) do(f func() error) error {
 }
 
 func (n *namespace) close() error { return n.f.Close() }
-
-// onOwnThread runs f on a thread that ends with it, so that whatever f does to
-// the thread's namespaces needs no undoing.
-func onOwnThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-		if unix.Gettid() == os.Getpid() {
-			// But the main thread cannot be ended: it would stay, in another
-			// namespace than the process is said to be in. While we hold it,
-			// the next goroutine gets another one.
-			done <- onOwnThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
 
 // withNetlink runs f inside the namespace with a route netlink handle.
 func (n *namespace) withNetlink(f func(h *netlink.Handle) error) error {

@@ -1,0 +1,72 @@
+package testcluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/tablefull/tablefull/runner/testcluster/ociimage"
+)
+
+// MakeImages writes into dir the archives of SandboxImage, which is built with
+// the Go toolchain from this module, and of a kube-proxy with the programs of
+// this machine that it runs: nft and iptables.
+func MakeImages(ctx context.Context, dir, version, kubeProxy string) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	pause := filepath.Join(dir, "pause")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", pause, "github.com/tablefull/tablefull/runner/testcluster/pause")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build pause: %w\n%s", err, out)
+	}
+	proxyFiles, err := proxyFiles(kubeProxy)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, img := range []ociimage.Image{
+		{Name: SandboxImage, Files: []ociimage.File{{Path: "/pause", Source: pause}}, Entrypoint: []string{"/pause"}, User: "65534:65534"},
+		{Name: ProxyImage(version), Files: proxyFiles, Entrypoint: []string{"/usr/local/bin/kube-proxy"}, Env: []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin"}},
+	} {
+		file := filepath.Join(dir, filepath.Base(img.Files[0].Path)+".tar")
+		if err := ociimage.WriteFile(file, img); err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+// proxyFiles are kube-proxy and what it runs. It asks for iptables in all
+// modes: to clean up after another one.
+func proxyFiles(kubeProxy string) ([]ociimage.File, error) {
+	const nft, iptables = "/usr/sbin/nft", "/usr/sbin/xtables-nft-multi"
+	need := []string{nft, iptables}
+	plugins, _ := filepath.Glob("/usr/lib/*-linux-gnu/xtables/*.so") // the pattern is well formed
+	for _, p := range plugins {
+		if real, err := filepath.EvalSymlinks(p); err == nil && real == p {
+			need = append(need, p)
+		}
+	}
+	files, err := ociimage.Closure(need...)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
+		files = append(files, ociimage.File{Path: "/usr/sbin/" + name, Link: filepath.Base(iptables)})
+	}
+	return append([]ociimage.File{{Path: "/usr/local/bin/kube-proxy", Source: kubeProxy}}, files...), nil
+}
+
+// TablefullImage is the image of a static tablefull binary: nothing else is in
+// it, and it runs as an ordinary user where a pod does not say otherwise.
+func TablefullImage(name, program string) ociimage.Image {
+	return ociimage.Image{
+		Name: name, Files: []ociimage.File{{Path: "/tablefull", Source: program}},
+		Entrypoint: []string{"/tablefull"}, User: "65534:65534",
+	}
+}
