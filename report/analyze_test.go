@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/netip"
@@ -544,4 +545,35 @@ func TestCounterDelta(t *testing.T) {
 		assert.Equal(t, c.delta, d, "%d to %d", c.was, c.is)
 		assert.Equal(t, c.ok, ok, "%d to %d", c.was, c.is)
 	}
+}
+
+// What changed in a sample that got lost is in no other one until the next
+// whole sample: the drop did not happen where it turns up, but in between.
+func TestLostSampleMovesNothing(t *testing.T) {
+	s := nearlyFull(t)
+	s.end = 12
+	s.fill("web", 400, 0, 2.53) // a dozen too many, in one sample
+	log := s.log()
+	before, err := Analyze(bytes.NewReader(log))
+	require.NoError(t, err)
+	at := before.Knee.Drop.AtS
+	var kept []byte
+	lost := 0
+	for line := range bytes.Lines(log) {
+		var r runlog.Record
+		require.NoError(t, json.Unmarshal(line, &r))
+		if r.Host == simNode && r.Sample != nil && math.Abs(r.T-at) < 0.15 {
+			lost++
+			continue
+		}
+		kept = append(kept, line...)
+	}
+	require.Positive(t, lost)
+	f, err := Analyze(bytes.NewReader(kept))
+	require.NoError(t, err)
+	assert.Equal(t, before.Nodes[0].Counters, f.Nodes[0].Counters)
+	require.NotNil(t, f.Knee.Drop)
+	assert.LessOrEqual(t, f.Knee.Drop.AtS-f.Knee.Drop.UncertaintyS, at)
+	assert.GreaterOrEqual(t, f.Knee.Drop.AtS+f.Knee.Drop.UncertaintyS, at)
+	assert.Equal(t, before.Nodes[0].PeakEntries, f.Nodes[0].PeakEntries)
 }

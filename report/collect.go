@@ -144,6 +144,9 @@ func (l *log) add(r *runlog.Record) {
 	if r.Header == nil {
 		l.lastT = max(l.lastT, r.T)
 	}
+	if r.AfterGap() || r.Loss != nil && r.Loss.What == "records" {
+		l.missed(r.Host)
+	}
 	switch {
 	case r.Header != nil:
 		l.addHeader(r.Header)

@@ -51,11 +51,22 @@ func longRun(w io.Writer, seconds int) error {
 	for i, c := range netCounters {
 		fmt.Fprintf(&net, `%q:%d,`, c, i%3*100000)
 	}
-	// All of them once a minute, else those that have changed.
+	// All of them every 10 s, else those that have changed.
 	moving := func(s int) string {
 		some := fmt.Sprintf(`"Ip.ForwDatagrams":%d,"Tcp.ActiveOpens":%d,"Tcp.CurrEstab":%d`, 2000*s, 20*s, s%3)
-		if s%600 == 0 {
+		if s%100 == 0 {
 			return strings.TrimSuffix(net.String(), ",")
+		}
+		return some
+	}
+	table := func(s, drop int) string {
+		if s%100 == 0 {
+			return fmt.Sprintf(`"chainlength":0,"clashres":%d,"delete":0,"drop":%d,"early_drop":0,"expect_create":0,"expect_delete":0,"expect_new":0,"found":%d,"icmp_error":0,"ignore":0,"insert":%d,"insert_failed":0,"invalid":0,"new":0,"search_restart":0`,
+				s/1000, drop, s/70, 20*s)
+		}
+		some := fmt.Sprintf(`"found":%d,"insert":%d`, s/70, 20*s)
+		if drop > 0 && s == int(10*spikeAt) {
+			some = fmt.Sprintf(`"drop":%d,`, drop) + some
 		}
 		return some
 	}
@@ -79,8 +90,8 @@ func longRun(w io.Writer, seconds int) error {
 			if t == spikeAt-0.1 {
 				failed = 5
 			}
-			put("node1", t, `"sample":{"took":0.000255109,"conntrack":{"entries":%d,"limit":262144,"counters":{"chainlength":0,"clashres":%d,"delete":0,"drop":%d,"early_drop":0,"expect_create":0,"expect_delete":0,"expect_new":0,"found":%d,"icmp_error":0,"ignore":0,"insert":%d,"insert_failed":0,"invalid":0,"new":0,"search_restart":0}},"net":{%s},"cpu":{"user":%.2f,"system":%.2f,"softirq":%.2f,"idle":%.2f,"steal":0,"self":%.6f}}`,
-				entries, s/100, drop, s/7, 200*s+20*i, moving(s*10+i), t*0.3+100, t*0.4+100, t*0.1+50, t*1.2+1000, t*0.01)
+			put("node1", t, `"sample":{"took":0.000255109,"conntrack":{"entries":%d,"limit":262144,"counters":{%s}},"net":{%s},"cpu":{"user":%.2f,"system":%.2f,"softirq":%.2f,"idle":%.2f,"steal":0,"self":%.6f}}`,
+				entries, table(s*10+i, drop), moving(s*10+i), t*0.3+100, t*0.4+100, t*0.1+50, t*1.2+1000, t*0.01)
 			if failed > 0 {
 				put("client", t+1, `"bin":{"traffic":"web","start":%.1f,"width":0.1,"due":20,"started":20,"outcomes":{"ok":15,"connect_timeout":5},"lost_packets":5}`, t)
 			} else {

@@ -18,7 +18,8 @@ type node struct {
 	peakShare float64
 	samples   uint64
 	counters  map[string]uint64 // gained since the first sample
-	prev      map[string]uint64
+	prev      map[string]uint64 // the counters; one that is not in a sample has not changed
+	unsure    bool              // samples are missing, and with them what changed in them
 	moved     map[string]uint64 // see gain
 	backwards uint64            // counters that went backwards other than by wrapping
 	reversed  uint64            // samples older than the one before
@@ -62,6 +63,7 @@ type host struct {
 	name   string
 	prev   map[string]uint64
 	prevT  float64
+	unsure bool // as that of node
 	deltas []netDelta
 }
 
@@ -83,13 +85,23 @@ func (l *log) node(name string) *node {
 	n := l.nodes[name]
 	if n == nil {
 		n = &node{
-			name: name, counters: map[string]uint64{}, moved: map[string]uint64{}, minIdle: math.NaN(), table: newGrid(0.1, keptCells, mergeTable),
+			name: name, counters: map[string]uint64{}, prev: map[string]uint64{}, moved: map[string]uint64{}, minIdle: math.NaN(), table: newGrid(0.1, keptCells, mergeTable),
 			used: newGrid(0.1, keptCells, mergeCPU), walked: newGrid(0.1, keptCells, mergeWalks),
 		}
 		l.nodes[name] = n
 		l.nodeList = append(l.nodeList, n)
 	}
 	return n
+}
+
+// missed notes that records of the host are missing, samples maybe among them.
+func (l *log) missed(host string) {
+	if n := l.nodes[host]; n != nil {
+		n.unsure = true
+	}
+	if h := l.hosts[host]; h != nil {
+		h.unsure = true
+	}
 }
 
 func (l *log) addSample(r *runlog.Record) {
@@ -140,6 +152,13 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 	if n.atStart == nil || t <= 0 {
 		n.atStart = &s
 	}
+	if n.unsure = n.unsure && len(c.Counters) < len(n.prev); n.unsure {
+		// The next whole sample says what happened since the last one before.
+		if t > 0 && n.last != nil {
+			n.plot(s, nil)
+		}
+		return
+	}
 	gained := n.gain(c.Counters, t > 0)
 	if t <= 0 || n.last == nil {
 		n.rows = rows{}
@@ -159,11 +178,10 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 // the table, is not the run.
 func (n *node) gain(counters map[string]uint64, run bool) map[string]uint64 {
 	clear(n.moved)
-	all := len(counters) == len(n.prev)
 	for name, v := range counters {
 		was, seen := n.prev[name]
+		n.prev[name] = v
 		if !seen {
-			all = false
 			if n.last == nil {
 				n.counters[name] += 0
 			}
@@ -182,14 +200,6 @@ func (n *node) gain(counters map[string]uint64, run bool) map[string]uint64 {
 			n.counters[name] += d
 		}
 	}
-	if all {
-		n.prev = counters
-		return n.moved
-	}
-	if n.prev = maps.Clone(n.prev); n.prev == nil {
-		n.prev = map[string]uint64{}
-	}
-	maps.Copy(n.prev, counters)
 	return n.moved
 }
 
@@ -268,6 +278,9 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 
 func (h *host) add(t, took float64, c map[string]uint64) {
 	if h.prev == nil && len(c) == 0 {
+		return
+	}
+	if h.unsure = h.unsure && len(c) < len(h.prev); h.unsure {
 		return
 	}
 	if h.prev != nil && t >= h.prevT {

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -270,6 +271,16 @@ func (s *sim) samples() []runlog.Record {
 	now[simNode]["entries"] = start
 	var out []runlog.Record
 	next := 0
+	// As the sampler has it: what changed, everything at first and every 10 s.
+	told := map[string]map[string]uint64{}
+	changed := func(host string, i int, all map[string]uint64) map[string]uint64 {
+		was := told[host]
+		told[host] = maps.Clone(all)
+		if was != nil && i%100 != 0 {
+			maps.DeleteFunc(all, func(k string, v uint64) bool { return was[k] == v })
+		}
+		return all
+	}
 	for i := -5; ; i++ {
 		t := float64(i)*0.1 + s.offset
 		if t > s.end {
@@ -295,7 +306,7 @@ func (s *sim) samples() []runlog.Record {
 			total := 2 * (t + 100)
 			out = append(out, runlog.Record{Host: simNode, T: t, Sample: &runlog.Sample{
 				Took:      0.0002,
-				Conntrack: &runlog.Conntrack{Entries: uint64(now[simNode]["entries"]), Limit: limit, Counters: counters},
+				Conntrack: &runlog.Conntrack{Entries: uint64(now[simNode]["entries"]), Limit: limit, Counters: changed(simNode, i, counters)},
 				CPU:       &runlog.CPU{Idle: total * s.cpuIdle, User: total * (1 - s.cpuIdle), Self: t * 0.01},
 			}})
 		}
@@ -304,7 +315,7 @@ func (s *sim) samples() []runlog.Record {
 			for _, k := range []string{"TcpExt.ListenOverflows", "TcpExt.ListenDrops", "Tcp.OutRsts", "Udp.NoPorts"} {
 				net[k] = uint64(now[h][k])
 			}
-			out = append(out, runlog.Record{Host: h, T: t, Sample: &runlog.Sample{Took: 0.0002, Net: net}})
+			out = append(out, runlog.Record{Host: h, T: t, Sample: &runlog.Sample{Took: 0.0002, Net: changed(h, i, net)}})
 		}
 	}
 }

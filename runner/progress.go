@@ -210,7 +210,10 @@ func (p *Progress) sample(host string, at float64, ct *runlog.Conntrack) {
 		n.Peak = max(n.Peak, ct.Entries)
 		gained(n.Moved, n.prev, ct.Counters)
 	}
-	n.prev = ct.Counters
+	if n.prev == nil {
+		n.prev = map[string]uint64{}
+	}
+	maps.Copy(n.prev, ct.Counters) // what is not in a sample has not changed
 	n.Drop, n.EarlyDrop = n.Moved["drop"], n.Moved["early_drop"]
 	if s, k := second(at), len(n.Recent)-1; k >= 0 && n.Recent[k].At == s {
 		n.Recent[k].Entries = max(n.Recent[k].Entries, ct.Entries)

@@ -18,7 +18,7 @@ func TestDecodeIsEncodingJSON(t *testing.T) {
 				damaged := bytes.Clone(line)
 				damaged[i] = wrong
 				var want, got Record
-				wantErr, err := json.Unmarshal(damaged, &want), decode(damaged, &got, nil)
+				wantErr, err := json.Unmarshal(damaged, &want), new(decoder).decode(damaged, &got)
 				require.Equal(t, wantErr == nil, err == nil, "%s: %v, %v", damaged, wantErr, err)
 				if err == nil {
 					require.Equal(t, want, got, "%s", damaged)

@@ -61,8 +61,9 @@ func (r *Reader) Each(fn func(*Record)) error {
 	})
 	for range n {
 		all.Go(func() {
+			d := decoder{wanted: r.dec.wanted}
 			for b := range work {
-				b.decode(r.net)
+				b.decode(&d)
 			}
 		})
 	}
@@ -113,11 +114,11 @@ func (r *Reader) nextBatch() *batch {
 	return b
 }
 
-func (b *batch) decode(net map[string]bool) {
+func (b *batch) decode(d *decoder) {
 	defer close(b.done)
 	b.records = make([]Record, len(b.lines))
 	for i, l := range b.lines {
-		b.errs = append(b.errs, parse(b.text[l.from:l.to], l.whole, &b.records[i], net))
+		b.errs = append(b.errs, d.parse(b.text[l.from:l.to], l.whole, &b.records[i]))
 		if x := b.records[i].Latency; x != nil {
 			_, _, _ = x.Histograms() // fn asks again
 		}

@@ -51,16 +51,6 @@ func MergeHistogram(dst *hdrhistogram.Histogram, s string) (*hdrhistogram.Histog
 	return AddHistogram(dst, src)
 }
 
-// DecodeHistogram decodes what Latency carries. The memory it takes grows with
-// the number of different values, whatever s says about their range.
-func DecodeHistogram(s string) (*hdrhistogram.PackedHistogram, error) {
-	h, err := hdrhistogram.DecodePacked([]byte(s))
-	if err != nil {
-		return nil, fmt.Errorf("decode histogram: %w", err)
-	}
-	return h, nil
-}
-
 // AddHistogram is MergeHistogram of an increment that has been decoded, which
 // it leaves as it is.
 func AddHistogram(dst *hdrhistogram.Histogram, src *hdrhistogram.PackedHistogram) (*hdrhistogram.Histogram, error) {

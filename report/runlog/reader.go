@@ -44,7 +44,7 @@ type Reader struct {
 	problems  []Problem
 	count     uint64
 	truncated bool
-	net       map[string]bool // see OnlyNet
+	dec       decoder
 	offset    int64
 	growing   bool   // see Follow
 	partial   []byte // of a growing log: its last line so far
@@ -58,9 +58,9 @@ func NewReader(r io.Reader) *Reader {
 // OnlyNet makes the reader leave out all counters of Sample.Net but these. They
 // are most of a long log, and reading them takes most of the time.
 func (r *Reader) OnlyNet(names ...string) {
-	r.net = make(map[string]bool, len(names))
+	r.dec.wanted = make(map[string]bool, len(names))
 	for _, n := range names {
-		r.net[n] = true
+		r.dec.wanted[n] = true
 	}
 }
 
@@ -78,7 +78,7 @@ func (r *Reader) Next() (Record, error) {
 			return Record{}, io.EOF
 		}
 		var rec Record
-		if r.accept(&rec, parse(line, whole, &rec, r.net), ended) {
+		if r.accept(&rec, r.dec.parse(line, whole, &rec), ended) {
 			return rec, nil
 		}
 		if ended {
@@ -92,11 +92,11 @@ func (r *Reader) Next() (Record, error) {
 var errKind = errors.New("it has not exactly one part that this version knows")
 
 // parse decodes a line; one that was too long is not whole.
-func parse(line []byte, whole bool, rec *Record, net map[string]bool) error {
+func (d *decoder) parse(line []byte, whole bool, rec *Record) error {
 	if !whole {
 		return fmt.Errorf("longer than %d bytes", MaxLine)
 	}
-	if err := decode(line, rec, net); err != nil {
+	if err := d.decode(line, rec); err != nil {
 		return err
 	}
 	if rec.Kind() == "" {
@@ -135,6 +135,7 @@ func (r *Reader) inOrder(rec *Record) bool {
 		r.note(Problem{Line: r.line, Kind: Repeat, Host: rec.Host, Count: 1, Text: fmt.Sprintf("line %d: record %d of %q came after record %d and was skipped", r.line, rec.N, rec.Host, last)})
 		return false
 	case rec.N > last+1:
+		rec.afterGap = true
 		r.note(Problem{Line: r.line, Kind: Gap, Host: rec.Host, Count: rec.N - last - 1, Text: fmt.Sprintf("line %d: records %d to %d of %q are missing", r.line, last+1, rec.N-1, rec.Host)})
 	}
 	r.last[rec.Host] = rec.N

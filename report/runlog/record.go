@@ -35,7 +35,13 @@ type Record struct {
 
 	Endpoints *Endpoints `json:"endpoints,omitempty"`
 	Dataplane *Dataplane `json:"dataplane,omitempty"`
+
+	afterGap bool
 }
+
+// AfterGap says, of a record that came from a Reader, that the ones before it
+// of the same host are missing.
+func (r *Record) AfterGap() bool { return r.afterGap }
 
 // Outcome is how one attempt ended, decided by errno, never by text.
 type Outcome string
@@ -152,8 +158,9 @@ type Sample struct {
 	Took      float64    `json:"took"` // s the reading lasted; T is its middle
 	Conntrack *Conntrack `json:"conntrack,omitempty"`
 	// Net is /proc/net/netstat and snmp of this host, as
-	// "TcpExt.ListenOverflows": those counters that have changed since the
-	// host's sample before, all of them in the first one and once a minute.
+	// "TcpExt.ListenOverflows". These and Conntrack.Counters are those that
+	// have changed since the host's sample before, all of them in the first
+	// one and every 10 s.
 	Net       map[string]uint64 `json:"net,omitempty"`
 	CPU       *CPU              `json:"cpu,omitempty"`        // of the machine; only from hosts with role node
 	SlabBytes *uint64           `json:"slab_bytes,omitempty"` // nf_conntrack slab; needs root

@@ -197,7 +197,7 @@ func readStats(t testing.TB) map[string]uint64 {
 	var s tableStats
 	_, err = s.update(text)
 	require.NoError(t, err)
-	return s.counters()
+	return s.counters(true)
 }
 
 // Renewal must keep ballast alive beyond its timeout without changing the

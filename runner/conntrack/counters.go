@@ -20,6 +20,7 @@ type tableStats struct {
 	entries int        // index of the column entries
 	rows    [][]uint32 // last reading, per CPU
 	sums    []uint64   // per column; unused for entries
+	told    []uint64   // the sums as counters returned them last
 	seen    bool
 }
 
@@ -101,14 +102,16 @@ func (s *tableStats) parseRow(line []byte) ([]uint32, error) {
 	return row, nil
 }
 
-// counters returns the sums by the kernel's names.
-func (s *tableStats) counters() map[string]uint64 {
-	m := make(map[string]uint64, len(s.columns))
+// counters returns the sums by the kernel's names: all, or those that are not
+// what it returned last.
+func (s *tableStats) counters(all bool) map[string]uint64 {
+	m := map[string]uint64{}
 	for i, name := range s.columns {
-		if i != s.entries {
+		if i != s.entries && (all || i >= len(s.told) || s.told[i] != s.sums[i]) {
 			m[name] = s.sums[i]
 		}
 	}
+	s.told = append(s.told[:0], s.sums...)
 	return m
 }
 

@@ -122,20 +122,20 @@ func (s *sampler) lose(out env.Recorder, n uint64, why string) {
 
 func seconds(ns int64) float64 { return float64(ns) / 1e9 }
 
-// wholeNetEvery is how often all network counters are in a sample. The others
-// have those that changed, which are few of some 40: most of a long log would
-// repeat the same numbers.
-const wholeNetEvery = time.Minute
+// wholeEvery is how often all counters are in a sample. The others have those
+// that changed, which are few of some 60: most of a long log would repeat the
+// same numbers. After a sample that got lost readers know nothing for certain
+// until the next whole one.
+const wholeEvery = 10 * time.Second
 
 // counters are the files a SampleJob reads. A nil file is not read.
 type counters struct {
 	table, limit, netstat, snmp, snmp6, stat, slabinfo *procFile
 
-	stats    tableStats
-	slabNext int64 // monotonic ns
-
-	net     map[string]uint64 // of the last sample
-	netNext int64             // monotonic ns
+	stats     tableStats
+	net       map[string]uint64 // of the last sample
+	slabNext  int64             // monotonic ns
+	wholeNext int64             // monotonic ns
 }
 
 func openCounters(job env.SampleJob) (_ *counters, err error) {
@@ -184,14 +184,17 @@ func (c *counters) close() {
 // read takes one sample at monotonic time now. The table comes first: it is
 // what moves fastest.
 func (c *counters) read(now int64) (s runlog.Sample, err error) {
-	if s.Conntrack, err = c.readTable(); err != nil {
+	whole, next := now >= c.wholeNext, c.wholeNext
+	if whole {
+		next = now + int64(wholeEvery)
+	}
+	c.wholeNext = 0 // what a reading that fails has seen is in no sample: the next one is whole
+	if s.Conntrack, err = c.readTable(whole); err != nil {
 		return s, err
 	}
-	net, err := c.readNet()
-	if err != nil {
+	if s.Net, err = c.readNet(whole); err != nil {
 		return s, err
 	}
-	s.Net = c.changedNet(now, net)
 	if s.CPU, err = c.readCPU(); err != nil {
 		return s, err
 	}
@@ -201,10 +204,11 @@ func (c *counters) read(now int64) (s runlog.Sample, err error) {
 			return s, err
 		}
 	}
+	c.wholeNext = next
 	return s, nil
 }
 
-func (c *counters) readTable() (*runlog.Conntrack, error) {
+func (c *counters) readTable(whole bool) (*runlog.Conntrack, error) {
 	if c.table == nil {
 		return nil, nil
 	}
@@ -220,10 +224,10 @@ func (c *counters) readTable() (*runlog.Conntrack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runlog.Conntrack{Entries: entries, Limit: limit, Counters: c.stats.counters()}, nil
+	return &runlog.Conntrack{Entries: entries, Limit: limit, Counters: c.stats.counters(whole)}, nil
 }
 
-func (c *counters) readNet() (map[string]uint64, error) {
+func (c *counters) readNet(whole bool) (map[string]uint64, error) {
 	m := make(map[string]uint64, 48)
 	for _, p := range []*procFile{c.netstat, c.snmp} {
 		text, err := p.read()
@@ -243,24 +247,18 @@ func (c *counters) readNet() (map[string]uint64, error) {
 			return nil, err
 		}
 	}
-	return m, nil
-}
-
-// changedNet is the part of net that goes into a sample taken at now.
-func (c *counters) changedNet(now int64, net map[string]uint64) map[string]uint64 {
 	was := c.net
-	c.net = net
-	if was == nil || now >= c.netNext {
-		c.netNext = now + int64(wholeNetEvery)
-		return net
+	c.net = m
+	if whole {
+		return m, nil
 	}
 	changed := map[string]uint64{}
-	for name, v := range net {
+	for name, v := range m {
 		if before, seen := was[name]; !seen || before != v {
 			changed[name] = v
 		}
 	}
-	return changed
+	return changed, nil
 }
 
 func (c *counters) readCPU() (*runlog.CPU, error) {

@@ -149,6 +149,41 @@ func TestSamplerReadsOnlyWhatIsAskedFor(t *testing.T) {
 	assert.NotEmpty(t, s.Net)
 }
 
+func TestSamplesHoldWhatChanged(t *testing.T) {
+	if !envtest.Namespace(t) {
+		return
+	}
+	c, err := openCounters(env.SampleJob{Conntrack: true, Machine: true})
+	require.NoError(t, err)
+	defer c.close()
+	whole := func(now int64) bool {
+		t.Helper()
+		s, err := c.read(now)
+		require.NoError(t, err)
+		assert.Equal(t, len(s.Conntrack.Counters) > 10, len(s.Net) > 30)
+		return len(s.Conntrack.Counters) > 10
+	}
+	assert.True(t, whole(0))
+	assert.False(t, whole(1))
+	insertFlows(t, 0, 3, 600)
+	s, err := c.read(2)
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, s.Conntrack.Counters["insert"])
+	assert.NotContains(t, s.Conntrack.Counters, "drop")
+	assert.True(t, whole(int64(wholeEvery)))
+	assert.False(t, whole(int64(wholeEvery)+1))
+	// What a reading that fails has seen is in no sample.
+	good := c.stat
+	bad, err := openProc("/proc/stat")
+	require.NoError(t, err)
+	bad.close()
+	c.stat = bad
+	_, err = c.read(int64(wholeEvery) + 2)
+	require.Error(t, err)
+	c.stat = good
+	assert.True(t, whole(int64(wholeEvery)+3))
+}
+
 func TestReadFacts(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
