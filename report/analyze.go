@@ -112,6 +112,7 @@ func (l *log) findings() *Findings {
 		}
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
 		nf.Stale = l.staleOf(n.name)
+		nf.Proxy = l.proxies[n.name].finding()
 		f.Nodes = append(f.Nodes, nf)
 	}
 	for _, t := range l.order {

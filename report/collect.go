@@ -44,6 +44,7 @@ type log struct {
 	backends  []*Backend
 	windows   []*window
 	cluster   cluster
+	proxies   map[string]*proxyLog // by node
 	drains    map[podKey]*drainPart
 	backendOf map[podKey]*Backend
 
@@ -434,6 +435,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	}
 	if e.Kind == "action" {
 		l.addAct(r.T, e)
+	}
+	if e.Kind == "proxy" && e.Name == "metrics" {
+		l.addProxyMetrics(r.Host, e)
 	}
 	if len(l.events) == maxEvents {
 		l.otherEvents++

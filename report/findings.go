@@ -65,6 +65,8 @@ type Findings struct {
 
 	Environment Environment `json:"environment" jsonschema_description:"Where and with what it ran."`
 	Timeline    Timeline    `json:"timeline" jsonschema_description:"The run as series, thinned out for plotting."`
+
+	unsound []string // see Unsound
 }
 
 // Knee holds the three onsets. A null onset did not happen, or could not be
@@ -202,6 +204,7 @@ type Node struct {
 	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic was due, or the last of all where there was none then; null without any."`
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
+	Proxy           *ProxyProcess      `json:"proxy" jsonschema_description:"The node's kube-proxy; null where it has none, or nothing is known of it."`
 	Samples         uint64             `json:"samples"`
 	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full at once, uncounted; null where there were none."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`

@@ -51,10 +51,23 @@ func overlayRun(letter, name, link, state string, f *Findings) map[string]any {
 
 type overlayView struct {
 	Overlay
+	sheet
+	Key  []pair // the figures
+	Made []pair // what differs in how the runs were made
+}
+
+func (o Overlay) view() (*overlayView, error) {
+	c := newOverlayCharts([]laid{{"A", o.A}, {"B", o.B}})
+	v := &overlayView{Overlay: o, Key: keyFigures(o.A, o.B), Made: madeOf(o.A, o.B)}
+	var err error
+	v.sheet, err = sheetOf(c)
+	return v, err
+}
+
+// A sheet is what a page with plots of several runs consists of besides.
+type sheet struct {
 	Charts  []chart
 	Gaps    []string
-	Key     []pair // the figures
-	Made    []pair // what differs in how the runs were made
 	Policy  string
 	Styles  []template.CSS
 	Scripts []template.JS
@@ -62,17 +75,16 @@ type overlayView struct {
 	Data    template.JS
 }
 
-func (o Overlay) view() (*overlayView, error) {
-	c := newOverlayCharts(o.A, o.B)
-	v := &overlayView{Overlay: o, Charts: c.all, Gaps: c.gaps, Key: keyFigures(o.A, o.B), Made: madeOf(o.A, o.B)}
+func sheetOf(c *overlayCharts) (sheet, error) {
+	v := sheet{Charts: c.all, Gaps: c.gaps}
 	data, err := json.Marshal(c.data())
 	if err != nil {
-		return nil, fmt.Errorf("encode plots: %w", err)
+		return v, fmt.Errorf("encode plots: %w", err)
 	}
 	v.Data = template.JS(data) //nolint:gosec // Marshal has escaped <, > and &
 	parts, err := readAssets("uplot/uPlot.iife.min.js", "report.js", "uplot/uPlot.min.css", "report.css", "uplot/LICENSE")
 	if err != nil {
-		return nil, err
+		return v, err
 	}
 	var scripts, styles []string
 	for _, s := range parts[:2] {

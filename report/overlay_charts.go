@@ -5,9 +5,10 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strings"
 )
 
-// overlayCharts are the plots of two runs on one axis.
+// overlayCharts are the plots of several runs on one axis.
 type overlayCharts struct {
 	from, to float64
 	all      []chart
@@ -31,15 +32,26 @@ type line struct {
 	until float64
 }
 
-func newOverlayCharts(a, b *Findings) *overlayCharts {
-	ca, cb := &charts{f: a}, &charts{f: b}
-	ca.span()
-	cb.span()
-	c := &overlayCharts{from: min(ca.from, cb.from), to: max(ca.to, cb.to)}
-	marks := c.marks(a, b)
-	c.table(a, b, marks)
-	c.load(a, b, marks)
-	c.latency(a, b, marks)
+// A laid run is one of those that lie over each other, by its name in the plots.
+type laid struct {
+	name string
+	f    *Findings
+}
+
+func newOverlayCharts(runs []laid) *overlayCharts {
+	c := &overlayCharts{}
+	for i, r := range runs {
+		own := &charts{f: r.f}
+		own.span()
+		if i == 0 {
+			c.from, c.to = own.from, own.to
+		}
+		c.from, c.to = min(c.from, own.from), max(c.to, own.to)
+	}
+	marks := c.marks(runs)
+	c.table(runs, marks)
+	c.load(runs, marks)
+	c.latency(runs, marks)
 	return c
 }
 
@@ -51,17 +63,14 @@ func (c *overlayCharts) data() any {
 	}{c.from, c.to, append([]chart{}, c.all...)}
 }
 
-// marks are where the two runs began to drop or to evict.
-func (c *overlayCharts) marks(a, b *Findings) []chartMark {
+// marks are where the runs began to drop or to evict.
+func (c *overlayCharts) marks(runs []laid) []chartMark {
 	out := []chartMark{}
-	for _, run := range []struct {
-		name string
-		k    Knee
-	}{{"A", a.Knee}, {"B", b.Knee}} {
+	for _, run := range runs {
 		for _, o := range []struct {
 			name, kind string
 			o          *Onset
-		}{{"early_drop", "early", run.k.EarlyDrop}, {"drop", "drop", run.k.Drop}} {
+		}{{"early_drop", "early", run.f.Knee.EarlyDrop}, {"drop", "drop", run.f.Knee.Drop}} {
 			if o.o != nil {
 				out = append(out, chartMark{At: o.o.AtS, To: o.o.AtS, Name: run.name + ": " + o.name, Kind: o.kind, Plus: o.o.UncertaintyS})
 			}
@@ -82,7 +91,7 @@ func headSeries(f *Findings) *NodeSeries {
 	return nil
 }
 
-func (c *overlayCharts) table(a, b *Findings, marks []chartMark) {
+func (c *overlayCharts) table(runs []laid, marks []chartMark) {
 	share := func(s *NodeSeries) values {
 		out := make(values, len(s.T))
 		for i := range s.T {
@@ -105,20 +114,20 @@ func (c *overlayCharts) table(a, b *Findings, marks []chartMark) {
 		if p.id == "occupancy" {
 			ch.Lines = []chartLine{{100, "the limit"}}
 		}
-		var lines []*line
-		for _, f := range []*Findings{a, b} {
+		var lines []namedLine
+		for _, r := range runs {
 			var l *line
-			if s := headSeries(f); s != nil {
+			if s := headSeries(r.f); s != nil {
 				l = &line{t: s.T, v: p.of(s)}
 			}
-			lines = append(lines, l)
+			lines = append(lines, namedLine{nodeName(r.name, r.f), l})
 		}
-		ch.join(lines[0], lines[1], nodeName("A", a), nodeName("B", b))
+		ch.join(lines)
 		if len(ch.Series) == 0 {
 			c.gaps = append(c.gaps, "entries: neither run's table was sampled")
 			return
 		}
-		ch.window(c.from, c.lastDue(a, b), p.id == "occupancy")
+		ch.window(c.from, c.lastDue(runs), p.id == "occupancy")
 		c.all = append(c.all, ch)
 	}
 }
@@ -131,11 +140,11 @@ func nodeName(run string, f *Findings) string {
 	return run
 }
 
-// lastDue is when the last attempt of both runs was due.
-func (c *overlayCharts) lastDue(a, b *Findings) float64 {
+// lastDue is when the last attempt of all runs was due.
+func (c *overlayCharts) lastDue(runs []laid) float64 {
 	last := math.Inf(-1)
-	for _, f := range []*Findings{a, b} {
-		if l := f.Timeline.Load; len(l.T) > 0 {
+	for _, r := range runs {
+		if l := r.f.Timeline.Load; len(l.T) > 0 {
 			last = max(last, l.T[len(l.T)-1]+l.StepS)
 		}
 	}
@@ -173,7 +182,7 @@ func (ch *chart) window(from, to float64, percent bool) {
 	}
 }
 
-func (c *overlayCharts) load(a, b *Findings, marks []chartMark) {
+func (c *overlayCharts) load(runs []laid, marks []chartMark) {
 	for _, p := range []struct {
 		id, title string
 		of        func(LoadSeries) []float64
@@ -182,15 +191,15 @@ func (c *overlayCharts) load(a, b *Findings, marks []chartMark) {
 		{"failed", "Attempts that failed, by when they were due", func(l LoadSeries) []float64 { return l.Failed }},
 	} {
 		ch := chart{ID: p.id, Kind: "time", XUnit: "s", Title: p.title, Unit: "per second", Steps: "after", Marks: marks}
-		var lines []*line
-		for _, f := range []*Findings{a, b} {
+		var lines []namedLine
+		for _, r := range runs {
 			var l *line
-			if s := f.Timeline.Load; len(s.T) > 0 && len(p.of(s)) == len(s.T) {
+			if s := r.f.Timeline.Load; len(s.T) > 0 && len(p.of(s)) == len(s.T) {
 				l = &line{t: s.T, v: p.of(s), until: s.T[len(s.T)-1] + s.StepS}
 			}
-			lines = append(lines, l)
+			lines = append(lines, namedLine{r.name, l})
 		}
-		ch.join(lines[0], lines[1], "A", "B")
+		ch.join(lines)
 		if len(ch.Series) == 0 {
 			c.gaps = append(c.gaps, "attempts: neither log has any")
 			return
@@ -200,7 +209,7 @@ func (c *overlayCharts) load(a, b *Findings, marks []chartMark) {
 }
 
 // latency plots the p99 of each traffic, those of the same name together.
-func (c *overlayCharts) latency(a, b *Findings, marks []chartMark) {
+func (c *overlayCharts) latency(runs []laid, marks []chartMark) {
 	find := func(f *Findings, name string) *line {
 		for _, s := range f.Timeline.Latency {
 			if s.Traffic == name && len(s.P99Ms) == len(s.T) && len(s.T) > 0 {
@@ -210,8 +219,8 @@ func (c *overlayCharts) latency(a, b *Findings, marks []chartMark) {
 		return nil
 	}
 	var names []string
-	for _, f := range []*Findings{a, b} {
-		for _, s := range f.Timeline.Latency {
+	for _, r := range runs {
+		for _, s := range r.f.Timeline.Latency {
 			if !slices.Contains(names, s.Traffic) {
 				names = append(names, s.Traffic)
 			}
@@ -226,16 +235,18 @@ func (c *overlayCharts) latency(a, b *Findings, marks []chartMark) {
 			ID: fmt.Sprintf("p99-%d", i+1), Kind: "time", XUnit: "s", Log: true, Title: "p99 of " + name + ", successful attempts from when they were due",
 			Unit: "ms, log scale", Steps: "after", Marks: marks,
 		}
-		la, lb := find(a, name), find(b, name)
-		ch.join(la, lb, "A", "B")
+		var lines []namedLine
+		for _, r := range runs {
+			lines = append(lines, namedLine{r.name, find(r.f, name)})
+		}
+		ch.join(lines)
 		if len(ch.Series) == 0 || mostIn(ch.Series) <= 0 {
 			continue
 		}
-		switch {
-		case la == nil:
-			ch.Note = "Run A has no such traffic, or none of its attempts succeeded."
-		case lb == nil:
-			ch.Note = "Run B has no such traffic, or none of its attempts succeeded."
+		for _, l := range lines {
+			if l.line == nil {
+				ch.Note = strings.TrimSpace(ch.Note + " Run " + l.name + " has no such traffic, or none of its attempts succeeded.")
+			}
 		}
 		if mostIn(ch.Series) >= 500 {
 			ch.Lines = []chartLine{{1000, "1 s: SYN again"}, {3000, "3 s: SYN again"}, {5000, "5 s: DNS again"}}
@@ -258,16 +269,29 @@ func mostIn(all []chartSeries) (most float64) {
 	return most
 }
 
-// join puts the lines of both runs on one axis: each keeps the shape that it
+// A namedLine is a run's line, nil where it has none.
+type namedLine struct {
+	name string
+	line *line
+}
+
+// runColors are those of the runs, in their order. Whoever cannot tell colours
+// apart has the dashes.
+var runColors = []struct {
+	name string
+	dash int
+}{{"blue", 0}, {"red", 1}, {"green", 2}, {"orange", 0}, {"purple", 1}, {"sky", 2}, {"ink", 0}, {"yellow", 1}}
+
+// join puts the lines of all runs on one axis: each keeps the shape that it
 // has on its own times. A run without the line is left out.
-func (ch *chart) join(a, b *line, nameA, nameB string) {
+func (ch *chart) join(lines []namedLine) {
 	ch.X = nil
 	kind := "line"
 	if ch.Steps != "" {
 		kind = "steps" // which, unlike lines, do not go on to the end of the axis
 	}
-	for _, l := range []*line{a, b} {
-		if l != nil {
+	for _, n := range lines {
+		if l := n.line; l != nil {
 			ch.X = append(ch.X, l.t...)
 			if l.until > 0 {
 				ch.X = append(ch.X, l.until-stepEnd, l.until)
@@ -279,13 +303,10 @@ func (ch *chart) join(a, b *line, nameA, nameB string) {
 	for ch.Steps != "" && len(ch.X) > 1 && len(ch.X) < dotted {
 		ch.X = halved(ch.X)
 	}
-	for _, s := range []struct {
-		l           *line
-		name, color string
-		dash        int
-	}{{a, nameA, "blue", 0}, {b, nameB, "red", 1}} {
-		if s.l != nil {
-			ch.Series = append(ch.Series, chartSeries{Name: s.name, V: s.l.on(ch.X), Color: s.color, Dash: s.dash, Kind: kind})
+	for i, n := range lines {
+		if n.line != nil {
+			c := runColors[i%len(runColors)]
+			ch.Series = append(ch.Series, chartSeries{Name: n.name, V: n.line.on(ch.X), Color: c.name, Dash: c.dash, Kind: kind})
 		}
 	}
 }

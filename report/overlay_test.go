@@ -15,13 +15,13 @@ import (
 func TestOverlayJoinsTwoTimeAxes(t *testing.T) {
 	nan := math.NaN()
 	ch := chart{}
-	ch.join(&line{t: []float64{0, 1, 3}, v: values{10, 20, 40}}, &line{t: []float64{2, 4}, v: values{5, 7}}, "A", "B")
+	ch.join([]namedLine{{"A", &line{t: []float64{0, 1, 3}, v: values{10, 20, 40}}}, {"B", &line{t: []float64{2, 4}, v: values{5, 7}}}})
 	assert.Equal(t, values{0, 1, 2, 3, 4}, ch.X)
 	same(t, values{10, 20, 30, 40, nan}, ch.Series[0].V)
 	same(t, values{nan, nan, 5, 6, 7}, ch.Series[1].V)
 
 	steps := chart{Steps: "after"}
-	steps.join(&line{t: []float64{0, 1}, v: values{10, nan}, until: 2}, &line{t: []float64{0, 0.5}, v: values{1, 2}, until: 3}, "A", "B")
+	steps.join([]namedLine{{"A", &line{t: []float64{0, 1}, v: values{10, nan}, until: 2}}, {"B", &line{t: []float64{0, 0.5}, v: values{1, 2}, until: 3}}})
 	require.GreaterOrEqual(t, len(steps.X), dotted)
 	for i, x := range steps.X {
 		a, b := nan, nan
@@ -38,11 +38,11 @@ func TestOverlayJoinsTwoTimeAxes(t *testing.T) {
 	}
 
 	alone := chart{}
-	alone.join(nil, &line{t: []float64{1}, v: values{2}}, "A", "B")
+	alone.join([]namedLine{{"A", nil}, {"B", &line{t: []float64{1}, v: values{2}}}})
 	require.Len(t, alone.Series, 1)
 	assert.Equal(t, "B", alone.Series[0].Name)
 	none := chart{}
-	none.join(nil, nil, "A", "B")
+	none.join([]namedLine{{"A", nil}, {"B", nil}})
 	assert.Empty(t, none.Series)
 }
 

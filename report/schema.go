@@ -12,6 +12,17 @@ import (
 // SummarySchema returns the JSON Schema (draft 2020-12) of summary.json, made
 // from the type Findings.
 func SummarySchema() ([]byte, error) {
+	return schemaOf(&Findings{}, "summary", "What one run of tablefull found.")
+}
+
+// ComparisonSchema returns the JSON Schema (draft 2020-12) of comparison.json,
+// made from the type Comparison.
+func ComparisonSchema() ([]byte, error) {
+	return schemaOf(&Comparison{}, "comparison", "What the runs of several arms show beside each other.")
+}
+
+// schemaOf is the schema of what v points to, as NAME.json.
+func schemaOf(v any, name, about string) ([]byte, error) {
 	r := &jsonschema.Reflector{
 		Mapper: func(t reflect.Type) *jsonschema.Schema {
 			switch t {
@@ -21,11 +32,11 @@ func SummarySchema() ([]byte, error) {
 			return nil
 		},
 	}
-	s := r.Reflect(&Findings{})
-	s.ID = "https://tablefull.github.io/schema/summary.json"
-	s.Title = "tablefull summary"
-	s.Description = "What one run of tablefull found."
-	nullable(s, reflect.TypeFor[Findings](), map[reflect.Type]bool{})
+	s := r.Reflect(v)
+	s.ID = jsonschema.ID("https://tablefull.github.io/schema/" + name + ".json")
+	s.Title = "tablefull " + name
+	s.Description = about
+	nullable(s, reflect.TypeOf(v), map[reflect.Type]bool{})
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode schema: %w", err)

@@ -106,6 +106,7 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 		inconclusive = append(inconclusive, "no data: no attempt was started")
 	}
 	inconclusive = append(inconclusive, l.blanks(f)...)
+	f.unsound = slices.Clone(inconclusive)
 	for _, r := range f.Thresholds {
 		switch r.Result {
 		case Fail:

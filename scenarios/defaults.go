@@ -23,6 +23,7 @@ func (s *Scenario) Defaults() {
 	orElse(&s.Lab.Clients.Addresses, 64)
 	orElse(&s.Sampling.Every, Duration(100*time.Millisecond))
 	orElse(&s.Sampling.CensusEvery, Duration(time.Second))
+	s.armDefaults()
 	for i := range s.Services {
 		s.Services[i].defaults()
 	}

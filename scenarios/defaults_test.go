@@ -33,6 +33,7 @@ actions:
   - {upgrade_proxy: {binary: v1.36.3}}
   - {flush: {}}
   - {set_sysctl: {values: {net.ipv4.tcp_fin_timeout: 5}}}
+arms: [{name: one}, {name: other}]
 `
 
 // everyField sets every field there is to something that is not its default.
@@ -104,6 +105,10 @@ actions:
   - {set_sysctl: {values: {net.netfilter.nf_conntrack_tcp_be_liberal: 1}, for: 2s}}
   - {hold_xtables_lock: {for: 3s}}
 sampling: {every: 50ms, census_every: 5s, no_census: true, no_autopsy: true}
+trials: 5
+arms:
+  - {name: as-it-is, description: Nothing is different.}
+  - {name: more-room, set: [conntrack.headroom=5000], expect: [drop == 0], thresholds: [errors < 1%]}
 thresholds:
   - "short: errors < 0.1% during 5s..10s"
   - drop == 0

@@ -21,25 +21,32 @@ import (
 // thresholds[+]=errors < 1% (a new element), or conntrack.headroom=null (taken
 // out). An error is always an [Errors] with every mistake that was found.
 func Parse(name string, src []byte, sets ...string) (*Scenario, error) {
+	s, _, err := parse(name, src, sets)
+	return s, err
+}
+
+// parse is Parse, and returns what becomes of the scenario in each of its arms.
+func parse(name string, src []byte, sets []string) (*Scenario, []ArmScenario, error) {
 	root, errs := readTree(src)
 	if len(errs) > 0 {
 		for _, e := range errs {
 			e.File = name
 		}
-		return nil, errs.err()
+		return nil, nil, errs.err()
 	}
-	p := parser{name: name, root: root, made: map[*yaml.Node]string{}}
+	p := parser{name: name, root: root, made: map[*yaml.Node]origin{}}
 	for _, s := range sets {
-		o := override{root: root, made: p.made}
+		o := override{root: root, made: p.made, from: origin{file: "--set " + s}}
 		if e := o.apply(s); e != nil {
 			p.errs = append(p.errs, e)
 		}
 	}
 	s := p.parse()
+	arms := p.arms(s)
 	if err := p.errs.err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return s, nil
+	return s, arms, nil
 }
 
 // Load reads the scenario that ref names: one of the library, a file, or - for
@@ -96,7 +103,7 @@ func reason(err error) string {
 type parser struct {
 	name string
 	root *yaml.Node
-	made map[*yaml.Node]string
+	made map[*yaml.Node]origin
 	errs Errors
 }
 
@@ -158,8 +165,8 @@ func follows(e *Error, found Errors) bool {
 
 // place says where node n is: in the file, or in an override.
 func (p *parser) place(e *Error, n *yaml.Node) {
-	if source, ok := p.made[n]; ok {
-		e.File = source
+	if from, ok := p.made[n]; ok {
+		from.place(e)
 		return
 	}
 	e.File, e.Line, e.Col = p.name, n.Line, n.Column

@@ -10,28 +10,48 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// override is one --set path=value.
+// override is path=value, of one --set or of an arm.
 type override struct {
 	root *yaml.Node
-	// made are the nodes that overrides put in, each with the override as it
-	// was written: mistakes in them are in no line of the file.
-	made   map[*yaml.Node]string
-	source string
+	// made are the nodes that overrides put in, each with the override it came
+	// from: that is where mistakes in them are.
+	made map[*yaml.Node]origin
+	from origin
+}
+
+// origin is where an override was written: on the command line, or in the list
+// of an arm.
+type origin struct {
+	file      string // or the override as it was written on the command line
+	line, col int    // 0 on the command line
+	path      string // of the override itself; empty on the command line
+}
+
+// place puts a mistake there.
+func (f origin) place(e *Error) *Error {
+	e.File, e.Line, e.Col = f.file, f.line, f.col
+	switch {
+	case f.path == "":
+	case e.Path == "", strings.HasSuffix(f.path, "."+e.Path):
+		e.Path = f.path
+	default:
+		e.Path = f.path + ": " + e.Path
+	}
+	return e
 }
 
 // apply sets path to value in the tree. Missing mappings on the way are made.
 // The Go type at the path decides how the value is read: text as it stands,
 // mappings and lists as YAML. The value null takes the field out.
 func (o *override) apply(set string) *Error {
-	o.source = "--set " + set
 	path, value, ok := strings.Cut(set, "=")
 	if !ok {
-		return &Error{File: o.source, Problem: "has no =", Hint: "write path=value, for example traffic[0].short_lived.rate=900/s"}
+		return o.from.place(&Error{Problem: "has no =", Hint: "write path=value, for example traffic[0].short_lived.rate=900/s"})
 	}
 	path = strings.TrimSpace(path)
 	steps, err := parsePath(path)
 	if err != nil {
-		return &Error{File: o.source, Problem: err.Error(), Hint: "write for example traffic[0].short_lived.rate=900/s"}
+		return o.from.place(&Error{Problem: err.Error(), Hint: "write for example traffic[0].short_lived.rate=900/s"})
 	}
 	types, e := o.types(path, steps)
 	if e != nil {
@@ -54,7 +74,7 @@ func (o *override) apply(set string) *Error {
 }
 
 func (o *override) fail(path, problem, hint string) *Error {
-	return &Error{File: o.source, Path: path, Problem: problem, Hint: hint}
+	return o.from.place(&Error{Path: path, Problem: problem, Hint: hint})
 }
 
 // types checks the whole path against the Go types before anything is made,
@@ -86,7 +106,7 @@ func (o *override) types(path string, steps []step) (reflect.Type, *Error) {
 // mark notes that n and all below it come from this override.
 func (o *override) mark(n *yaml.Node) {
 	n.Line, n.Column = 0, 0
-	o.made[n] = o.source
+	o.made[n] = o.from
 	for _, c := range n.Content {
 		o.mark(c)
 	}
@@ -181,7 +201,7 @@ func (o *override) become(n *yaml.Node, kind yaml.Kind, create bool) bool {
 
 func (o *override) empty() *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
-	o.made[n] = o.source
+	o.made[n] = o.from
 	return n
 }
 

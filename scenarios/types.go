@@ -17,6 +17,8 @@ type Scenario struct {
 	Sampling    Sampling  `yaml:"sampling,omitempty" jsonschema_description:"What is read while traffic flows."`
 	Thresholds  []string  `yaml:"thresholds,omitempty" jsonschema_description:"What must hold for a pass, for example: errors < 0.1%; web: p99 < 50ms; occupancy < 80% during 5s..20s. None: a completed run with data passes if nothing failed because of the table or while an action was done, and at most 1 % for an unknown cause."`
 	Expect      []string  `yaml:"expect,omitempty" jsonschema_description:"What the run must show for the incident to count as reproduced, spelled like thresholds, for example: stale > 5s; stale_backend > 100; draining_share > 40%. Without thresholds the verdict is pass where all of it holds, and inconclusive otherwise."`
+	Arms        []Arm     `yaml:"arms,omitempty" jsonschema_description:"Variants of the scenario that are run under the same traffic and compared, the first of which the others are compared with."`
+	Trials      int       `yaml:"trials,omitempty" jsonschema_description:"How often each arm is run, at most 100; fixed before anything has been seen. A statement about a difference takes at least 4 of each, an interval 6. Default 1."`
 }
 
 // Lab is the network on this machine.

@@ -60,7 +60,7 @@ func (s *Scenario) Validate() error { return s.validate().err() }
 func (s *Scenario) validate() Errors {
 	v := validator{s: s}
 	v.scenario()
-	if max(len(s.Services), len(s.Traffic), len(s.Actions), len(s.Thresholds)) > maxList {
+	if max(len(s.Services), len(s.Traffic), len(s.Actions), len(s.Thresholds), len(s.Arms)) > maxList {
 		return v.errs
 	}
 	v.services()
@@ -70,6 +70,7 @@ func (s *Scenario) validate() Errors {
 	v.names("traffic", validTraffic, len(s.Traffic), func(i int) string { return s.Traffic[i].Name })
 	v.actions()
 	v.thresholds()
+	v.arms()
 	return v.errs
 }
 

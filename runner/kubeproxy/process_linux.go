@@ -32,6 +32,7 @@ type Process struct {
 	config Config
 	child  *child // nil while there is none
 	client *http.Client
+	used   Usage
 }
 
 // child is one run of a binary.
@@ -211,8 +212,30 @@ func (p *Process) Stop(ctx context.Context) error {
 	// Also what it has started, such as an iptables-restore.
 	_ = syscall.Kill(-ch.cmd.Process.Pid, syscall.SIGKILL)
 	<-ch.done
+	p.used.add(ch.cmd.ProcessState)
 	return nil
 }
+
+// Usage is what processes that have ended used.
+type Usage struct {
+	CPU time.Duration // of all, in user and kernel mode
+	RSS uint64        // most memory of one, bytes
+}
+
+func (u *Usage) add(s *os.ProcessState) {
+	if s == nil {
+		return
+	}
+	u.CPU += s.UserTime() + s.SystemTime()
+	if r, ok := s.SysUsage().(*syscall.Rusage); ok {
+		u.RSS = max(u.RSS, uint64(r.Maxrss)<<10) //nolint:gosec // KiB, never negative
+	}
+}
+
+// Used is what the processes that Stop, Restart and Replace have ended used. A
+// kube-proxy itself reads that from /proc, which in a lab shows processes under
+// other numbers than its own.
+func (p *Process) Used() Usage { return p.used }
 
 // Restart ends the process and runs it again, with all its rules removed in
 // between if clean is true (kube-proxy --cleanup).

@@ -178,10 +178,6 @@ func (k *kubeProxy) tick() (time.Duration, error) {
 		"syncs": strconv.FormatUint(m.Sync.Count, 10), "sync_s": number(m.Sync.Sum),
 		"programmings": strconv.FormatUint(m.Programming.Count, 10), "programming_s": number(m.Programming.Sum),
 	}
-	// It reads them from /proc, which in a lab is of another process namespace.
-	if m.RSS > 0 {
-		fields["cpu_s"], fields["rss_bytes"] = number(m.CPU.Seconds()), strconv.FormatUint(m.RSS, 10)
-	}
 	if !m.LastSync.IsZero() {
 		fields["last_sync_ago_s"] = number(time.Since(m.LastSync).Seconds())
 	}
@@ -212,6 +208,11 @@ func (k *kubeProxy) close() error {
 	var err error
 	if k.p != nil {
 		err = k.p.Stop(ctx)
+		if used := k.p.Used(); used.CPU > 0 {
+			k.out.Record(runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: "metrics", Fields: map[string]string{
+				"cpu_s": strconv.FormatFloat(used.CPU.Seconds(), 'g', -1, 64), "rss_bytes": strconv.FormatUint(used.RSS, 10),
+			}}})
+		}
 	}
 	k.api.Close()
 	err = errors.Join(err, k.http.Close())

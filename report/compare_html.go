@@ -1,0 +1,59 @@
+package report
+
+import (
+	"fmt"
+	"html/template"
+	"io"
+)
+
+// comparisonView is what the template sees.
+type comparisonView struct {
+	*Comparison
+	sheet
+	About string
+	Laid  []laidArm
+}
+
+// A laidArm is an arm as it is in the plots.
+type laidArm struct {
+	Name, Color, Dir string
+	Shown            bool
+	Findings         *Findings
+}
+
+// renderHTML writes the page, which is one HTML file that needs nothing else.
+func (c *Comparison) renderHTML(w io.Writer) error {
+	var runs []laid
+	v := comparisonView{Comparison: c, About: c.about()}
+	for i := range c.Arms {
+		a := &c.Arms[i]
+		l := laidArm{Name: a.Name, Findings: a.typical()}
+		if l.Findings != nil {
+			l.Shown, l.Color, l.Dir = true, runColors[len(runs)%len(runColors)].name, a.Runs[a.Typical].Dir
+			runs = append(runs, laid{a.Name, l.Findings})
+		}
+		v.Laid = append(v.Laid, l)
+	}
+	charts := &overlayCharts{}
+	if len(runs) > 0 {
+		charts = newOverlayCharts(runs)
+	}
+	var err error
+	if v.sheet, err = sheetOf(charts); err != nil {
+		return err
+	}
+	texts, err := readAssets("report.html", "compare.html")
+	if err != nil {
+		return err
+	}
+	t := template.New("report").Funcs(htmlFuncs).Funcs(template.FuncMap{
+		"against": (*Against).cell,
+		"class":   func(r Result) string { return map[Result]string{Worse: "fail", Better: "pass"}[r] },
+	})
+	for i, name := range []string{"report", "compare"} {
+		if t, err = t.New(name).Parse(texts[i]); err != nil {
+			return fmt.Errorf("parse %s template: %w", name, err)
+		}
+	}
+	return t.ExecuteTemplate(w, "compare", v)
+}

@@ -1,0 +1,377 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// measure makes the rows: those metrics of which at least one run of one arm has
+// a value, the gating ones first.
+func (c *Comparison) measure(e *Experiment) {
+	for _, m := range c.candidates(e) {
+		row := MetricRow{Metric: m.name, Group: m.group, Unit: m.unit, About: m.about, Better: "more", Gate: m.gate, Margin: marginText(m), metric: m}
+		switch {
+		case m.neutral:
+			row.Better = "neither"
+		case m.less:
+			row.Better = "less"
+		}
+		known := false
+		for _, a := range c.Arms {
+			v := ArmValue{Arm: a.Name, Values: []*float64{}}
+			for _, t := range a.trials {
+				x := m.of(t.Findings)
+				if len(t.Findings.unsound) > 0 {
+					x = math.NaN() // it says nothing about the system
+				}
+				if math.IsNaN(x) {
+					v.Missing++
+					continue
+				}
+				v.values, v.Values = append(v.values, x), append(v.Values, finite(x))
+			}
+			v.summarize(m.unit)
+			known = known || len(v.values) > 0
+			row.Arms = append(row.Arms, v)
+		}
+		if known {
+			c.Metrics = append(c.Metrics, row)
+		}
+	}
+	slices.SortStableFunc(c.Metrics, func(a, b MetricRow) int { return boolOrder(!a.Gate, !b.Gate) })
+}
+
+// candidates are all metrics, with the experiment's own gates and margins.
+func (c *Comparison) candidates(e *Experiment) []metric {
+	var traffics []string
+	for _, a := range c.Arms {
+		for _, t := range a.trials {
+			for _, x := range t.Findings.Traffic {
+				if !slices.Contains(traffics, x.Name) && !x.OneWay {
+					traffics = append(traffics, x.Name)
+				}
+			}
+		}
+	}
+	list := runMetrics()
+	for _, name := range traffics {
+		list = slices.Insert(list, 1, latencyMetric(name, len(traffics) == 1))
+	}
+	for i := range list {
+		m := &list[i]
+		m.group = cmp.Or(m.group, m.name)
+		m.gate = slices.Contains(e.Gate, m.group) && !m.neutral
+		if text, ok := e.Margins[m.group]; ok {
+			if _, abs, rel, err := ParseMargin(m.group + "=" + text); err == nil {
+				m.abs, m.rel = abs, rel
+			}
+		}
+	}
+	return list
+}
+
+// DefaultGate names the metrics that decide where nobody says which.
+func DefaultGate() []string {
+	out := []string{"p99"}
+	for _, m := range runMetrics() {
+		if m.gate {
+			out = append(out, m.name)
+		}
+	}
+	return out
+}
+
+func marginText(m metric) string {
+	var parts []string
+	if m.abs > 0 {
+		parts = append(parts, amount(m.abs, cmp.Or(strings.Replace(m.unit, "%", "points", 1), m.unit)))
+	}
+	if m.rel > 0 {
+		parts = append(parts, digits(100*m.rel)+" %")
+	}
+	return cmp.Or(strings.Join(parts, " or "), "none")
+}
+
+// choose finds the run that stands for the arm in plots.
+func (a *ArmFindings) choose() {
+	type candidate struct {
+		at int
+		n  float64
+	}
+	var list []candidate
+	for i, r := range a.Runs {
+		for _, t := range a.trials {
+			if t.Dir == r.Dir && len(r.Unsound) == 0 {
+				list = append(list, candidate{i, failedAttempts(t.Findings)})
+			}
+		}
+	}
+	if len(list) == 0 {
+		return
+	}
+	slices.SortStableFunc(list, func(x, y candidate) int { return cmp.Compare(x.n, y.n) })
+	a.Typical = list[(len(list)-1)/2].at
+}
+
+// typical is the findings of that run, nil without one.
+func (a *ArmFindings) typical() *Findings {
+	if a.Typical < 0 {
+		return nil
+	}
+	for _, t := range a.trials {
+		if t.Dir == a.Runs[a.Typical].Dir {
+			return t.Findings
+		}
+	}
+	return nil
+}
+
+// judge sets the verdict.
+func (c *Comparison) judge(e *Experiment) {
+	var open, fails, notes []string
+	if e.Problem != "" {
+		open = append(open, e.Problem)
+	}
+	open = append(open, c.incomplete()...)
+	for i := range c.Arms {
+		c.Arms[i].judge()
+		a := &c.Arms[i]
+		for _, r := range a.Reasons {
+			text := a.Name + ": " + r
+			switch {
+			case len(e.Gate) > 0:
+				notes = append(notes, text) // a gate compares; what each arm does by itself is not its business
+			case a.Verdict == Fail:
+				fails = append(fails, text)
+			case a.Verdict == Inconclusive:
+				open = append(open, text)
+			default:
+				notes = append(notes, text)
+			}
+		}
+	}
+	shown := c.shown()
+	if len(e.Gate) > 0 {
+		gateOpen, gateFails := c.gate()
+		open, fails = append(open, gateOpen...), append(fails, gateFails...)
+	}
+	switch {
+	case len(open) > 0:
+		c.Verdict = Inconclusive
+	case len(fails) > 0:
+		c.Verdict = Fail
+	default:
+		c.Verdict = Pass
+	}
+	c.Reasons = append(c.Reasons, slices.Concat(open, fails, shown, notes)...)
+	c.headline(e, shown)
+}
+
+// incomplete says which of the planned trials say nothing.
+func (c *Comparison) incomplete() []string {
+	var out []string
+	if len(c.Arms) < 2 {
+		return []string{"no data: there are no two arms to compare"}
+	}
+	for _, a := range c.Arms {
+		sound := 0
+		for _, r := range a.Runs {
+			switch {
+			case r.Discarded != "":
+			case len(r.Unsound) > 0:
+				out = append(out, fmt.Sprintf("%s, trial %d says nothing: %s", a.Name, r.Trial, r.Unsound[0]))
+			default:
+				sound++
+			}
+		}
+		switch {
+		case len(a.Runs) == 0:
+			out = append(out, fmt.Sprintf("no data: %s was not run", a.Name))
+		case sound < c.Trials && len(out) == 0:
+			out = append(out, fmt.Sprintf("%s has %d of %d planned trials", a.Name, sound, c.Trials))
+		}
+	}
+	return out
+}
+
+// judge is the arm's verdict over all its trials: what it is asked for must
+// hold in each of them.
+func (a *ArmFindings) judge() {
+	worst := Verdict("")
+	for _, t := range a.trials {
+		f := t.Findings
+		if len(f.Thresholds)+len(f.Expected) == 0 {
+			continue
+		}
+		v := f.Verdict
+		if len(f.unsound) > 0 {
+			v = Inconclusive
+		}
+		switch {
+		case worst == "", v == Fail, v == Inconclusive && worst == Pass:
+			worst = v
+		}
+		if v == Pass || len(f.unsound) > 0 { // which is said of the trial already
+			continue
+		}
+		reason := first(f.Reasons)
+		if len(a.trials) > 1 {
+			reason = fmt.Sprintf("trial %d: %s", t.Trial, reason)
+		}
+		a.Reasons = append(a.Reasons, reason)
+	}
+	a.Verdict = worst
+	if worst == Pass {
+		what := "its thresholds hold"
+		if f := a.trials[0].Findings; f.Reproduced != nil {
+			what = "as expected"
+		}
+		if n := len(a.trials); n > 1 {
+			what += fmt.Sprintf(" in all %d trials", n)
+		}
+		a.Reasons = append(a.Reasons, what)
+	}
+}
+
+// gate says what the gating metrics decide.
+func (c *Comparison) gate() (open, fails []string) {
+	rows := slices.DeleteFunc(slices.Clone(c.Metrics), func(r MetricRow) bool { return !r.Gate })
+	if len(rows) == 0 {
+		return []string{"no data: no run has a value of a metric that decides"}, nil
+	}
+	for _, a := range c.Arms[1:] {
+		if len(a.trials) == 0 || len(c.Arms[0].trials) == 0 {
+			continue
+		}
+		x, y := c.Arms[0].trials[0].Findings.Environment, a.trials[0].Findings.Environment
+		if x.Kernel != y.Kernel || x.CPUs != y.CPUs || x.Arch != y.Arch {
+			open = append(open, fmt.Sprintf("%s ran under kernel %s with %d CPUs, %s under kernel %s with %d: what differs may be theirs", c.Baseline, x.Kernel, x.CPUs, a.Name, y.Kernel, y.CPUs))
+		}
+	}
+	if c.tests(true) == 0 {
+		return []string{fmt.Sprintf("there is but one trial of each arm, which no test can be made of: it takes at least %d of each", trialsFor(len(rows)*(len(c.Arms)-1)))}, nil
+	}
+	for _, r := range rows {
+		for _, v := range r.Arms[1:] {
+			switch {
+			case len(v.values) == 0 || len(r.Arms[0].values) == 0:
+				open = append(open, fmt.Sprintf("no data: %s has no %s", cmp.Or(map[bool]string{true: v.Arm}[len(v.values) == 0], r.Arms[0].Arm), r.Metric))
+			case v.Against.Result == Untested:
+				open = append(open, fmt.Sprintf("too few trials for %s: %s", r.Metric, cmp.Or(first(v.Against.Warnings), "one of each says nothing about another")))
+			case v.Against.Result == Worse:
+				fails = append(fails, r.sentence(v))
+			}
+		}
+	}
+	return slices.Compact(open), fails
+}
+
+// sentence is like: candidate: p99 is worse: 12 ms [11, 13] against 8 ms [7, 9], +50.0 %, p 0.002.
+func (r *MetricRow) sentence(v ArmValue) string {
+	s := fmt.Sprintf("%s: %s is %s: %s against %s", v.Arm, r.Metric, v.Against.Result, v.Text, r.Arms[0].Text)
+	if v.Against.Mark != "" && v.Against.Mark != "never" && v.Against.Mark != "not never" {
+		s += ", " + v.Against.Mark
+	}
+	if v.Against.Adjusted != nil {
+		s += fmt.Sprintf(", p %.2g", *v.Against.Adjusted)
+	}
+	return s
+}
+
+// shown are the differences that tests have shown, beyond their margins, for
+// the better, and those for the worse of metrics that do not decide.
+func (c *Comparison) shown() []string {
+	var out []string
+	for _, r := range c.Metrics {
+		for _, v := range r.Arms[1:] {
+			if v.Against.Result == Better || v.Against.Result == Worse && !r.Gate {
+				out = append(out, r.sentence(v))
+			}
+		}
+	}
+	return out
+}
+
+func (c *Comparison) headline(e *Experiment, shown []string) {
+	n := 0
+	for _, r := range c.Metrics {
+		if r.Gate {
+			n++
+		}
+	}
+	switch {
+	case c.Verdict == Inconclusive:
+		c.Headline = "Inconclusive: " + strings.TrimSuffix(first(c.Reasons), ".") + "."
+	case c.Verdict == Fail:
+		c.Headline = strings.TrimSuffix(first(c.Reasons), ".") + "."
+	case len(e.Gate) > 0:
+		c.Headline = fmt.Sprintf("Nothing is shown to be worse than %s in any of %s that decide.", c.Baseline, plural(uint64(n), "metric")) //nolint:gosec // a length
+	case c.Test == "":
+		c.Headline = fmt.Sprintf("%s, %s: one trial of each, which shows what happened, and not whether it would again.", c.Scenario, plural(uint64(len(c.Arms)), "arm"))
+	case len(shown) == 0:
+		c.Headline = fmt.Sprintf("No arm is shown to differ from %s.", c.Baseline)
+	default:
+		c.Headline = fmt.Sprintf("%s is shown: %s.", plural(uint64(len(shown)), "difference", "differences"), shown[0])
+	}
+}
+
+// differ warns of what was not the same in all runs and is nobody's arm.
+func (c *Comparison) differ() {
+	warn := func(format string, args ...any) { c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...)) }
+	if len(c.Arms) == 0 {
+		return
+	}
+	own := "" // what the arms themselves change
+	for _, a := range c.Arms {
+		own += strings.Join(a.Set, "\n") + "\n"
+	}
+	varied := func(in string, trials []Trial, skip ...string) {
+		if len(trials) < 2 {
+			return
+		}
+		named := map[string]bool{}
+		for _, t := range trials[1:] {
+			for _, p := range madeOf(trials[0].Findings, t.Findings) {
+				if slices.Contains(skip, p.Name) || named[p.Name] || strings.Contains(own, p.Name) {
+					continue
+				}
+				named[p.Name] = true
+				warn("%s: %s is not the same in all runs: %s, %s", in, p.Name, cmp.Or(p.A, "none"), cmp.Or(p.B, "none"))
+			}
+		}
+	}
+	var firsts []Trial
+	for _, a := range c.Arms {
+		// Each trial has a seed of its own, and so another resolved scenario.
+		varied(a.Name, a.trials, "seed", "scenario as resolved")
+		if len(a.trials) > 0 {
+			firsts = append(firsts, a.trials[0])
+		}
+		if bad := slices.DeleteFunc(slices.Clone(a.Runs), func(r TrialFindings) bool { return r.Discarded == "" }); len(bad) > 0 {
+			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
+		}
+		for _, t := range a.trials {
+			for _, n := range t.Findings.Nodes {
+				if n.Reclaimed != nil && n.Reclaimed.Early {
+					warn("%s, trial %d: %s", a.Name, t.Trial, n.Reclaimed.doubt(n.Name))
+				}
+			}
+		}
+	}
+	varied("between arms", firsts, "seed", "scenario as resolved")
+	for _, r := range c.Metrics {
+		for _, v := range r.Arms {
+			if v.Missing > 0 && len(v.values) > 0 {
+				warn("%s: %s has no value in %d of %d trials", r.Metric, v.Arm, v.Missing, v.Missing+len(v.values))
+			}
+			if v.Against != nil && r.Gate {
+				for _, w := range v.Against.Warnings {
+					warn("%s, %s: %s", r.Metric, v.Arm, w)
+				}
+			}
+		}
+	}
+}
