@@ -170,6 +170,18 @@ func completeFormats(*cobra.Command, []string, string) ([]cobra.Completion, cobr
 	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }
 
+// completeGates completes the last of a list of metrics.
+func completeGates(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	before := typed[:strings.LastIndex(typed, ",")+1]
+	var out []cobra.Completion
+	for _, name := range report.MetricNames() {
+		if strings.HasPrefix(before+name, typed) {
+			out = append(out, before+name)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
 func completeTargets(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return []cobra.Completion{cobra.CompletionWithDesc("lab", "network namespaces on this machine")}, cobra.ShellCompDirectiveNoFileComp
 }
@@ -182,7 +194,7 @@ func completeDirs(*cobra.Command, []string, string) ([]cobra.Completion, cobra.S
 // its value.
 func completeFlags(c *cobra.Command) {
 	for name, complete := range map[string]cobra.CompletionFunc{
-		"set": completeSet, "format": completeFormats, "target": completeTargets, "out": completeDirs,
+		"set": completeSet, "format": completeFormats, "gate": completeGates, "target": completeTargets, "out": completeDirs,
 	} {
 		if c.Flags().Lookup(name) != nil && !hasCompletion(c, name) {
 			// The only error is a flag that does not exist.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -60,6 +61,9 @@ func binary(format string) bool {
 }
 
 func renderAgain(dir, format string, s Streams) error {
+	if _, err := os.Stat(filepath.Join(dir, experimentName)); err == nil {
+		return compareDirs([]string{dir}, compareFlags{format: format}, s)
+	}
 	if format != "" && !slices.Contains(report.Formats(), format) {
 		return usagef("--format %s: must be one of %s", format, strings.Join(report.Formats(), ", "))
 	}

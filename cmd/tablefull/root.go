@@ -169,7 +169,7 @@ Data goes to standard output, messages to standard error.
 		return usagef("%w; see: %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		runCommand(s), reportCommand(s), scenariosCommand(s),
+		runCommand(s), reportCommand(s), compareCommand(s), gateCommand(s), scenariosCommand(s),
 		doctorCommand(s), restoreCommand(s), kubeProxyCommand(s),
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),

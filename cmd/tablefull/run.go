@@ -17,7 +17,6 @@ import (
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
-	"github.com/tablefull/tablefull/runner/lab"
 	"github.com/tablefull/tablefull/runner/proxy"
 	"github.com/tablefull/tablefull/scenarios"
 )
@@ -52,6 +51,10 @@ standard output is a pipe; the findings follow when it is over. Elsewhere, with
 TERM=dumb and in CI it gets a line every two seconds. NO_COLOR takes the colours
 away, --quiet everything but the findings and errors.
 
+A scenario with arms is run once for each arm and trial, into a directory of
+its own each, in a random order that its seed decides; comparison.html, .md and
+.json, junit.xml and bench.txt compare them.
+
 Ctrl-C once stops, puts everything back and reports what was seen; twice leaves
 at once, and "tablefull restore" puts back what may remain.
 
@@ -79,17 +82,17 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	if f.target != "lab" {
 		return usagef("--target %s: this version knows lab", f.target)
 	}
-	sc, _, err := scenarios.Load(ref, s.In, f.sets...)
+	sc, arms, source, err := scenarios.LoadArms(ref, s.In, f.sets...)
 	if err != nil {
 		return scenarioError(err)
+	}
+	if len(arms) > 0 {
+		return runExperiment(ctx, newExperiment(sc, arms, source, f.sets), f, s)
 	}
 	if err := chooseKernel(ctx, sc); err != nil {
 		return err
 	}
-	if sc.Lab.Kernel == "private" {
-		return runPrivate(ctx, sc, f, s)
-	}
-	return runHere(ctx, lab.New(lab.Config{}), sc, f, s)
+	return runResolved(ctx, sc, f, s)
 }
 
 // runHere runs a scenario under the kernel that this process runs under.
@@ -205,8 +208,10 @@ func makeOut(out, scenario string) (dir string, cleanup func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, &usageError{fmt.Errorf("make result directory: %w; choose another with --out", err)}
 	}
-	if _, err := os.Stat(filepath.Join(dir, runner.LogName)); err == nil {
-		return "", nil, usagef("%s holds a run already; choose another directory with --out", dir)
+	for _, name := range []string{runner.LogName, experimentName} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return "", nil, usagef("%s holds a run already; choose another directory with --out", dir)
+		}
 	}
 	return dir, func() {
 		if statErr != nil {

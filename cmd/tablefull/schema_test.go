@@ -13,13 +13,19 @@ import (
 // The published schema is the one of the code. To renew it:
 // TABLEFULL_UPDATE=1 go test ./cmd/tablefull -run Schema
 func TestPublishedSummarySchema(t *testing.T) {
-	want, err := report.SummarySchema()
+	published(t, "summary", report.SummarySchema)
+	published(t, "comparison", report.ComparisonSchema)
+}
+
+func published(t *testing.T, name string, schema func() ([]byte, error)) {
+	t.Helper()
+	want, err := schema()
 	require.NoError(t, err)
-	const path = "../../docs/summary.schema.json"
+	path := "../../docs/" + name + ".schema.json"
 	if os.Getenv("TABLEFULL_UPDATE") != "" {
 		require.NoError(t, os.WriteFile(path, append(want, '\n'), 0o644))
 	}
 	have, err := os.ReadFile(path)
 	require.NoError(t, err)
-	assert.Equal(t, string(want)+"\n", string(have), "docs/summary.schema.json is not what the code says")
+	assert.Equal(t, string(want)+"\n", string(have), "docs/%s.schema.json is not what the code says", name)
 }

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/runner"
+)
+
+const smallArms = `
+name: arms
+duration: 2s
+seed: 5
+conntrack: {headroom: 500}
+services: [{name: web}]
+traffic: [{name: clients, to: web, short_lived: {rate: 400/s}}]
+expect: [drop > 50]
+arms:
+  - {name: none}
+  - {name: room, set: [conntrack.headroom=1500], expect: [drop == 0]}
+`
+
+func comparisonIn(t *testing.T, dir string) *report.Comparison {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "comparison.json"))
+	require.NoError(t, err)
+	c := &report.Comparison{}
+	require.NoError(t, json.Unmarshal(b, c))
+	return c
+}
+
+// Each arm is run with its own settings under the same traffic, and beside each
+// other they show what that changed.
+func TestTruthArms(t *testing.T) {
+	needLab(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"run", "-", "--out", dir, "--quiet"}, Streams{In: strings.NewReader(smallArms), Out: &out, Err: &errOut})
+	t.Log(out.String(), errOut.String())
+	require.Contains(t, []int{exitPass, exitInconclusive}, code)
+	c := comparisonIn(t, dir)
+	require.Len(t, c.Arms, 2)
+	var seeds []uint64
+	for i, want := range []bool{true, false} {
+		arm := c.Arms[i]
+		last := arm.Runs[len(arm.Runs)-1]
+		f, err := analyzeDir(filepath.Join(dir, last.Dir))
+		require.NoError(t, err)
+		seeds = append(seeds, f.Environment.Seed)
+		if len(f.Disturbed()) > 0 {
+			assert.Equal(t, exitInconclusive, code, "nothing is concluded from a run whose generator was the limit")
+			continue
+		}
+		assert.Equal(t, want, f.Knee.Drop != nil, arm.Name)
+		assert.Equal(t, report.Pass, arm.Verdict, "%v", arm.Reasons)
+		if want {
+			assert.InDelta(t, 500.0/400, f.Knee.Drop.AtS, 0.1)
+		}
+	}
+	assert.Equal(t, seeds[0], seeds[1], "the same traffic")
+	for _, name := range []string{"experiment.json", "comparison.html", "comparison.md", "junit.xml", "bench.txt", "none/1/report.html", "room/1/run.jsonl"} {
+		assert.FileExists(t, filepath.Join(dir, name))
+	}
+
+	// The same once more, from the logs, and of two of its runs by themselves.
+	for _, args := range [][]string{{"compare", dir}, {"report", dir}} {
+		out.Reset()
+		assert.Equal(t, code, run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut}), "%v", args)
+	}
+	out.Reset()
+	assert.Equal(t, exitInconclusive, run(t.Context(), []string{"compare", dir + "/none", dir + "/room"}, Streams{Out: &out, Err: &errOut}), "one of each is too few for a gate")
+	assert.Contains(t, out.String(), "verdict of arms: inconclusive")
+	assert.Equal(t, exitUsage, run(t.Context(), []string{"run", "short-lived", "--out", dir}, Streams{Out: &out, Err: &errOut}), "the directory is taken")
+
+	// A log that is gone is no data, and never a pass.
+	require.NoError(t, os.Remove(filepath.Join(dir, c.Arms[1].Runs[len(c.Arms[1].Runs)-1].Dir, runner.LogName)))
+	assert.Equal(t, exitInconclusive, run(t.Context(), []string{"compare", dir}, Streams{Out: &out, Err: &errOut}))
+}
+
+// Whoever interrupts an experiment gets what was done until then, as inconclusive.
+func TestInterruptedArms(t *testing.T) {
+	needLab(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stop := make(chan struct{})
+	go func() { // once the second run has begun
+		defer close(stop)
+		for ctx.Err() == nil {
+			if logs, _ := filepath.Glob(dir + "/*/2/" + runner.LogName); len(logs) > 0 {
+				time.Sleep(300 * time.Millisecond)
+				cancel()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	var out, errOut bytes.Buffer
+	code := run(ctx, []string{"run", "-", "--out", dir, "--quiet", "--set", "trials=5", "--set", "duration=1s"}, Streams{In: strings.NewReader(smallArms), Out: &out, Err: &errOut})
+	cancel()
+	<-stop
+	t.Log(out.String(), errOut.String())
+	assert.Equal(t, exitInconclusive, code)
+	c := comparisonIn(t, dir)
+	assert.Equal(t, report.Inconclusive, c.Verdict)
+	assert.Contains(t, strings.Join(c.Reasons, "\n"), "interrupted after")
+	entries, err := os.ReadDir(runner.StateDir())
+	if err == nil {
+		assert.Empty(t, entries, "every journal has been worked off")
+	}
+	assert.Equal(t, exitInconclusive, run(t.Context(), []string{"compare", dir}, Streams{Out: &out, Err: &errOut}), "and so it stays")
+}
+
+// A candidate that hears of changes half a second late costs more at a rollout,
+// and the gate says so; the same proxy twice is no worse than itself. A machine
+// that is too busy for it says so, and decides nothing.
+func TestTruthGate(t *testing.T) {
+	needLab(t)
+	for _, c := range []struct {
+		name string
+		sets []string
+		want int
+	}{
+		{"slower", []string{"--candidate-set", "lab.proxy.delay=600ms"}, exitFail},
+		{"same", nil, exitPass},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := append([]string{
+				"gate", "--baseline", "builtin", "--candidate", "builtin", "--trials", "4", "--gate", "failures_per_action", "--quiet",
+				"--set", "duration=3500ms", "--set", "actions.1=null", "--set", "actions.0.at=500ms", "--set", "expect=null",
+				"--set", "services.0.pods=2", "--out", filepath.Join(t.TempDir(), "out"),
+			}, c.sets...)
+			var out, errOut bytes.Buffer
+			code := run(t.Context(), args, Streams{Out: &out, Err: &errOut})
+			t.Log(out.String(), errOut.String())
+			if code == exitInconclusive {
+				assert.Contains(t, out.String(), "says nothing", "only a busy machine leaves it open")
+				return
+			}
+			assert.Equal(t, c.want, code)
+		})
+	}
+}
