@@ -337,6 +337,9 @@ func startAutopsies(ctx context.Context, nodes []env.Host, epochs map[string]int
 				return
 			case f := <-queue:
 				for _, h := range nodes {
+					if f.f.Node != "" && f.f.Node != h.Name() {
+						continue
+					}
 					j := env.Job{ID: fmt.Sprintf("autopsy/%d", n), Epoch: epochs[h.Name()], Autopsy: &env.AutopsyJob{Failure: f.f, Failed: f.at}}
 					if err := h.Start(ctx, j); err != nil && ctx.Err() == nil {
 						c.warn("autopsy", err.Error())

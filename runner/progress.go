@@ -51,6 +51,7 @@ type TrafficProgress struct {
 	Last                   Rates // newest second that is complete
 	// Held connections: open, of those answering, and those lost so far.
 	Held, Validated, Lost uint64
+	byNode                map[string]runlog.Held // newest, by the node they entered by
 	seconds               map[int]Rates
 }
 
@@ -119,7 +120,13 @@ func (p *Progress) add(r runlog.Record) {
 		p.bin(r.T, r.Bin)
 	case r.Held != nil:
 		t := p.Traffic[r.Held.Traffic]
-		t.Held, t.Validated, t.Lost = r.Held.Open, r.Held.Validated, r.Held.Lost
+		was := t.byNode[r.Held.Node]
+		// Unsigned numbers wrap, and come out right.
+		t.Held, t.Validated, t.Lost = t.Held+r.Held.Open-was.Open, t.Validated+r.Held.Validated-was.Validated, t.Lost+r.Held.Lost-was.Lost
+		if t.byNode == nil {
+			t.byNode = map[string]runlog.Held{}
+		}
+		t.byNode[r.Held.Node] = *r.Held
 		p.setTraffic(r.Held.Traffic, t)
 	case r.Sample != nil:
 		if r.Sample.Conntrack != nil {
@@ -284,7 +291,7 @@ func (p *Progress) snapshot() Progress {
 	out.Traffic = maps.Clone(p.Traffic)
 	for name, t := range out.Traffic {
 		t.Last = t.seconds[second(p.T-reportLag)-1]
-		t.Outcomes, t.NotStartedFor, t.seconds = maps.Clone(t.Outcomes), maps.Clone(t.NotStartedFor), nil
+		t.Outcomes, t.NotStartedFor, t.seconds, t.byNode = maps.Clone(t.Outcomes), maps.Clone(t.NotStartedFor), nil, nil
 		out.Traffic[name] = t
 	}
 	out.Hosts = maps.Clone(p.Hosts)

@@ -346,8 +346,7 @@ const failuresPerSecond = 200
 // drive starts the loads and waits until they have ended, or stops them when
 // ctx ends.
 func (r *run) drive(ctx context.Context, zero int64) error {
-	client := r.hosts(env.Client)[0]
-	epoch := r.epochs(zero)[client.Name()]
+	epochs := r.epochs(zero)
 	var loads []started
 	defer func() {
 		if ctx.Err() == nil {
@@ -359,17 +358,19 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 		_ = r.stopAll(stopCtx, loads) // an agent that cannot be reached ends with the lab
 	}()
 	for i, t := range r.Plan.Scenario.Traffic {
-		j := r.loadJob(i, t)
-		j.Epoch = epoch
-		if err := client.Start(ctx, j); err != nil {
-			return fmt.Errorf("start traffic %s: %w", t.Name, err)
+		for k, e := range r.lab.Entries() {
+			j := r.loadJob(i, t, k)
+			j.Epoch = epochs[e.Client.Name()]
+			if err := e.Client.Start(ctx, j); err != nil {
+				return fmt.Errorf("start traffic %s on %s: %w", t.Name, e.Client.Name(), err)
+			}
+			loads = append(loads, started{e.Client, j.ID})
 		}
-		loads = append(loads, started{client, j.ID})
 	}
 	if err := sleepUntil(ctx, zero); err != nil {
 		return err
 	}
-	r.collect.phase("traffic", fmt.Sprintf("%d traffics for %s", len(loads), r.Plan.Scenario.Duration), zero)
+	r.collect.phase("traffic", fmt.Sprintf("%d traffics for %s", len(r.Plan.Scenario.Traffic), r.Plan.Scenario.Duration), zero)
 	g, wctx := errgroup.WithContext(ctx)
 	for _, l := range loads {
 		g.Go(func() error {
@@ -391,7 +392,8 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 	return sleepUntil(ctx, monotonic()+settle.Nanoseconds())
 }
 
-func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
+// loadJob is the part of traffic number i that enters by the kth entry.
+func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 	var svc runlog.ServiceInfo
 	var ports int
 	for _, s := range r.lab.Services() {
@@ -405,12 +407,18 @@ func (r *run) loadJob(i int, t scenarios.Traffic) env.Job {
 		}
 	}
 	info := r.Plan.Traffic[i]
-	return env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
-		Traffic: t, Start: info.Start, End: info.End, Target: svc.Addr, Ports: ports,
-		Sources: r.lab.Sources(), SourceCount: r.Plan.Scenario.Lab.Clients.Addresses,
-		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: failuresPerSecond,
+	entries := r.lab.Entries()
+	e, part := entries[k], env.Part{Index: k, Of: len(entries)}
+	j := env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
+		Traffic: t, Start: info.Start, End: info.End, Target: svc.Addr, Ports: ports, Part: part,
+		Sources: e.Sources, SourceCount: part.Has(r.Plan.Scenario.Lab.Clients.Addresses), Floods: e.Floods,
+		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: max(1, failuresPerSecond/len(entries)),
 		LateAfter: r.Plan.lateAfter(),
 	}}
+	if len(entries) > 1 {
+		j.Load.Node = e.Node
+	}
+	return j
 }
 
 func (r *run) stopAll(ctx context.Context, jobs []started) error {

@@ -20,6 +20,7 @@ func (s *Scenario) Defaults() {
 	orElse(&s.Duration, Duration(20*time.Second))
 	s.Lab.defaults()
 	orElse(&s.Lab.Family, "ipv4")
+	orElse(&s.Lab.Nodes, 1)
 	orElse(&s.Lab.Clients.Addresses, 64)
 	orElse(&s.Sampling.Every, Duration(100*time.Millisecond))
 	orElse(&s.Sampling.CensusEvery, Duration(time.Second))
@@ -28,7 +29,7 @@ func (s *Scenario) Defaults() {
 		s.Services[i].defaults()
 	}
 	for i := range s.Traffic {
-		s.Traffic[i].defaults(s.Duration)
+		s.Traffic[i].defaults(s.Duration, s.Lab.Nodes)
 	}
 	s.nameActions()
 	for i := range s.Actions {
@@ -98,7 +99,7 @@ func (s *Service) defaults() {
 	}
 }
 
-func (t *Traffic) defaults(scenario Duration) {
+func (t *Traffic) defaults(scenario Duration, nodes int) {
 	orElse(&t.Name, t.Shape())
 	orElse(&t.Timeout, Duration(900*time.Millisecond))
 	if p := t.Pacing(); p != nil {
@@ -122,7 +123,7 @@ func (t *Traffic) defaults(scenario Duration) {
 	if s := t.UDP; s != nil {
 		orElse(&s.Socket, "per_request")
 		if s.Socket == "long_lived" {
-			orElse(&s.Sockets, 1)
+			orElse(&s.Sockets, max(1, nodes))
 		}
 		orElse(&s.Reply, new(true))
 		orElse(&s.RequestBytes, 64)

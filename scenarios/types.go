@@ -26,13 +26,14 @@ type Lab struct {
 	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default host, or auto in mode ipvs."`
 	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. 1536 where left out."`
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
-	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client host."`
+	Nodes   int     `yaml:"nodes,omitempty" jsonschema_description:"Nodes, 1 to 8: node1, node2 and so on. Each is a host with a table, a proxy and a client host of its own; pods are placed on them in turn. A connection is tracked, and translated, by the node of its client, and tracked again by the node of its pod where that is another one. Default 1."`
+	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client hosts, one for each node."`
 	Proxy   Proxy   `yaml:"proxy,omitempty" jsonschema_description:"What turns service addresses into pod addresses on the node."`
 }
 
-// Clients is the client host.
+// Clients is the client hosts. Attempts take turns among them.
 type Clients struct {
-	Addresses int `yaml:"addresses,omitempty" jsonschema_description:"Source addresses the client host sends from, 1 to 65534. One address has about 28000 source ports towards one service port. Default 64."`
+	Addresses int `yaml:"addresses,omitempty" jsonschema_description:"Source addresses the client hosts send from, 1 to 65534 in all, and at least one for each node. One address has about 28000 source ports towards one service port. Default 64."`
 }
 
 // Proxy is the node's service proxy.
@@ -160,7 +161,7 @@ type Idle struct {
 type UDP struct {
 	Pacing       `yaml:",inline"`
 	Socket       string       `yaml:"socket,omitempty" jsonschema:"enum=per_request,enum=long_lived" jsonschema_description:"per_request: a new socket, so a new entry, each time. long_lived: a fixed set of sockets in turn. Default per_request."`
-	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets, with socket: long_lived. Default 1."`
+	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets, with socket: long_lived, at least one for each node. Default 1 for each node."`
 	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
 	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
 	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`

@@ -160,7 +160,9 @@ func (v *validator) scenario() {
 		v.fail("lab.memory", "is about a private kernel", "leave it out, or write lab.kernel: private").needs = []string{"lab.kernel"}
 	}
 	v.oneOf("lab.family", s.Lab.Family, "ipv4", "ipv6")
+	v.between("lab.nodes", int64(s.Lab.Nodes), 1, MaxNodes)
 	v.between("lab.clients.addresses", int64(s.Lab.Clients.Addresses), 1, 65534)
+	v.eachNode("lab.clients.addresses", s.Lab.Clients.Addresses)
 	v.proxy("lab.proxy", &s.Lab.Proxy)
 	v.conntrack()
 	v.lasts("sampling.every", s.Sampling.Every, Duration(10*time.Millisecond), Duration(10*time.Second))

@@ -12,8 +12,17 @@ const (
 	maxEntries = 1<<31 - 1 // the kernel counts them in an int
 )
 
+// MaxNodes is how many nodes a lab can have.
+const MaxNodes = 8
+
 // NodeNames lists the nodes of the scenario's lab.
-func (s *Scenario) NodeNames() []string { return []string{"node1"} }
+func (s *Scenario) NodeNames() []string {
+	names := make([]string, 0, MaxNodes)
+	for i := range max(1, min(s.Lab.Nodes, MaxNodes)) {
+		names = append(names, fmt.Sprintf("node%d", i+1))
+	}
+	return names
+}
 
 // onNodes are the kinds of actions that are done to nodes, not to a service.
 var onNodes = kinds[slices.Index(kinds, "restart_proxy"):]

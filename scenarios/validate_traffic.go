@@ -37,9 +37,17 @@ func (v *validator) traffic(path string, t *Traffic) {
 		v.pacing(path+".flood", t, &s.Pacing)
 		v.oneOf(path+".flood.kind", s.Kind, "syn", "udp")
 		v.between(path+".flood.sources", int64(s.Sources), 1, 65534)
+		v.eachNode(path+".flood.sources", s.Sources)
 	}
 	if s := t.HTTP; s != nil {
 		v.http(path+".http", t, s)
+	}
+}
+
+// eachNode checks that there is at least one of something for each node.
+func (v *validator) eachNode(path string, n int) {
+	if nodes := v.s.Lab.Nodes; nodes <= MaxNodes && n >= 1 && n < nodes {
+		v.fail(path, fmt.Sprintf("%d is less than lab.nodes, which is %d, and each node needs one", n, nodes), fmt.Sprintf("write at least %d", nodes)).needs = []string{"lab.nodes"}
 	}
 }
 
@@ -173,6 +181,7 @@ func (v *validator) shortLived(path string, t *Traffic, s *ShortLived) {
 
 func (v *validator) idle(path string, t *Traffic, s *Idle) {
 	v.between(path+".count", int64(s.Count), 1, 10_000_000)
+	v.eachNode(path+".count", s.Count)
 	v.rate(path+".open_rate", s.OpenRate, leastRate)
 	v.lasts(path+".validate_every", s.ValidateEvery, millisecond, maxDuration)
 	v.lasts(path+".keepalive", s.KeepAlive, 0, maxDuration)
@@ -193,6 +202,7 @@ func (v *validator) udp(path string, t *Traffic, s *UDP) {
 	switch {
 	case s.Socket == "long_lived":
 		v.between(path+".sockets", int64(s.Sockets), 1, 65534)
+		v.eachNode(path+".sockets", s.Sockets)
 	case s.Sockets != 0:
 		v.fail(path+".sockets", "only long-lived sockets have a number", "write socket: long_lived, or leave sockets out").needs = []string{path + ".socket"}
 	}

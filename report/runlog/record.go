@@ -79,8 +79,9 @@ const (
 // Started - sum(Outcomes) attempts are still in flight.
 type Bin struct {
 	Traffic    string                      `json:"traffic"`
-	Start      float64                     `json:"start"` // s of run time, a multiple of Width
-	Width      float64                     `json:"width"` // s, 0.1 unless the header says otherwise
+	Node       string                      `json:"node,omitempty"` // they entered by; empty where there is only one
+	Start      float64                     `json:"start"`          // s of run time, a multiple of Width
+	Width      float64                     `json:"width"`          // s, 0.1 unless the header says otherwise
 	Due        uint64                      `json:"due,omitempty"`
 	Started    uint64                      `json:"started,omitempty"`
 	Late       uint64                      `json:"late,omitempty"` // started more than Header.LateAfter after they were due
@@ -98,6 +99,7 @@ type Bin struct {
 // increment: readers merge.
 type Latency struct {
 	Traffic string  `json:"traffic"`
+	Node    string  `json:"node,omitempty"` // they entered by; empty where there is only one
 	Start   float64 `json:"start"`
 	Width   float64 `json:"width"`             // s, 1
 	FromDue string  `json:"from_due"`          // from when the attempt was due: what a user waits
@@ -113,7 +115,8 @@ type Latency struct {
 // record counts those that have no Failure record.
 type Failure struct {
 	Traffic    string           `json:"traffic"`
-	Seq        uint64           `json:"seq"` // of the attempt in its traffic, from 0
+	Node       string           `json:"node,omitempty"` // it entered by; empty where there is only one
+	Seq        uint64           `json:"seq"`            // of the attempt in its traffic, of those that entered by Node, from 0
 	Due        float64          `json:"due"`
 	Start      float64          `json:"start"`
 	Outcome    Outcome          `json:"outcome,omitempty"`
@@ -136,6 +139,7 @@ type Tuple struct {
 // not alive.
 type Held struct {
 	Traffic   string `json:"traffic"`
+	Node      string `json:"node,omitempty"` // they entered by; empty where there is only one
 	Open      uint64 `json:"open"`
 	Validated uint64 `json:"validated"` // answered a request since the last validation round began
 	Lost      uint64 `json:"lost"`      // were open once and failed since, cumulative
@@ -221,6 +225,7 @@ type TopSource struct {
 // milliseconds after it failed.
 type Autopsy struct {
 	Traffic string  `json:"traffic"`
+	Node    string  `json:"node,omitempty"` // the attempt's; it is the one that was looked at
 	Seq     uint64  `json:"seq"`
 	Tuple   Tuple   `json:"tuple"`
 	Lag     float64 `json:"lag"` // s between the failure and the look-up
@@ -395,6 +400,7 @@ type ServiceInfo struct {
 type BackendInfo struct {
 	Name string         `json:"name"`
 	Addr netip.AddrPort `json:"addr"`
+	Node string         `json:"node,omitempty"` // it is on
 }
 
 // Trailer is the last record. A log without one was cut off.

@@ -48,7 +48,7 @@ func NewAutopsy(j env.Job) (env.Worker, error) {
 func (a *autopsy) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	ready()
 	f := a.job.Failure
-	result := &runlog.Autopsy{Traffic: f.Traffic, Seq: f.Seq, Tuple: f.Tuple}
+	result := &runlog.Autopsy{Traffic: f.Traffic, Node: f.Node, Seq: f.Seq, Tuple: f.Tuple}
 	flow, err := lookUp(ctx, a.proto, f.Tuple)
 	at := seconds(monotonic() - a.epoch)
 	result.Lag = at - a.job.Failed

@@ -43,8 +43,8 @@ type Lab interface {
 	Hosts() []Host
 	// Services as clients reach them.
 	Services() []runlog.ServiceInfo
-	// Sources are the addresses the client host may send from.
-	Sources() netip.Prefix
+	// Entries are where traffic comes from and goes in, in order of the nodes.
+	Entries() []Entry
 	// Serve makes the services answer: proxies and servers. It returns when
 	// all of them are ready. Epochs is run time 0 on each host's clock, for
 	// all that these will record; out takes what is recorded of endpoints,
@@ -60,6 +60,32 @@ type Lab interface {
 	Act(ctx context.Context, a scenarios.Action) error
 	// Close takes everything down and waits for it. It is idempotent.
 	Close(ctx context.Context) error
+}
+
+// An Entry is a client host and the node that everything it sends goes through
+// first, whose table it is tracked in and whose proxy translates it.
+type Entry struct {
+	Client Host
+	Node   string
+	// Sources are the addresses the client host may send from, and Floods
+	// those that floods pretend to come from.
+	Sources, Floods netip.Prefix
+}
+
+// A Part is one of several jobs among which the attempts of a traffic are
+// dealt out: attempt k is of the part with Index k mod Of. The zero value has
+// all.
+type Part struct {
+	Index int `json:"index"`
+	Of    int `json:"of"`
+}
+
+// Has is how many of n things that are dealt out this part gets.
+func (p Part) Has(n int) int {
+	if p.Of <= 1 {
+		return n
+	}
+	return max(0, n-p.Index+p.Of-1) / p.Of
 }
 
 // A Host runs an agent. Every call may block on the network and honours ctx.
@@ -255,9 +281,18 @@ type LoadJob struct {
 	Start   float64           `json:"start"`   // s of run time of the first possible due time
 	End     float64           `json:"end"`     // s of run time; no attempt is due at or after it
 	Target  netip.AddrPort    `json:"target"`
+	// Part is this job's share of the traffic's attempts. All else of the job
+	// but its schedule is this part's alone.
+	Part Part `json:"part"`
+	// Node is the node that its attempts enter by, which its records name;
+	// empty where there is only one.
+	Node string `json:"node,omitempty"`
 	// Ports is how many consecutive destination ports from Target's on are used.
 	Ports   int          `json:"ports"`
 	Sources netip.Prefix `json:"sources"`
+	// Floods is where the source addresses of floods are from; the zero value
+	// is all of 198.18.0.0/15 or 2001:2::/48.
+	Floods netip.Prefix `json:"floods"`
 	// SourceCount addresses of Sources are used, from its first host address on.
 	SourceCount int    `json:"source_count"`
 	Seed        uint64 `json:"seed"`

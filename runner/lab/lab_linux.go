@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -57,7 +56,6 @@ type Lab struct {
 	hosts    []env.Host
 	topology env.Topology
 	network  *network
-	sources  netip.Prefix
 	workDir  string
 
 	// Since Serve.
@@ -113,7 +111,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	p := &n.plan
 	p.Token = token
 	p.Command = e.command("agent")
-	l := &Lab{topology: t, network: n, sources: addressingOf(p.IPv6).sources, workDir: t.WorkDir}
+	l := &Lab{topology: t, network: n, workDir: t.WorkDir}
 	if l.super, err = start(e.command("lab")); err != nil {
 		return nil, err
 	}
@@ -172,8 +170,14 @@ func (l *Lab) Hosts() []env.Host { return l.hosts }
 // Services is part of env.Lab.
 func (l *Lab) Services() []runlog.ServiceInfo { return l.network.services }
 
-// Sources is part of env.Lab.
-func (l *Lab) Sources() netip.Prefix { return l.sources }
+// Entries is part of env.Lab.
+func (l *Lab) Entries() []env.Entry {
+	var out []env.Entry
+	for _, p := range l.network.places {
+		out = append(out, env.Entry{Client: l.host(p.client), Node: p.node, Sources: p.sources, Floods: p.floods})
+	}
+	return out
+}
 
 // Close is part of env.Lab. Agents that are still there get a moment to end
 // their jobs in order. When ctx is done the lab is taken down all the

@@ -146,7 +146,7 @@ func TestTrafficReachesPods(t *testing.T) {
 		l := up(t, topology(t, family, web, dns))
 		client := l.host("client")
 		const n = 600
-		src := l.Sources()
+		src := l.Entries()[0].Sources
 		pods, peers := answers(t, connects(t, client, "tcp", l.Services()[0].Addr, n, src, 5))
 		assert.Len(t, pods, 3)
 		for pod, k := range pods {
@@ -178,13 +178,13 @@ func TestTrafficReachesPods(t *testing.T) {
 func TestEverySourceAddressWorks(t *testing.T) {
 	families(t, func(t *testing.T, family string) {
 		l := up(t, topology(t, family, service("web", "tcp", 1)))
-		last := l.Sources().Addr()
+		last := l.Entries()[0].Sources.Addr()
 		b := last.AsSlice()
 		b[len(b)-2], b[len(b)-1] = 0xff, 0xfd
 		before, _ := netip.AddrFromSlice(b)
 		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, netip.PrefixFrom(before, 16), 1))
 		assert.Equal(t, before.Next(), peers[0].Addr())
-		assert.True(t, l.Sources().Contains(peers[0].Addr()))
+		assert.True(t, l.Entries()[0].Sources.Contains(peers[0].Addr()))
 	})
 }
 
@@ -206,7 +206,7 @@ func TestMasquerade(t *testing.T) {
 		top.Lab.Proxy.Masquerade = true
 		l := up(t, top)
 		node := addressingOf(family == "ipv6").gateway
-		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[1].Addr, 20, l.Sources(), 1))
+		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[1].Addr, 20, l.Entries()[0].Sources, 1))
 		for _, p := range peers {
 			assert.Equal(t, node, p.Addr())
 		}
@@ -223,13 +223,13 @@ func TestNoEndpointIsRefused(t *testing.T) {
 		l := up(t, topology(t, family, service("none", "tcp", 0), service("web", "tcp", 1)))
 		other := netip.AddrPortFrom(l.Services()[1].Addr.Addr(), 9)
 		for _, to := range []netip.AddrPort{l.Services()[0].Addr, other} {
-			for _, e := range connects(t, l.host("client"), "tcp", to, 3, l.Sources(), 1) {
+			for _, e := range connects(t, l.host("client"), "tcp", to, 3, l.Entries()[0].Sources, 1) {
 				assert.Equal(t, "ECONNREFUSED", e.Name, "%+v", e)
 			}
 		}
 		// A pod without a listener refuses by itself.
 		l2 := netip.AddrPortFrom(l.Services()[1].Backends[0].Addr.Addr(), 9)
-		assert.Equal(t, "ECONNREFUSED", connects(t, l.host("client"), "tcp", l2, 1, l.Sources(), 1)[0].Name)
+		assert.Equal(t, "ECONNREFUSED", connects(t, l.host("client"), "tcp", l2, 1, l.Entries()[0].Sources, 1)[0].Name)
 	})
 }
 
@@ -363,7 +363,7 @@ func TestLongWorkDir(t *testing.T) {
 	require.NoError(t, os.MkdirAll(parent, 0o700))
 	top.WorkDir = filepath.Join(parent, strings.Repeat("x", 200))
 	l := up(t, top)
-	answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, l.Sources(), 1))
+	answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1, l.Entries()[0].Sources, 1))
 }
 
 func TestWorkDirIsPrivate(t *testing.T) {
@@ -401,7 +401,7 @@ func TestLabsSideBySide(t *testing.T) {
 	wg.Wait()
 	for i, l := range labs {
 		require.NotNil(t, l)
-		pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 50, l.Sources(), 1))
+		pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 50, l.Entries()[0].Sources, 1))
 		names := slices.Sorted(maps.Keys(pods))
 		assert.Equal(t, []string{fmt.Sprintf("web%d-1", i), fmt.Sprintf("web%d-2", i)}, names)
 		assert.Len(t, entries(t, l), 50, "each has its own table")
@@ -452,7 +452,7 @@ func TestMainRefusesOutsideItsNamespace(t *testing.T) {
 // As many pods as a service may have.
 func TestManyPods(t *testing.T) {
 	l := up(t, topology(t, "ipv4", service("web", "tcp", 64)))
-	pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1500, l.Sources(), 1))
+	pods, _ := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 1500, l.Entries()[0].Sources, 1))
 	assert.Len(t, pods, 64)
 }
 

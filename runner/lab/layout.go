@@ -15,13 +15,13 @@ import (
 // addressing is where things are in one address family. Every lab has
 // namespaces of its own, so all labs use the same addresses.
 type addressing struct {
-	link       netip.Prefix // between the client host and the node
+	link       netip.Prefix // between the first client host and its node; see place for the others'
 	node       netip.Addr   // on link
 	client     netip.Addr   // on link; the node's next hop to everything that is not in the lab
-	sources    netip.Prefix // what the client host sends from
+	sources    netip.Prefix // what the first client host sends from
 	floods     netip.Prefix // what floods are sent from; nobody answers there
-	gateway    netip.Addr   // the node, as every pod sees it
-	pods       netip.Prefix // pods are numbered from the address after gateway on
+	gateway    netip.Addr   // the node, as every pod of its sees it
+	pods       netip.Prefix // pods of the first node are numbered from the address after gateway on
 	services   netip.Prefix
 	serviceOne netip.Addr // address of the first service
 	all        netip.Prefix
@@ -48,16 +48,13 @@ func addressingOf(ipv6 bool) addressing {
 	}
 }
 
-const (
-	clientName = "client"
-	nodeName   = "node1"
-	hostDev    = "eth0" // of clients and pods
-)
+const hostDev = "eth0" // of clients and pods
 
 // A network is what layout makes of a topology.
 type network struct {
-	plan  plan
-	proxy env.ProxyJob // of the node; without Services
+	plan   plan
+	places []place
+	proxy  env.ProxyJob // of each node; without Node, NodeAddr and Services
 	// services as they are at first, and the hosts their pods may live on:
 	// the first ones have the pods of the beginning.
 	services []runlog.ServiceInfo
@@ -67,13 +64,17 @@ type network struct {
 // layout turns a topology into what the supervisor builds and what the
 // services look like to clients.
 //
-// The client host owns one address on its link, and a whole prefix besides by one
+// Each client host owns one address on its link, and a whole prefix besides by one
 // local route (AnyIP), so that 65534 source addresses cost one route there,
 // one route and one neighbour on the node. The node's default
 // route leads to the client host, which stands for the rest of the world: a
 // packet to an address that nobody has (an answer to a flood, or to a service
 // address that was not translated) leaves the node as it would leave a real
 // one, and vanishes at the client host, which does not forward.
+//
+// Nodes have a link to each other. What a client sends enters by its own node;
+// for a pod of another node it goes on over that link, and the answer comes back
+// the same way, because every node sends what is for a client to that client's.
 func layout(t env.Topology) (*network, error) {
 	ipv6 := t.Lab.Family == "ipv6"
 	a := addressingOf(ipv6)
@@ -82,57 +83,101 @@ func layout(t env.Topology) (*network, error) {
 		return nil, err
 	}
 	n := &network{
-		slots: map[string][]runlog.BackendInfo{},
+		slots: map[string][]runlog.BackendInfo{}, places: places(a, max(1, t.Lab.Nodes)),
 		proxy: env.ProxyJob{
-			Proxy: t.Lab.Proxy, Node: nodeName, NodeAddr: a.node, IPv6: ipv6, Clients: a.sources, VIPs: a.services,
+			Proxy: t.Lab.Proxy, IPv6: ipv6, Clients: a.sources, VIPs: a.services,
 			Sysctls: tracking, WorkDir: t.WorkDir,
 		},
+	}
+	if len(n.places) > 1 {
+		n.proxy.Clients = netip.PrefixFrom(a.sources.Addr(), a.sources.Bits()-maxNodeBits).Masked()
 	}
 	if err := n.placeServices(a, t); err != nil {
 		return nil, err
 	}
-	client := hostPlan{Name: clientName, Role: env.Client, Reach: a.node, Sysctls: endSysctls(ipv6), Routes: []routePlan{
-		{Dst: a.all, Dev: hostDev, Via: a.node},
-		{Kind: routeLocal, Dst: a.sources},
-		{Kind: routeBlackhole, Dst: a.floods},
-	}}
-	if t.ReusePorts {
-		client.Sysctls = append(client.Sysctls, setting{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
+	n.plan = plan{WorkDir: t.WorkDir, IPv6: ipv6}
+	clients, nodes := n.entryHosts(a, t)
+	pods := n.podHosts(a, nodes)
+	n.plan.Hosts = slices.Concat(clients, nodes, pods)
+	return n, nil
+}
+
+// entryHosts are the client hosts and the nodes, with their links.
+func (n *network) entryHosts(a addressing, t env.Topology) (clients, nodes []hostPlan) {
+	ipv6 := n.plan.IPv6
+	for i, p := range n.places {
+		client := hostPlan{Name: p.client, Role: env.Client, Reach: []netip.Addr{p.nodeAddr}, Sysctls: endSysctls(ipv6), Routes: []routePlan{
+			{Dst: a.all, Dev: hostDev, Via: p.nodeAddr},
+			{Kind: routeLocal, Dst: p.sources},
+			{Kind: routeBlackhole, Dst: a.floods},
+		}}
+		if t.ReusePorts {
+			client.Sysctls = append(client.Sysctls, setting{Name: "net/ipv4/tcp_tw_reuse", Value: "1"})
+		}
+		node := hostPlan{
+			Name: p.node, Role: env.Node, Sysctls: nodeBasics(ipv6),
+			Routes: []routePlan{{Dst: a.all, Dev: p.client, Via: p.clientAddr}},
+		}
+		n.plan.Links = append(n.plan.Links, linkPlan{Ends: [2]linkEnd{
+			{Host: p.node, Dev: p.client, Addrs: []netip.Prefix{netip.PrefixFrom(p.nodeAddr, a.link.Bits())}},
+			{Host: p.client, Dev: hostDev, Addrs: []netip.Prefix{netip.PrefixFrom(p.clientAddr, a.link.Bits())}},
+		}})
+		for j, q := range n.places {
+			if i == j {
+				continue
+			}
+			addr := netip.PrefixFrom(q.nodeAddr, a.bits)
+			node.Reach = append(node.Reach, q.nodeAddr)
+			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: q.node})
+			for _, dst := range []netip.Prefix{q.sources, q.floods, q.pods} {
+				node.Routes = append(node.Routes, routePlan{Dst: dst, Dev: q.node, Via: q.nodeAddr})
+			}
+			if i < j {
+				n.plan.Links = append(n.plan.Links, linkPlan{Ends: [2]linkEnd{
+					{Host: p.node, Dev: q.node, Addrs: []netip.Prefix{netip.PrefixFrom(p.nodeAddr, a.bits)}},
+					{Host: q.node, Dev: p.node, Addrs: []netip.Prefix{addr}},
+				}})
+			}
+		}
+		clients, nodes = append(clients, client), append(nodes, node)
 	}
-	node := hostPlan{
-		Name: nodeName, Role: env.Node, Sysctls: nodeBasics(ipv6),
-		Routes: []routePlan{{Dst: a.all, Dev: clientName, Via: a.client}},
-	}
-	p := plan{WorkDir: t.WorkDir, IPv6: ipv6, Links: []linkPlan{{Ends: [2]linkEnd{
-		{Host: nodeName, Dev: clientName, Addrs: []netip.Prefix{netip.PrefixFrom(a.node, a.link.Bits())}},
-		{Host: clientName, Dev: hostDev, Addrs: []netip.Prefix{netip.PrefixFrom(a.client, a.link.Bits())}},
-	}}}}
+	return clients, nodes
+}
+
+// podHosts are the hosts of pods, each with a link to its node.
+func (n *network) podHosts(a addressing, nodes []hostPlan) []hostPlan {
 	var pods []hostPlan
 	for _, info := range n.services {
 		for _, b := range n.slots[info.Name] {
 			dev := fmt.Sprintf("pod%d", len(pods)+1)
 			addr := netip.PrefixFrom(b.Addr.Addr(), a.bits)
 			gateway := netip.PrefixFrom(a.gateway, a.bits)
-			p.Links = append(p.Links, linkPlan{Ends: [2]linkEnd{
-				{Host: nodeName, Dev: dev, Addrs: []netip.Prefix{gateway}},
+			n.plan.Links = append(n.plan.Links, linkPlan{Ends: [2]linkEnd{
+				{Host: b.Node, Dev: dev, Addrs: []netip.Prefix{gateway}},
 				{Host: b.Name, Dev: hostDev, Addrs: []netip.Prefix{addr}},
 			}})
-			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: dev})
+			i := slices.IndexFunc(n.places, func(p place) bool { return p.node == b.Node })
+			nodes[i].Routes = append(nodes[i].Routes, routePlan{Dst: addr, Dev: dev})
 			pods = append(pods, hostPlan{
-				Name: b.Name, Role: env.Pod, Reach: a.gateway, Sysctls: append(endSysctls(ipv6), listenSysctls()...),
+				Name: b.Name, Role: env.Pod, Reach: []netip.Addr{a.gateway}, Sysctls: append(endSysctls(n.plan.IPv6), listenSysctls()...),
 				Routes: []routePlan{{Dst: gateway, Dev: hostDev}, {Dst: a.all, Dev: hostDev, Via: a.gateway}},
 			})
 		}
 	}
-	p.Hosts = append([]hostPlan{client, node}, pods...)
-	n.plan = p
-	return n, nil
+	return pods
 }
 
 // placeServices gives every service and every host of its pods an address.
 func (n *network) placeServices(a addressing, t env.Topology) error {
-	names := map[string]bool{clientName: true, nodeName: true}
-	vip, pod := a.serviceOne, a.gateway
+	names := map[string]bool{}
+	last := make([]netip.Addr, len(n.places)) // of the pods of each node
+	for i, p := range n.places {
+		names[p.client], names[p.node] = true, true
+		if last[i] = p.pods.Addr(); p.pods.Contains(a.gateway) {
+			last[i] = a.gateway
+		}
+	}
+	vip := a.serviceOne
 	for _, s := range t.Services {
 		if s.Port < 1 || s.PortCount < 1 || s.Port+s.PortCount-1 > 65535 {
 			return fmt.Errorf("service %s: ports %d+%d are not ports", s.Name, s.Port, s.PortCount)
@@ -154,10 +199,11 @@ func (n *network) placeServices(a addressing, t env.Topology) error {
 				return fmt.Errorf("service %s: there is another host named %s", s.Name, name)
 			}
 			names[name] = true
-			if pod = pod.Next(); !a.pods.Contains(pod) {
+			at := i % len(n.places)
+			if last[at] = last[at].Next(); !n.places[at].pods.Contains(last[at]) {
 				return errors.New("there are more pods than addresses for them")
 			}
-			b := runlog.BackendInfo{Name: name, Addr: netip.AddrPortFrom(pod, uint16(s.Port))}
+			b := runlog.BackendInfo{Name: name, Addr: netip.AddrPortFrom(last[at], uint16(s.Port)), Node: n.places[at].node}
 			n.slots[s.Name] = append(n.slots[s.Name], b)
 			if i < pods {
 				info.Backends = append(info.Backends, b)

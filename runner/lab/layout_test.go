@@ -41,7 +41,7 @@ func TestLayout(t *testing.T) {
 			assert.Equal(t, netip.MustParseAddrPort(a.pod1), infos[0].Backends[0].Addr)
 			assert.Empty(t, infos[2].Backends)
 			assert.True(t, n.proxy.Proxy.Masquerade)
-			assert.Equal(t, []runlog.BackendInfo{{Name: "dns-1", Addr: netip.AddrPortFrom(netip.MustParseAddr(a.pod3), 53)}}, n.slots["dns"])
+			assert.Equal(t, []runlog.BackendInfo{{Name: "dns-1", Addr: netip.AddrPortFrom(netip.MustParseAddr(a.pod3), 53), Node: "node1"}}, n.slots["dns"])
 			assert.Equal(t, "tcp", transport("http"), "http runs on tcp")
 			assert.Empty(t, n.slots["none"])
 		})
@@ -85,5 +85,61 @@ func TestLayoutRefuses(t *testing.T) {
 			_, err := layout(c.top)
 			assert.EqualError(t, err, c.want)
 		})
+	}
+}
+
+// Several nodes share the ranges out, and their hosts have links to each other.
+func TestLayoutOfSeveralNodes(t *testing.T) {
+	for family, w := range map[string]struct{ node3, client3, sources3, floods3, pod2, clients string }{
+		"ipv4": {"10.64.0.9", "10.64.0.10", "10.130.0.0/16", "198.19.0.0/17", "10.244.32.1", "10.128.0.0/13"},
+		"ipv6": {"fd00:64::9", "fd00:64::a", "fd00:128::2:0/112", "2001:2:0:8000::/50", "fd00:244::2001", "fd00:128::/109"},
+	} {
+		t.Run(family, func(t *testing.T) {
+			n, err := layout(env.Topology{
+				Lab:      scenarios.Lab{Family: family, Nodes: 3},
+				Services: []scenarios.Service{{Name: "web", Port: 80, PortCount: 1, Pods: 4}},
+				Slots:    map[string]int{"web": 5},
+			})
+			require.NoError(t, err)
+			var names []string
+			for _, h := range n.plan.Hosts {
+				names = append(names, h.Name)
+			}
+			assert.Equal(t, []string{"client1", "client2", "client3", "node1", "node2", "node3", "web-1", "web-2", "web-3", "web-4", "web-5"}, names)
+			assert.Len(t, n.plan.Links, 3+3+5)
+			var on []string
+			for _, b := range n.slots["web"] {
+				on = append(on, b.Node)
+			}
+			assert.Equal(t, []string{"node1", "node2", "node3", "node1", "node2"}, on, "in turn")
+			assert.Equal(t, w.pod2, n.slots["web"][1].Addr.Addr().String())
+			p := n.places[2]
+			assert.Equal(t, []string{w.node3, w.client3, w.sources3, w.floods3}, []string{p.nodeAddr.String(), p.clientAddr.String(), p.sources.String(), p.floods.String()})
+			assert.Equal(t, w.clients, n.proxy.Clients.String())
+		})
+	}
+}
+
+// With as many nodes as there may be, nothing is in two ranges, and no client
+// has fewer addresses than floods and traffic may ask of it.
+func TestPlacesDoNotOverlap(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		a := addressingOf(ipv6)
+		for nodes := 2; nodes <= scenarios.MaxNodes; nodes++ {
+			ranges := []netip.Prefix{a.services}
+			for _, p := range places(a, nodes) {
+				assert.Equal(t, p.sources.Masked(), p.sources)
+				assert.Equal(t, p.floods.Masked(), p.floods)
+				assert.True(t, a.floods.Contains(p.floods.Addr()) && a.pods.Contains(p.pods.Addr()))
+				share := env.Part{Of: nodes}.Has(65534)
+				assert.Greater(t, 1<<min(30, a.bits-p.floods.Bits()), share)
+				ranges = append(ranges, netip.PrefixFrom(p.nodeAddr, a.link.Bits()).Masked(), p.sources, p.floods, p.pods)
+			}
+			for i, p := range ranges {
+				for _, q := range ranges[:i] {
+					assert.False(t, p.Overlaps(q), "%s and %s", p, q)
+				}
+			}
+		}
 	}
 }

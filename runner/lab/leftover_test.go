@@ -48,7 +48,7 @@ func controller(ctx context.Context, args []string) error {
 		}
 		fmt.Println("up")
 		err = lab.host("client").Start(ctx, env.Job{ID: "dial", Load: &env.LoadJob{
-			Traffic: scenarios.Traffic{To: "tcp"}, Target: lab.Services()[0].Addr, SourceCount: 200, Sources: lab.Sources(),
+			Traffic: scenarios.Traffic{To: "tcp"}, Target: lab.Services()[0].Addr, SourceCount: 200, Sources: lab.Entries()[0].Sources,
 		}})
 		if err != nil {
 			return err

@@ -24,8 +24,8 @@ type hostPlan struct {
 	Role    env.Role    `json:"role"`
 	Sysctls []setting   `json:"sysctls"`
 	Routes  []routePlan `json:"routes"`
-	// Reach is an address that must be reachable before the rest is done.
-	Reach netip.Addr `json:"reach"`
+	// Reach are addresses that must be reachable before the rest is done.
+	Reach []netip.Addr `json:"reach"`
 }
 
 // linkPlan is a veth pair.

@@ -65,7 +65,7 @@ func (d *deployment) state() env.ServiceState {
 	}
 	for _, p := range d.pods {
 		s.Endpoints = append(s.Endpoints, runlog.EndpointState{
-			Name: p.name, Addr: p.slot.Addr.Addr(), Node: nodeName,
+			Name: p.name, Addr: p.slot.Addr.Addr(), Node: p.slot.Node,
 			Ready: p.ready && !p.terminating, Serving: p.ready && !p.exited, Terminating: p.terminating,
 		})
 	}

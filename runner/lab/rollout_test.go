@@ -180,7 +180,7 @@ func flow(t testing.TB, l *Lab, rate scenarios.Rate) (stop func() map[runlog.Out
 	epoch, err := client.Clock(t.Context())
 	require.NoError(t, err)
 	j := env.Job{ID: name, Epoch: epoch + int64(100*time.Millisecond), Load: &env.LoadJob{
-		Traffic: s.Traffic[0], End: 60, Target: l.Services()[0].Addr, Ports: 1, Sources: l.Sources(), SourceCount: 64, Seed: 1, FailuresPerSecond: 100,
+		Traffic: s.Traffic[0], End: 60, Target: l.Services()[0].Addr, Ports: 1, Sources: l.Entries()[0].Sources, SourceCount: 64, Seed: 1, FailuresPerSecond: 100,
 	}}
 	require.NoError(t, client.Start(t.Context(), j))
 	return func() map[runlog.Outcome]uint64 {
@@ -326,7 +326,7 @@ func TestScaleToNothingAndBack(t *testing.T) {
 		l, _ := serve(t, topology(t, family, web), 4)
 		act(t, l, scenarios.Action{Scale: &scenarios.Scale{Service: "web"}})
 		follows(t, l, "web")
-		for _, e := range connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 3, l.Sources(), 1) {
+		for _, e := range connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 3, l.Entries()[0].Sources, 1) {
 			assert.Equal(t, "ECONNREFUSED", e.Name, "%+v", e)
 		}
 		act(t, l, scenarios.Action{Scale: &scenarios.Scale{Service: "web", To: 3}})
@@ -398,8 +398,8 @@ func TestActionsOnTheTable(t *testing.T) {
 		}
 		return n
 	}
-	connects(t, client, "udp", l.Services()[0].Addr, 5, l.Sources(), 1)
-	connects(t, client, "tcp", l.Services()[1].Addr, 7, l.Sources(), 1)
+	connects(t, client, "udp", l.Services()[0].Addr, 5, l.Entries()[0].Sources, 1)
+	connects(t, client, "tcp", l.Services()[1].Addr, 7, l.Entries()[0].Sources, 1)
 	require.Len(t, entries(t, l), ballast+5+7)
 	act(t, l, scenarios.Action{Flush: &scenarios.Flush{Protocol: "udp"}})
 	assert.Equal(t, map[string]int{"9": ballast, "8080": 7}, count())

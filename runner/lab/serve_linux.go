@@ -20,12 +20,10 @@ const proxyJob = "proxy"
 func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Recorder) error {
 	l.epochs, l.out = epochs, out
 	g, gctx := errgroup.WithContext(ctx)
-	for _, h := range l.hosts {
-		if h.Role() != env.Node {
-			continue
-		}
+	for _, p := range l.network.places {
+		h := l.host(p.node)
 		j := l.network.proxy
-		j.Node, j.Services = h.Name(), l.serviceStates()
+		j.Node, j.NodeAddr, j.Services = p.node, p.nodeAddr, l.serviceStates()
 		g.Go(func() error {
 			return h.Start(gctx, env.Job{ID: proxyJob, Epoch: epochs[h.Name()], Proxy: &j})
 		})

@@ -301,10 +301,17 @@ func (s *supervisor) route(_ context.Context, h *labHost) error {
 }
 
 func (s *supervisor) reach(ctx context.Context, h *labHost) error {
-	if !h.plan.Reach.IsValid() {
+	if len(h.plan.Reach) == 0 {
 		return nil
 	}
-	return h.ns.do(func() error { return awaitReachable(ctx, h.plan.Reach) })
+	return h.ns.do(func() error {
+		for _, a := range h.plan.Reach {
+			if err := awaitReachable(ctx, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // down ends the agents and removes the work directory. The network goes with

@@ -87,8 +87,9 @@ func NewFlood(job env.Job) (env.Worker, error) {
 	if !l.Target.IsValid() || l.Target.Port() == 0 || int(l.Target.Port())+max(1, l.Ports)-1 > 65535 {
 		return nil, fmt.Errorf("make flood %s: %d ports from %v on are not ports to send to", l.Traffic.Name, l.Ports, l.Target)
 	}
+	f.sources = max(1, l.Part.Has(f.sources))
 	var err error
-	if f.pacer, err = PacerOf(floodPacing(*shape), seconds(l.End-l.Start)); err != nil {
+	if f.pacer, err = pacerOf(l, floodPacing(*shape)); err != nil {
 		return nil, fmt.Errorf("make flood %s: %w", l.Traffic.Name, err)
 	}
 	return f, nil

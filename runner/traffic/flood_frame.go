@@ -98,6 +98,9 @@ func newFloodFrames(l env.LoadJob, kind string, sources int, src, dst net.Hardwa
 	if f.is4 {
 		base = floodBase4
 	}
+	if l.Floods.IsValid() {
+		base = l.Floods.Masked().Addr()
+	}
 	f.base = base.As16()
 	ip, transport, proto := ipv6Bytes, synBytes, byte(protoTCP)
 	if f.is4 {

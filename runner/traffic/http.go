@@ -61,6 +61,7 @@ func NewHTTP(job env.Job) (env.Worker, error) {
 	if h.connections == 0 {
 		h.connections = httpConnections
 	}
+	h.connections = max(min(h.connections, 1), l.Part.Has(h.connections))
 	if l.Traffic.Timeout <= 0 {
 		return nil, fmt.Errorf("make http traffic %s: it has no timeout", l.Traffic.Name)
 	}
@@ -76,7 +77,7 @@ func NewHTTP(job env.Job) (env.Worker, error) {
 		return nil, fmt.Errorf("make http traffic %s: %q is not the path of a URL", l.Traffic.Name, shape.Path)
 	}
 	var err error
-	if h.pacer, err = PacerOf(httpPacing(*shape), seconds(l.End-l.Start)); err != nil {
+	if h.pacer, err = pacerOf(l, httpPacing(*shape)); err != nil {
 		return nil, fmt.Errorf("make http traffic %s: %w", l.Traffic.Name, err)
 	}
 	if h.tuples, err = newTCPTuples(l, nil); err != nil {

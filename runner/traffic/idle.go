@@ -42,7 +42,7 @@ func NewIdle(job env.Job) (env.Worker, error) {
 	if i.Count < 1 {
 		return nil, fmt.Errorf("make idle traffic: count is %d, must be above 0", i.Count)
 	}
-	pacer, err := PacerOf(scenarios.Pacing{Rate: i.OpenRate}, seconds(job.Load.End-job.Load.Start))
+	pacer, err := pacerOf(*job.Load, scenarios.Pacing{Rate: i.OpenRate})
 	if err != nil {
 		return nil, fmt.Errorf("make idle traffic: open_rate: %w", err)
 	}
@@ -51,7 +51,7 @@ func NewIdle(job env.Job) (env.Worker, error) {
 		return nil, fmt.Errorf("make idle traffic: %w", err)
 	}
 	w := &Idle{job: job, setup: tcpSetup{
-		schedule: NewSchedule(pacer, job.Load.Start, job.Load.End), limit: uint64(i.Count), tuples: tuples,
+		schedule: NewSchedule(pacer, job.Load.Start, job.Load.End), limit: uint64(job.Load.Part.Has(i.Count)), tuples: tuples,
 		requestBytes: tcpPayload, responseBytes: tcpPayload, keepAlive: time.Duration(i.KeepAlive),
 	}}
 	if err := w.setup.check(*job.Load); err != nil {
@@ -63,7 +63,7 @@ func NewIdle(job env.Job) (env.Worker, error) {
 // Run implements env.Worker. It can run once.
 func (w *Idle) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	cfg := w.job.Load.Traffic.Idle
-	shape := &idle{every: cfg.ValidateEvery.Seconds(), slots: make([]int32, cfg.Count), record: math.Floor(w.job.Load.Start) + 1}
+	shape := &idle{every: cfg.ValidateEvery.Seconds(), slots: make([]int32, w.setup.limit), record: math.Floor(w.job.Load.Start) + 1}
 	for i := range shape.slots {
 		shape.slots[i] = none
 	}
@@ -136,7 +136,7 @@ func (i *idle) failed(fd int32) {
 // they were opened.
 func (i *idle) work(now float64) float64 {
 	next := math.Inf(1)
-	if i.every > 0 {
+	if i.every > 0 && len(i.slots) > 0 {
 		n := uint64(len(i.slots))
 		due := func() float64 { return i.e.job.Start + i.every*float64(i.round)/float64(n) }
 		for range tcpBurst {
@@ -165,7 +165,7 @@ func (i *idle) work(now float64) float64 {
 // answered in their last round: not longer ago than one round and the time an
 // answer may take.
 func (i *idle) tell(now float64) {
-	h := &runlog.Held{Traffic: i.e.job.Traffic.Name, Open: i.open, Lost: i.lost}
+	h := &runlog.Held{Traffic: i.e.job.Traffic.Name, Node: i.e.job.Node, Open: i.open, Lost: i.lost}
 	for _, fd := range i.slots {
 		if fd != none && i.e.conns[fd].answeredAt >= now-i.every-i.e.timeout {
 			h.Validated++

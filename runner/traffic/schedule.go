@@ -8,6 +8,7 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -90,6 +91,30 @@ func PacerOf(p scenarios.Pacing, d time.Duration) (vegeta.Pacer, error) {
 		return NewStagesPacer([]scenarios.Stage{{To: p.Rate, For: scenarios.Duration(d)}})
 	}
 }
+
+// pacerOf is the pacer of a job's part of the attempts.
+func pacerOf(l env.LoadJob, p scenarios.Pacing) (vegeta.Pacer, error) {
+	all, err := PacerOf(p, seconds(l.End-l.Start))
+	if err != nil || l.Part.Of <= 1 {
+		return all, err
+	}
+	return partPacer{all, uint64(l.Part.Index), uint64(l.Part.Of)}, nil
+}
+
+// partPacer paces every of-th hit of a pacer, from hit number index on: so that
+// of such pacers together make each of its hits once, when it is due.
+type partPacer struct {
+	all       vegeta.Pacer
+	index, of uint64
+}
+
+// Pace implements vegeta.Pacer.
+func (p partPacer) Pace(elapsed time.Duration, hits uint64) (time.Duration, bool) {
+	return p.all.Pace(elapsed, hits*p.of+p.index)
+}
+
+// Rate implements vegeta.Pacer.
+func (p partPacer) Rate(elapsed time.Duration) float64 { return p.all.Rate(elapsed) / float64(p.of) }
 
 // StagesPacer paces along a rate that is linear within each stage, and stays
 // at the last stage's end rate after it. Rates may be 0 and may jump between

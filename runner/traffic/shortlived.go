@@ -59,7 +59,7 @@ func NewShortLived(job env.Job) (env.Worker, error) {
 	default:
 		return nil, fmt.Errorf("make short-lived traffic: closer is %q, want client or server", s.Closer)
 	}
-	pacer, err := PacerOf(s.Pacing, seconds(job.Load.End-job.Load.Start))
+	pacer, err := pacerOf(*job.Load, s.Pacing)
 	if err != nil {
 		return nil, fmt.Errorf("make short-lived traffic: %w", err)
 	}

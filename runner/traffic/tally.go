@@ -218,7 +218,7 @@ func (t *Tally) flushBins() {
 	for _, i := range slices.Sorted(maps.Keys(t.bins)) {
 		b := t.bins[i]
 		r := &runlog.Bin{
-			Traffic: t.job.Traffic.Name, Start: float64(i) / binsPerSecond, Width: 1.0 / binsPerSecond,
+			Traffic: t.job.Traffic.Name, Node: t.job.Node, Start: float64(i) / binsPerSecond, Width: 1.0 / binsPerSecond,
 			Due: b.due, Started: b.started, Late: b.late, LostPackets: b.lostPackets,
 			NotStarted: nonZero(notStartedReasons[:], b.notStarted[:]),
 			Outcomes:   nonZero(outcomes[:], b.outcomes[:]),
@@ -247,7 +247,7 @@ func (t *Tally) window(due float64) *window {
 func (t *Tally) flushWindows() {
 	for _, i := range slices.Sorted(maps.Keys(t.windows)) {
 		w := t.windows[i]
-		l := &runlog.Latency{Traffic: t.job.Traffic.Name, Start: float64(i), Width: 1, FromDue: encode(w.fromDue), Started: encode(w.fromStart)}
+		l := &runlog.Latency{Traffic: t.job.Traffic.Name, Node: t.job.Node, Start: float64(i), Width: 1, FromDue: encode(w.fromDue), Started: encode(w.fromStart)}
 		if w.connect.TotalCount() > 0 {
 			l.Connect = encode(w.connect)
 		}
@@ -265,7 +265,7 @@ func (t *Tally) failure(f runlog.Failure) {
 	now := t.now()
 	t.loss(t.failures.turn(now))
 	if t.failures.allow(now, f.NotStarted != "") {
-		f.Traffic = t.job.Traffic.Name
+		f.Traffic, f.Node = t.job.Traffic.Name, t.job.Node
 		t.out.Record(runlog.Record{Failure: &f})
 	}
 }

@@ -76,6 +76,7 @@ func NewUDP(job env.Job) (env.Worker, error) {
 	if u.shape.DNSPair {
 		u.parts = 2
 	}
+	u.shape.Sockets = l.Part.Has(max(1, u.shape.Sockets))
 	u.size = u.shape.RequestBytes
 	if u.size == 0 {
 		u.size = udpBytes
@@ -90,7 +91,7 @@ func NewUDP(job env.Job) (env.Worker, error) {
 	if u.reply && l.Traffic.Timeout <= 0 {
 		return nil, fmt.Errorf("make udp traffic %s: it has no timeout", l.Traffic.Name)
 	}
-	p, err := PacerOf(u.shape.Pacing, seconds(l.End-l.Start))
+	p, err := pacerOf(l, u.shape.Pacing)
 	if err != nil {
 		return nil, fmt.Errorf("make udp traffic %s: %w", l.Traffic.Name, err)
 	}

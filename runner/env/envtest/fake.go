@@ -99,7 +99,11 @@ func (l *fakeLab) Hosts() []env.Host {
 	return out
 }
 func (l *fakeLab) Services() []runlog.ServiceInfo { return l.services }
-func (l *fakeLab) Sources() netip.Prefix          { return netip.MustParsePrefix("203.0.113.0/24") }
+
+// Entries is the client's.
+func (l *fakeLab) Entries() []env.Entry {
+	return []env.Entry{{Client: l.hosts[0], Node: "node1", Sources: netip.MustParsePrefix("203.0.113.0/24")}}
+}
 
 // Serve starts a server job on each pod.
 func (l *fakeLab) Serve(ctx context.Context, epochs map[string]int64, _ env.Recorder) error {
