@@ -79,7 +79,10 @@ func (a *Analysis) Findings() *Findings {
 
 func (l *log) findings() *Findings {
 	for _, t := range l.order {
-		t.dueCounts, t.firstFull = nil, math.NaN() // of findings before these
+		t.dueCounts = nil // of findings before these
+		for _, v := range t.lanes {
+			v.due, v.full = nil, nil
+		}
 	}
 	a := newAttribution(l)
 	a.attribute()
@@ -102,16 +105,16 @@ func (l *log) findings() *Findings {
 	for _, n := range l.nodeList {
 		knees[n] = l.onsets(n, a)
 	}
-	loss := l.clientLoss()
 	f.Knee = firstOf(l, knees)
-	f.Knee.ClientLoss = loss
+	f.Knee.ClientLoss = l.clientLoss("")
+	parted := l.parted()
 	for _, n := range l.nodeList {
 		k := knees[n]
-		if len(l.nodeList) == 1 {
-			k.ClientLoss = loss // with several nodes nobody knows whose it was
+		if parted || len(l.nodeList) == 1 { // else nobody knows whose it was
+			k.ClientLoss = l.clientLoss(n.name)
 		}
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
-		nf.Stale = l.staleOf(n.name)
+		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
 		nf.Proxy = l.proxies[n.name].finding()
 		f.Nodes = append(f.Nodes, nf)
 	}
@@ -122,7 +125,7 @@ func (l *log) findings() *Findings {
 	f.Spikes, f.OtherSpikes = l.spikes(a)
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
-	f.Sizing = l.sizing(first, f.Nodes)
+	f.Sizing = l.sizing(l.busiest(first), f.Nodes)
 	f.Thresholds, f.Expected = []ThresholdResult{}, []ThresholdResult{}
 	if h := l.header; h != nil {
 		f.Thresholds, f.Expected = l.thresholds(h.Thresholds, f, a), l.thresholds(h.Expect, f, a)

@@ -86,7 +86,7 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	if a.Error != "" {
 		return // it says nothing about the entry
 	}
-	f, ok := l.joins[attempt{a.Traffic, a.Seq}]
+	f, ok := l.joins[attempt{a.Traffic, a.Node, a.Seq}]
 	switch {
 	case !ok && l.traffic(a.Traffic).idle():
 		l.traffic(a.Traffic).heldLooked++
@@ -105,7 +105,8 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	if a.Found && (a.DNAT || translated(a)) {
 		x.addr = l.addrIndex(a.ReplySrc.Addr())
 	}
-	t.autopsies[f.class] = append(t.autopsies[f.class], x)
+	v := l.lane(t, a.Node)
+	v.autopsies[f.class] = append(v.autopsies[f.class], x)
 }
 
 func (l *log) addrIndex(a netip.Addr) uint32 {
@@ -146,15 +147,20 @@ func translated(a *runlog.Autopsy) bool {
 // decide settles what each look-up found, in order of due times.
 func (l *log) decide() {
 	for _, t := range l.order {
-		for c := range t.autopsies {
-			list := t.autopsies[c]
-			slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
-			for i := range list {
-				list[i].is = uint8(l.finding(t, class(c), &list[i], list[i].due)) //nolint:gosec // a few
-				if l.ambiguous(t, &list[i]) {
-					list[i].is = uint8(unclear)
-				}
+		for _, v := range t.lanes {
+			for c, list := range v.autopsies {
+				l.decideAll(t, class(c), list)
 			}
+		}
+	}
+}
+
+func (l *log) decideAll(t *traffic, c class, list []autopsy) {
+	slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
+	for i := range list {
+		list[i].is = uint8(l.finding(t, c, &list[i], list[i].due)) //nolint:gosec // a few
+		if l.ambiguous(t, &list[i]) {
+			list[i].is = uint8(unclear)
 		}
 	}
 }
@@ -205,12 +211,12 @@ func (l *log) ambiguous(t *traffic, a *autopsy) bool {
 	return false
 }
 
-// looked counts what autopsies of attempts of the item's class found, of those
+// looked counts what autopsies of attempts of the item's class and lane found, of those
 // due nearest: in the same bin, or within 0.3, 1 or 2 s where there are not
 // enough, or of the nearest at all. Another attempt's says nothing of one at
 // whose time its address was something else.
 func (l *log) looked(it *item) *autopsies {
-	list := it.t.autopsies[it.class]
+	list := it.lane.autopsies[it.class]
 	lo, hi := it.start()-1e-9, it.end()-1e-9 // a due time on the edge belongs to the later bin
 	mid := (lo + hi) / 2
 	first := func(at float64) int {
@@ -239,9 +245,9 @@ func (l *log) looked(it *item) *autopsies {
 }
 
 // between are the class's look-ups of attempts due from a to b.
-func (t *traffic) between(c class, a, b float64) *autopsies {
+func (v *lane) between(c class, a, b float64) *autopsies {
 	sum := &autopsies{}
-	list := t.autopsies[c]
+	list := v.autopsies[c]
 	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
 	for ; i < len(list) && list[i].due < b+slop; i++ {
 		if list[i].is != uint8(unclear) {

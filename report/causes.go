@@ -36,20 +36,26 @@ func byTable(cause string) bool {
 	return cause == tableFull || cause == chainLong || cause == natClash || cause == evicted
 }
 
+// A tallyKey is a cause, of attempts that entered by one node; the node is
+// empty where that is not known.
+type tallyKey struct{ cause, node string }
+
 // tally is what has been put down to one cause.
 type tally struct {
-	cause    string
+	tallyKey
 	failures uint64
 	traffic  map[string]uint64
+	entered  map[string]uint64 // failures, by the node they entered by, where that is known
 	outcomes map[runlog.Outcome]uint64
 	from, to float64
 	packets  float64
 	counter  string
-	delta    uint64
-	rose     float64 // when the counter began to rise, s of run time
-	rested   float64 // and when it rose last
+	delta    uint64             // sum of deltas
+	deltas   map[string]float64 // what the counter gained, by host
+	rose     float64            // when the counter began to rise, s of run time
+	rested   float64            // and when it rose last
 	hosts    map[string]bool
-	kinds    map[*traffic]map[class]bool
+	kinds    map[*lane]map[class]bool
 	looked   autopsies // of kinds, between from and to
 	agree    found
 	shared   bool
@@ -64,13 +70,13 @@ type attribution struct {
 	l       *log
 	axis    axis
 	items   []*item
-	tallies map[string]*tally
+	tallies map[tallyKey]*tally
 	slack   float64 // s: how far a packet may be from the counter's interval
 	retries []float64
-	offered map[*traffic]*counts // connections offered to the node
-	full    []supply             // table full drops, what is left of them
-	total   map[string]uint64    // table full drops by node
-	other   map[string]uint64    // drops that were neither at the limit nor clashes, by node
+	offered map[*lane]*counts // connections offered to the nodes
+	full    []supply          // table full drops
+	total   map[string]uint64 // table full drops by node
+	other   map[string]uint64 // drops that were neither at the limit nor clashes, by node
 	clashes []supply
 	chains  []supply
 	doubts  []string
@@ -78,7 +84,7 @@ type attribution struct {
 
 func newAttribution(l *log) *attribution {
 	a := &attribution{
-		l: l, axis: l.axis(), tallies: map[string]*tally{}, slack: 0.1 + l.clockBound, offered: map[*traffic]*counts{},
+		l: l, axis: l.axis(), tallies: map[tallyKey]*tally{}, slack: 0.1 + l.clockBound, offered: map[*lane]*counts{},
 		total: map[string]uint64{}, other: map[string]uint64{},
 	}
 	kernel := ""
@@ -91,16 +97,18 @@ func newAttribution(l *log) *attribution {
 	a.retries = synRetries(kernel)
 	l.decide()
 	for _, t := range l.order {
-		a.offered[t] = t.series(func(b *bin) uint64 { return b.started })
-		a.addItems(t)
+		for _, v := range t.lanes {
+			a.offered[v] = t.seriesOf(v.bins, func(b *bin) uint64 { return b.started })
+			a.addItems(v)
+		}
 	}
 	a.addSupplies()
 	return a
 }
 
-func (a *attribution) addItems(t *traffic) {
-	rest := &[classes][findings]portion{}
-	for k, b := range t.bins.all() {
+func (a *attribution) addItems(v *lane) {
+	t, rest := v.t, &[classes][findings]portion{}
+	for k, b := range v.bins.all() {
 		if b.bad == nil {
 			continue
 		}
@@ -115,7 +123,7 @@ func (a *attribution) addItems(t *traffic) {
 			if n == 0 || o == runlog.Interrupted {
 				continue
 			}
-			it := &item{t: t, key: k, outcome: o, class: t.class(o), n: n, left: n, late: b.late > 0}
+			it := &item{t: t, lane: v, key: k, outcome: o, class: t.class(o), n: n, left: n, late: b.late > 0}
 			a.divide(it, rest)
 			if it.class == silent {
 				it.packets = uint64(math.Round(float64(b.bad.lost) * float64(n) / float64(unheard)))
@@ -150,7 +158,7 @@ func (a *attribution) addSupplies() {
 			if iv.chain > 0 {
 				a.chains = append(a.chains, supply{a: from, b: to, host: n.name, left: float64(iv.chain)})
 			}
-			full := iv.fullDrops(a.arrivals(from, to))
+			full := iv.fullDrops(a.arrivals(n.name, from, to))
 			if full > 0 {
 				a.total[n.name] += full
 				a.full = append(a.full, supply{a: from, b: to, host: n.name, left: float64(full)})
@@ -162,10 +170,14 @@ func (a *attribution) addSupplies() {
 }
 
 // arrivals is the number of connections offered to the node between two times.
-func (a *attribution) arrivals(from, to float64) float64 {
+func (a *attribution) arrivals(node string, from, to float64) float64 {
 	var n float64
 	for _, t := range a.l.order {
-		n += a.offered[t].in(from, to) * t.connections()
+		for _, v := range t.lanes {
+			if due := a.offered[v].in(from, to); due > 0 {
+				n += due * a.l.costs(v, node, from)
+			}
+		}
 	}
 	return n
 }
@@ -180,7 +192,10 @@ func (a *attribution) leaveToOneWay(pr proof) proof {
 		s := &pr.supplies[i]
 		var all, oneWay float64
 		for _, t := range a.l.order {
-			n := a.offered[t].in(s.a-a.slack, s.b) * t.connections()
+			var n float64
+			for _, v := range t.lanes {
+				n += a.offered[v].in(s.a-a.slack, s.b) * a.l.costs(v, pr.node, s.a)
+			}
 			all += n
 			if t.oneWay() && t.info.EntriesPerAttempt > 0 {
 				oneWay += n
@@ -190,7 +205,7 @@ func (a *attribution) leaveToOneWay(pr proof) proof {
 		if all > 0 {
 			p = oneWay / all
 		}
-		pr.delta += s.left
+		s.all = s.left
 		m, v := s.left*(1-p), s.left*p*(1-p)
 		pr.shared = pr.shared || p > 0 && s.left > 0
 		s.left = min(s.left, m+3*math.Sqrt(v))
@@ -229,11 +244,11 @@ func (a *attribution) attribute() {
 	// Whose entry is on the node was not dropped by it. An entry that is over
 	// says nothing: it can be an earlier connection's.
 	dropped := foundAny(noEntry, old, notLooked)
-	a.lost([]proof{
-		a.leaveToOneWay(proof{cause: tableFull, counter: "drop", supplies: a.full}),
-		a.leaveToOneWay(proof{cause: natClash, counter: "insert_failed", supplies: a.clashes}),
-		a.leaveToOneWay(proof{cause: chainLong, counter: "chainlength", supplies: a.chains}),
-	}, func(it *item) bool { return it.class == silent }, dropped, a.secondLeg)
+	if a.l.parted() {
+		a.lostOnNodes(dropped)
+	} else {
+		a.lost(a.tableProofs(""), func(it *item) bool { return it.class == silent }, dropped, a.secondLeg)
+	}
 	a.misled()
 	a.listenQueues()
 	a.evictions()
@@ -257,7 +272,7 @@ func (a *attribution) unplaced() {
 	for _, tr := range a.l.order {
 		for o, n := range tr.unplaced {
 			if n > 0 {
-				t := a.tally(unknownCause)
+				t := a.tally(tallyKey{cause: unknownCause})
 				t.failures += n
 				t.traffic[tr.info.Name] += n
 				t.outcomes[o] += n
@@ -268,22 +283,34 @@ func (a *attribution) unplaced() {
 
 // look adds up the autopsies of attempts like those of the tally.
 func (t *tally) look() {
-	for tr, classes := range t.kinds {
+	for v, classes := range t.kinds {
 		for c := range classes {
-			for f, n := range tr.between(c, t.from, t.to) {
+			for f, n := range v.between(c, t.from, t.to) {
 				t.looked[f] += n
 			}
 		}
 	}
 }
 
-func (a *attribution) tally(cause string) *tally {
-	t := a.tallies[cause]
+func (a *attribution) tally(k tallyKey) *tally {
+	t := a.tallies[k]
 	if t == nil {
-		t = &tally{cause: cause, traffic: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*traffic]map[class]bool{}, hosts: map[string]bool{}, steps: map[int]uint64{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1)}
-		a.tallies[cause] = t
+		t = newTally(k)
+		a.tallies[k] = t
 	}
 	return t
+}
+
+func newTally(k tallyKey) *tally {
+	return &tally{
+		tallyKey: k, traffic: map[string]uint64{}, entered: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*lane]map[class]bool{}, hosts: map[string]bool{},
+		steps: map[int]uint64{}, deltas: map[string]float64{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1),
+	}
+}
+
+// of is the item's tally of a cause.
+func (a *attribution) of(cause string, it *item) *tally {
+	return a.tally(tallyKey{cause, it.lane.node})
 }
 
 // take puts up to n of the item's attempts down to the cause, of those that can
@@ -292,22 +319,22 @@ func (a *attribution) take(it *item, cause string, n uint64, possible found) {
 	if n = it.use(n, possible); n == 0 {
 		return
 	}
-	t := a.tally(cause)
+	t := a.of(cause, it)
 	t.failures += n
 	t.traffic[it.t.info.Name] += n
+	if it.lane.node != "" {
+		t.entered[it.lane.node] += n
+	}
 	t.outcomes[it.outcome] += n
 	t.steps[a.axis.index(it.start())] += n
 	t.from, t.to = min(t.from, it.start()), max(t.to, it.end())
 	if it.class != silent {
 		t.later += n
 	}
-	if t.kinds[it.t] == nil {
-		t.kinds[it.t] = map[class]bool{}
+	if t.kinds[it.lane] == nil {
+		t.kinds[it.lane] = map[class]bool{}
 	}
-	t.kinds[it.t][it.class] = true
-	if d := it.t.bins.at(it.key).bad; cause == tableFull && it.class == silent && !math.IsNaN(d.firstStart[silent]) {
-		it.t.firstFull = least(it.t.firstFull, d.firstStart[silent])
-	}
+	t.kinds[it.lane][it.class] = true
 }
 
 // waiting is the demand of attempts that failed at some moment of their
@@ -350,12 +377,28 @@ func (t *traffic) gatewayStatus() bool {
 
 // causes returns the findings, most failures first, those of the generator last.
 func (a *attribution) causes() []Cause {
+	return append(a.list(a.merged()), a.l.notStarted()...)
+}
+
+// causesOf are those of the attempts that entered by one node.
+func (a *attribution) causesOf(node string) []Cause {
+	var own []*tally
+	for k, t := range a.tallies {
+		if k.node == node {
+			own = append(own, t)
+		}
+	}
+	return a.list(own)
+}
+
+// list states tallies of different causes.
+func (a *attribution) list(tallies []*tally) []Cause {
 	var failed uint64
 	out := []Cause{}
-	for _, t := range a.tallies {
+	for _, t := range tallies {
 		failed += t.failures // each failed attempt is in one of them
 	}
-	for _, t := range a.tallies {
+	for _, t := range tallies {
 		c := Cause{Cause: t.cause, Failures: t.failures, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof()}
 		if failed > 0 {
 			c.Share = float64(t.failures) / float64(failed)
@@ -365,12 +408,12 @@ func (a *attribution) causes() []Cause {
 	slices.SortFunc(out, func(x, y Cause) int {
 		return cmp.Or(cmp.Compare(y.Failures, x.Failures), cmp.Compare(x.Cause, y.Cause))
 	})
-	return append(out, a.l.notStarted()...)
+	return out
 }
 
 func (t *tally) proof() Evidence {
 	e := Evidence{
-		FromS: finite(t.from), ToS: finite(t.to), Traffic: t.traffic, Counter: t.counter,
+		FromS: finite(t.from), ToS: finite(t.to), Traffic: t.traffic, Nodes: t.entered, Counter: t.counter,
 		LostPackets: uint64(math.Round(t.packets)), Hosts: slices.Sorted(maps.Keys(t.hosts)),
 		Autopsies: t.looked.total(), Shared: t.shared,
 	}

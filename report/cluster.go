@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
@@ -54,6 +55,7 @@ type plane struct {
 // act is one occurrence of an action.
 type act struct {
 	name, kind string
+	nodes      []string // it was done to; nil for all
 	number     int
 	begin, end float64 // end is NaN while it goes on
 	failed     string
@@ -119,7 +121,7 @@ func (l *log) addAct(t float64, e *runlog.Event) {
 			}
 			return
 		}
-		a := &act{name: e.Name, kind: e.Fields["kind"], number: number, begin: t, end: math.NaN()}
+		a := &act{name: e.Name, kind: e.Fields["kind"], nodes: strings.Fields(e.Fields["nodes"]), number: number, begin: t, end: math.NaN()}
 		c.acts, c.going = append(c.acts, a), append(c.going, a)
 		if len(c.going) > maxGoing {
 			c.going = slices.Delete(c.going, 0, 1)

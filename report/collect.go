@@ -68,8 +68,8 @@ type log struct {
 }
 
 type attempt struct {
-	traffic string
-	seq     uint64
+	traffic, node string
+	seq           uint64
 }
 
 // failed is what is remembered of a failed attempt until its autopsy comes.
@@ -92,11 +92,10 @@ type traffic struct {
 	holding    *grid[heldCell]
 	took       *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
 	tookWidth  float64                              // s, the widest of the Latency records
-	autopsies  [classes][]autopsy                   // in order of due times once decided
+	lanes      []*lane                              // by the node they entered by
 	heldLooked uint64                               // autopsies of held connections that were lost
 	losses     []loss                               // of held connections
 	dueCounts  *counts                              // see due
-	firstFull  float64                              // start of the first attempt known to have met a full table; NaN for none
 	unplaced   map[runlog.Outcome]uint64            // failures of bins at impossible times
 	errnos     map[string]uint64                    // of Failure records, by outcome and errno
 }
@@ -165,7 +164,8 @@ func (l *log) add(r *runlog.Record) {
 		l.addFailure(r.Failure)
 	case r.Held != nil:
 		t := l.traffic(r.Held.Traffic)
-		h := *r.Held
+		l.lane(t, r.Held.Node).held = r.Held
+		h := t.heldNow()
 		t.lostHeld(r.T, h.Lost)
 		t.held, t.peak = &h, max(t.peak, h.Open)
 		t.holding.add(r.T, heldCell{r.T, h.Open, h.Validated})
@@ -253,7 +253,7 @@ func (l *log) addHeader(h *runlog.Header) {
 func (l *log) traffic(name string) *traffic {
 	t := l.traffics[name]
 	if t == nil {
-		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}, firstFull: math.NaN()}
+		t = &traffic{info: runlog.TrafficInfo{Name: name, ExpectsAnswer: true}, errnos: map[string]uint64{}, unplaced: map[runlog.Outcome]uint64{}}
 		t.holding, t.took = newGrid(0.1, keptCells, mergeHeld), newGrid(1, 2*maxSteps, mergeTimes)
 		l.traffics[name] = t
 		l.order = append(l.order, t)
@@ -263,7 +263,9 @@ func (l *log) traffic(name string) *traffic {
 
 func (l *log) addBin(b *runlog.Bin) {
 	t := l.traffic(b.Traffic)
+	v := l.lane(t, b.Node)
 	t.total.Add(*b)
+	v.total.Add(*b)
 	if t.width == 0 {
 		t.width = defaultBin
 		if b.Width >= 0.001 && b.Width <= 3600 {
@@ -283,25 +285,31 @@ func (l *log) addBin(b *runlog.Bin) {
 		l.mistake("the bins of traffic %s differ in width", b.Traffic)
 	}
 	i := int64(math.Round(b.Start / t.width))
-	have := t.bins.at(i)
-	have.due += b.Due
-	have.started += b.Started
-	have.late += b.Late
-	for o, n := range b.Outcomes {
+	for _, have := range v.cells(i) {
+		have.add(b)
+	}
+}
+
+// add counts an increment.
+func (b *bin) add(r *runlog.Bin) {
+	b.due += r.Due
+	b.started += r.Started
+	b.late += r.Late
+	for o, n := range r.Outcomes {
 		if o == runlog.OK {
-			have.ok += n
+			b.ok += n
 			continue
 		}
-		have.detail().outcomes[o] += n
+		b.detail().outcomes[o] += n
 	}
-	for r, n := range b.NotStarted {
-		have.detail().notStarted += n
+	for r, n := range r.NotStarted {
+		b.detail().notStarted += n
 		if i := slices.Index(generatorCauses[:], generatorCause(r)); i >= 0 {
-			have.detail().refused[i] += n
+			b.detail().refused[i] += n
 		}
 	}
-	if b.LostPackets > 0 {
-		have.detail().lost += b.LostPackets
+	if r.LostPackets > 0 {
+		b.detail().lost += r.LostPackets
 	}
 }
 
@@ -349,8 +357,13 @@ func (l *log) addLatency(b *runlog.Latency) {
 	if took != nil {
 		l.addActLatency(b, took)
 	}
+	if b.Node != "" {
+		// It is a part of the sum, so this cannot fail in another way.
+		v := l.lane(t, b.Node)
+		v.fromDue, _ = runlog.AddHistogram(v.fromDue, took)
+	}
 	for _, w := range l.windows {
-		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) {
+		if covers(w.threshold, b.Traffic, b.Start+b.Width/2) && (w.threshold.Node == "" || l.lane(t, b.Node).via(w.threshold.Node)) {
 			// It is a part of the sum, so this cannot fail in another way.
 			w.latency[b.Traffic], _ = runlog.AddHistogram(w.latency[b.Traffic], took)
 		}
@@ -387,13 +400,15 @@ func (l *log) addFailure(f *runlog.Failure) {
 	}
 	// A due time on the edge of two bins belongs to the later one.
 	i := int64(math.Floor(f.Due/width + 1e-9))
-	d := t.bins.at(i).detail()
-	if math.IsNaN(d.firstDue) || f.Due < d.firstDue {
-		d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
+	for _, b := range l.lane(t, f.Node).cells(i) {
+		d := b.detail()
+		if math.IsNaN(d.firstDue) || f.Due < d.firstDue {
+			d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
+		}
+		d.firstStart[c] = least(d.firstStart[c], f.Start)
 	}
-	d.firstStart[c] = least(d.firstStart[c], f.Start)
 
-	a := attempt{t.info.Name, f.Seq}
+	a := attempt{t.info.Name, f.Node, f.Seq}
 	if len(l.joinRing) < joinWindow {
 		l.joinRing = append(l.joinRing, a)
 	} else {
@@ -469,6 +484,17 @@ func (l *log) service(name string) *runlog.ServiceInfo {
 
 // oneWay says that nobody waits for answers to this traffic.
 func (t *traffic) oneWay() bool { return t.known && !t.info.ExpectsAnswer }
+
+// heldNow is what all lanes together held last.
+func (t *traffic) heldNow() runlog.Held {
+	h := runlog.Held{Traffic: t.info.Name}
+	for _, v := range t.lanes {
+		if v.held != nil {
+			h.Open, h.Validated, h.Lost = h.Open+v.held.Open, h.Validated+v.held.Validated, h.Lost+v.held.Lost
+		}
+	}
+	return h
+}
 
 // idle says that the traffic holds its connections.
 func (t *traffic) idle() bool { return t.info.Shape == "idle" }

@@ -50,10 +50,38 @@ func (a *attribution) evidence(t *tally) string {
 	} else if t.cause == tableFull {
 		parts = append(parts, "no autopsies were made")
 	}
+	if len(t.entered) > 0 {
+		parts = append(parts, enteredBy(t.entered, t.failures))
+	}
 	if t.shared {
 		parts = append(parts, "other traffic competed for the same increments: they were split by offered connections")
 	}
 	return strings.Join(parts, "; ")
+}
+
+// enteredBy is like: all entered by node2, or: node1 12, node2 500.
+func enteredBy(by map[string]uint64, all uint64) string {
+	var parts []string
+	for _, node := range slices.Sorted(maps.Keys(by)) {
+		if by[node] == all {
+			return "all entered by " + node
+		}
+		parts = append(parts, fmt.Sprintf("%d by %s", by[node], node))
+	}
+	return "entered " + strings.Join(parts, ", ")
+}
+
+// enteredText is what befell the attempts that entered by a node.
+func enteredText(e *Entered) string {
+	s := plural(e.Attempted, "attempt") + " entered by it"
+	if e.Failed == 0 {
+		return s + ", none failed"
+	}
+	var parts []string
+	for _, c := range e.Causes {
+		parts = append(parts, fmt.Sprintf("%d %s", c.Failures, c.Cause))
+	}
+	return s + fmt.Sprintf(", %d (%s) failed: %s", e.Failed, percent(float64(e.Failed)/float64(max(1, e.Attempted))), strings.Join(parts, ", "))
 }
 
 // counterText is like: drop +2593 on node1 between 4.2 s and 10.0 s.

@@ -16,24 +16,34 @@ func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 	case "held_lost":
 		return heldMetric(t.Traffic, f)
 	case "stale", "stale_backends":
-		return staleMetric(name, f)
+		return staleMetric(name, f, t.Node)
 	case "draining_share":
 		return drainingMetric(f)
 	case "clashres", "chainlength":
-		return counterMetric(name, f)
+		return counterMetric(name, f, t.Node)
 	}
 	if !slices.Contains(scenarios.Causes(), name) {
 		return math.NaN(), "this version does not know the metric " + name
 	}
-	for _, c := range f.Causes {
-		if c.Cause == name {
-			return float64(c.Failures), fmt.Sprintf("%s failed because of %s", plural(c.Failures, "attempt"), name)
+	return causeMetric(name, f, t.Node)
+}
+
+func causeMetric(name string, f *Findings, node string) (v float64, detail string) {
+	causes, attempted, which := f.Causes, slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Attempted > 0 }), "attempt"
+	for i := range f.Nodes {
+		if e := f.Nodes[i].Entered; f.Nodes[i].Name == node && e != nil {
+			causes, attempted, which = e.Causes, e.Attempted > 0, "attempt that entered by "+node
 		}
 	}
-	if !slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Attempted > 0 }) {
-		return math.NaN(), "no attempt was started"
+	for _, c := range causes {
+		if c.Cause == name {
+			return float64(c.Failures), fmt.Sprintf("%s failed because of %s", plural(c.Failures, which, strings.Replace(which, "attempt", "attempts", 1)), name)
+		}
 	}
-	return 0, "no attempt failed because of " + name
+	if !attempted {
+		return math.NaN(), "no " + which + " was started"
+	}
+	return 0, "no " + which + " failed because of " + name
 }
 
 func heldMetric(traffic string, f *Findings) (v float64, detail string) {
@@ -51,16 +61,19 @@ func heldMetric(traffic string, f *Findings) (v float64, detail string) {
 	return v, detail
 }
 
-// unread says whether a node's dataplane is unknown for a part of the run.
-func unread(f *Findings) bool {
-	return slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Stale != nil && n.Stale.UnreadS > 0.05 })
+// unread says whether the node's dataplane is unknown for a part of the run; any
+// node's where the name is empty.
+func unread(f *Findings, node string) bool {
+	return slices.ContainsFunc(f.Nodes, func(n Node) bool {
+		return (node == "" || n.Name == node) && n.Stale != nil && n.Stale.UnreadS > 0.05
+	})
 }
 
-func staleMetric(name string, f *Findings) (v float64, detail string) {
+func staleMetric(name string, f *Findings, node string) (v float64, detail string) {
 	v, detail = math.NaN(), "no node's dataplane was read, or no endpoints are known"
 	for _, n := range f.Nodes {
 		s := n.Stale
-		if s == nil {
+		if s == nil || node != "" && n.Name != node {
 			continue
 		}
 		of, text := s.MaxS, fmt.Sprintf("at most %s on %s", stretch(s.MaxS), n.Name)
@@ -87,11 +100,11 @@ func drainingMetric(f *Findings) (v float64, detail string) {
 	return v, detail
 }
 
-func counterMetric(name string, f *Findings) (v float64, detail string) {
+func counterMetric(name string, f *Findings, node string) (v float64, detail string) {
 	v, detail = math.NaN(), "no node's table was sampled"
 	for _, n := range f.Nodes {
 		gained, ok := n.Counters[name]
-		if !ok || n.Samples == 0 {
+		if !ok || n.Samples == 0 || node != "" && n.Name != node {
 			continue
 		}
 		if math.IsNaN(v) {

@@ -140,6 +140,7 @@ type Evidence struct {
 	FromS          *float64          `json:"from_s" jsonschema_description:"Run time in s of the first attempt concerned."`
 	ToS            *float64          `json:"to_s" jsonschema_description:"Run time in s of the last."`
 	Traffic        map[string]uint64 `json:"traffic" jsonschema_description:"Attempts concerned, by traffic."`
+	Nodes          map[string]uint64 `json:"nodes" jsonschema_description:"Attempts concerned, by the node they entered by; empty where there is one node only."`
 	Counter        string            `json:"counter" jsonschema_description:"Kernel counter whose increments were matched; empty for none."`
 	CounterDelta   *uint64           `json:"counter_delta" jsonschema_description:"What that counter gained during the run, less the part that is certainly another cause's."`
 	LostPackets    uint64            `json:"lost_packets" jsonschema_description:"Packets of these attempts that increments explain."`
@@ -159,6 +160,8 @@ type Spike struct {
 	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
 	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due, which can be a timeout before its begin; null without any."`
 	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
+	Nodes          []string          `json:"nodes" jsonschema_description:"Nodes it was done to; empty where it is not done to nodes, or was to all."`
+	FailedBy       map[string]uint64 `json:"failed_by" jsonschema_description:"Attempts due between start_s and end_s that failed, by the node they entered by; empty where there is one node only."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
 	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second before the action: of up to 10 s, less those that were in flight when it began."`
 	After          float64           `json:"failed_per_s_after" jsonschema_description:"Failures per second from its begin to watched_to_s."`
@@ -205,6 +208,7 @@ type Node struct {
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
 	Proxy           *ProxyProcess      `json:"proxy" jsonschema_description:"The node's kube-proxy; null where it has none, or nothing is known of it."`
+	Entered         *Entered           `json:"entered" jsonschema_description:"What befell the attempts that entered by this node; null where there is one node only, or where it is not known."`
 	Samples         uint64             `json:"samples"`
 	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full at once, uncounted; null where there were none."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`

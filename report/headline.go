@@ -16,16 +16,17 @@ func headline(f *Findings) string {
 		return "No node's table was sampled."
 	}
 	early, drop := n.Knee.EarlyDrop, n.Knee.Drop
+	others := othersText(f)
 	if s := worstSpike(f); s != nil && early == nil && drop == nil {
 		return spikeHeadline(f, s)
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full.", n.Name, place(early, n), seconds(drop.AtS))
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full.", n.Name, place(drop, n))
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), others)
 	case early != nil:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted.", n.Name, place(early, n))
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
 	var failed uint64
@@ -59,6 +60,35 @@ func headline(f *Findings) string {
 		s += "; " + f.Reasons[0]
 	}
 	return s + "."
+}
+
+// othersText says what the other tables did where the first one filled; empty
+// where there is one node.
+func othersText(f *Findings) string {
+	var full, held []string
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.PeakEntries == nil || n == headNode(f) {
+			continue
+		}
+		if firstOnset(n.Knee) != nil {
+			full = append(full, n.Name)
+		} else {
+			held = append(held, n.Name)
+		}
+	}
+	s := ""
+	if len(full) > 0 {
+		s += "; later that of " + strings.Join(full, ", ")
+	}
+	if len(held) > 0 {
+		verb := "that of " + held[0] + " held"
+		if len(held) > 1 {
+			verb = "those of " + strings.Join(held, ", ") + " held"
+		}
+		s += "; " + verb
+	}
+	return s
 }
 
 // headNode is the node that the headline is about: the first to get into

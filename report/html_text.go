@@ -21,6 +21,7 @@ var htmlFuncs = template.FuncMap{
 	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
 	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },
 	"residual":   func(r *Residual) string { return prose(residualText(r)) },
+	"entered":    func(e *Entered) string { return prose(enteredText(e)) },
 	"part":       func(p SizingPart) string { return prose(partText(p)) },
 	"onsetRow":   func(name string, o *Onset) map[string]any { return map[string]any{"Name": name, "Onset": o} },
 }

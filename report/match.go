@@ -19,7 +19,8 @@ type supply struct {
 	a, b float64
 	host string
 	left float64
-	kind int // index of the cause it is evidence of, see settle
+	all  float64 // what left was, where a part was taken away for others; 0 where none was
+	kind int     // index of the cause it is evidence of, see settle
 }
 
 // kinds is how many causes can be matched at once.
@@ -36,10 +37,11 @@ type demand struct {
 	weight float64        // offered connections of its traffic in the interval
 }
 
-// An item is the attempts of one traffic that were due in one bin and failed
-// in one way.
+// An item is the attempts of one traffic that entered by one node, were due in
+// one bin and failed in one way.
 type item struct {
 	t       *traffic
+	lane    *lane
 	key     int64
 	outcome runlog.Outcome
 	class   class

@@ -11,23 +11,23 @@ func (l *log) onsets(n *node, a *attribution) Knee {
 	var k Knee
 	for iv := range n.rows.intervals() {
 		if iv.early > 0 {
-			k.EarlyDrop = l.between(iv)
+			k.EarlyDrop = l.between(n.name, iv)
 			break
 		}
 	}
 	for iv := range n.rows.intervals() {
-		if iv.fullDrops(a.arrivals(iv.a.t, iv.b.t)) == 0 {
+		if iv.fullDrops(a.arrivals(n.name, iv.a.t, iv.b.t)) == 0 {
 			continue
 		}
-		k.Drop = l.between(iv)
-		l.refine(k.Drop, iv)
+		k.Drop = l.between(n.name, iv)
+		l.refine(n.name, k.Drop, iv)
 		break
 	}
 	return k
 }
 
-// between is an onset somewhere in the interval.
-func (l *log) between(iv interval) *Onset {
+// between is an onset somewhere in the interval, on the node.
+func (l *log) between(node string, iv interval) *Onset {
 	from := max(iv.a.t, min(0, iv.b.t)) // nothing of the run happens before 0
 	if iv.a.t < 0 && iv.b.t > 0 {
 		from = 0
@@ -37,7 +37,7 @@ func (l *log) between(iv interval) *Onset {
 		AtS:          (from + iv.b.t) / 2,
 		Entries:      &entries,
 		UncertaintyS: (iv.b.t-from)/2 + iv.b.took/2 + l.clockBound,
-		OfferedPerS:  l.offeredAt((from + iv.b.t) / 2),
+		OfferedPerS:  l.offeredAt(node, (from+iv.b.t)/2),
 	}
 	o.Occupancy = occupancy(entries, iv.b.limit)
 	return o
@@ -54,7 +54,7 @@ func occupancy(entries, limit uint64) *float64 {
 // refine puts a drop onset at the start of the first attempt that met the full
 // table, where that lies in the same interval: the drop was that attempt's SYN.
 // With one-way traffic in the interval it may have been another packet.
-func (l *log) refine(o *Onset, iv interval) {
+func (l *log) refine(node string, o *Onset, iv interval) {
 	first := math.NaN()
 	for _, t := range l.order {
 		if t.oneWay() {
@@ -63,8 +63,8 @@ func (l *log) refine(o *Onset, iv interval) {
 			}
 			continue
 		}
-		if !math.IsNaN(t.firstFull) {
-			first = least(first, t.firstFull)
+		for _, v := range t.lanes {
+			first = least(least(first, v.fullAt(node)), v.fullAt(""))
 		}
 	}
 	edge := iv.b.took/2 + l.clockBound + 0.001
@@ -73,25 +73,28 @@ func (l *log) refine(o *Onset, iv interval) {
 	}
 	o.AtS = first
 	o.UncertaintyS = 0.001 + l.clockBound
-	if o.OfferedPerS = l.offeredAt(first); o.OfferedPerS != nil && *o.OfferedPerS > 0 {
+	if o.OfferedPerS = l.offeredAt(node, first); o.OfferedPerS != nil && *o.OfferedPerS > 0 {
 		// The table may have been full since the attempt before.
 		o.UncertaintyS += 1 / *o.OfferedPerS
 	}
 }
 
 // offeredAt is the number of attempts due per second within half a second of
-// at, nil where none were.
-func (l *log) offeredAt(at float64) *float64 {
+// at, of those that entered by the node; of all where the name is empty. It is
+// nil where none were.
+func (l *log) offeredAt(node string, at float64) *float64 {
 	from, to := at-0.5, at+0.5
 	start, end := math.Inf(1), math.Inf(-1)
 	var n float64
 	for _, t := range l.order {
-		c := t.due()
-		if len(c.start) == 0 {
-			continue
+		for _, v := range t.lanes {
+			c := v.dueCounts()
+			if len(c.start) == 0 || node != "" && !v.via(node) {
+				continue
+			}
+			start, end = min(start, c.start[0]), max(end, c.start[len(c.start)-1]+c.width)
+			n += c.in(from, to)
 		}
-		start, end = min(start, c.start[0]), max(end, c.start[len(c.start)-1]+c.width)
-		n += c.in(from, to)
 	}
 	if from, to = max(from, start), min(to, end); to-from < slop {
 		return nil
@@ -108,23 +111,32 @@ func (t *traffic) due() *counts {
 	return t.dueCounts
 }
 
-// clientLoss is the first attempt that failed at the client.
-func (l *log) clientLoss() *Onset {
+// clientLoss is the first attempt that failed at the client, of those that
+// entered by the node; of all where the name is empty.
+func (l *log) clientLoss(node string) *Onset {
 	var best *Onset
 	for _, t := range l.order {
 		if t.oneWay() {
 			continue
 		}
-		if o := l.firstLoss(t); o != nil && (best == nil || o.AtS < best.AtS) {
-			best = o
+		for _, v := range t.lanes {
+			if node != "" && !v.via(node) {
+				continue
+			}
+			if o := l.firstLoss(v); o != nil && (best == nil || o.AtS < best.AtS) {
+				best = o
+			}
 		}
 	}
 	if best == nil {
 		return nil
 	}
-	best.OfferedPerS = l.offeredAt(best.AtS)
+	best.OfferedPerS = l.offeredAt(node, best.AtS)
 	var s *tableSample
 	for _, n := range l.nodeList {
+		if node != "" && n.name != node {
+			continue
+		}
 		if x := n.at(best.AtS); x != nil && (s == nil || x.entries > s.entries) {
 			s = x
 		}
@@ -139,9 +151,10 @@ func (l *log) clientLoss() *Onset {
 // lateStart is the delay, in s, from which a started attempt counts as late.
 const lateStart = 0.01
 
-func (l *log) firstLoss(t *traffic) *Onset {
+func (l *log) firstLoss(v *lane) *Onset {
+	t := v.t
 	lastOK := math.NaN() // end of the last bin with a success
-	for k, b := range t.bins.all() {
+	for k, b := range v.bins.all() {
 		if b.failed() == 0 {
 			if b.ok > 0 {
 				lastOK = t.start(k) + t.width

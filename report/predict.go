@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// need is how many entries the planned attempts ask for at a moment: those
+// need is how many entries the planned attempts ask a node for at a moment: those
 // that were due less than their residence ago. It is exact for attempts that
 // take no time themselves.
 type need struct {
@@ -25,22 +25,29 @@ type needPart struct {
 	residence float64 // s; infinite where connections are held
 }
 
-func (l *log) need() *need {
+func (l *log) need(node string) *need {
 	n := &need{}
 	for _, t := range l.order {
 		c := t.due()
 		if c.total == 0 {
 			continue
 		}
-		if t.info.EntriesPerAttempt <= 0 {
+		// Which nodes the connections of a gateway's own go through is not
+		// known where there are several.
+		if t.info.EntriesPerAttempt <= 0 || l.parted() && t.info.EntriesPerAttempt != 1 {
 			n.unknown = append(n.unknown, t.info.Name)
 			continue
 		}
-		p := needPart{due: c, entries: t.info.EntriesPerAttempt, residence: t.info.Residence}
+		p := needPart{residence: t.info.Residence}
 		if t.idle() || p.residence <= 0 {
 			p.residence = math.Inf(1)
 		}
-		n.parts = append(n.parts, p)
+		for _, v := range t.lanes {
+			p.due, p.entries = v.dueCounts(), l.costs(v, node, 0)
+			if p.due.total > 0 && p.entries > 0 {
+				n.parts = append(n.parts, p)
+			}
+		}
 		n.evictable = n.evictable || evictable(t.info.ResidueState)
 		n.expires = n.expires || c.start[len(c.start)-1]-c.start[0] > p.residence
 	}
@@ -115,7 +122,7 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 		return nil
 	}
 	room := float64(n.atStart.limit) - float64(n.atStart.entries)
-	need := l.need()
+	need := l.need(n.name)
 	if len(need.parts) == 0 && len(need.unknown) == 0 {
 		return nil
 	}
@@ -134,7 +141,7 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 				p.DropAtS = &at
 			}
 		}
-		said = append(said, l.arrivalText())
+		said = append(said, l.arrivalText(n.name))
 	}
 	if need.evictable {
 		said = append(said, "some entries are not ASSURED, so a full table evicts (early_drop) before it drops")
@@ -151,7 +158,8 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 }
 
 // arrivalText is like: web 700/s x 1 entry for 120 s in TIME_WAIT.
-func (l *log) arrivalText() string {
+// With several nodes it also says how many entries an attempt costs this one.
+func (l *log) arrivalText(node string) string {
 	var parts []string
 	for _, t := range l.order {
 		if t.info.EntriesPerAttempt <= 0 || t.due().total == 0 {
@@ -165,6 +173,9 @@ func (l *log) arrivalText() string {
 			s += fmt.Sprintf(" for %g s in %s", t.info.Residence, cmpOr(t.info.ResidueState, "its last state"))
 		default:
 			s += ", for an unknown time, taken as for ever"
+		}
+		if l.parted() {
+			s += fmt.Sprintf(", of which %s has %.3g entries per attempt: it tracks those that enter by it, and those to its pods", node, l.loadOn(node, t))
 		}
 		parts = append(parts, s)
 	}

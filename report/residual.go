@@ -17,7 +17,7 @@ func (l *log) residual(n *node) *Residual {
 	if n == nil || n.atStart == nil || !n.rows.measured() {
 		return nil
 	}
-	need := l.need()
+	need := l.need(n.name)
 	if len(need.parts) == 0 || len(need.unknown) > 0 {
 		return nil
 	}

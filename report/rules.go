@@ -23,7 +23,7 @@ func (a *attribution) misled() {
 		for _, it := range a.items {
 			if n := it.allow(foundAny(x.f)); n > 0 {
 				a.take(it, x.cause, n, foundAny(x.f))
-				a.tally(x.cause).agree = foundAny(x.f)
+				a.of(x.cause, it).agree = foundAny(x.f)
 				it.misled = true
 			}
 		}
@@ -133,24 +133,36 @@ func (a *attribution) waited(cause, counter string, supplies []supply, eligible 
 			demands = append(demands, it.waiting())
 		}
 	}
-	a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, possible)
+	a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, func(*item) found { return possible })
 }
 
 // evictions explains attempts whose entry is gone, and which waited while the
 // kernel evicted entries. It needs autopsies: early_drop alone does not say
 // whose entries those were.
 func (a *attribution) evictions() {
-	var supplies []supply
+	for _, node := range a.l.entries() {
+		supplies := a.gainsOf(node, func(iv interval) uint64 { return iv.early })
+		a.waited(evicted, "early_drop", supplies, func(it *item) bool {
+			return it.lane.via(node) && (it.class == silent || it.class == unanswered)
+		}, foundAny(noEntry))
+	}
+}
+
+// gainsOf collects what a counter of a node's table gained; those of all nodes
+// where the name is empty.
+func (a *attribution) gainsOf(node string, of func(interval) uint64) []supply {
+	var out []supply
 	for _, n := range a.l.nodeList {
+		if node != "" && n.name != node {
+			continue
+		}
 		for iv := range n.rows.intervals() {
-			if iv.early > 0 {
-				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.early)})
+			if gained := of(iv); gained > 0 {
+				out = append(out, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(gained)})
 			}
 		}
 	}
-	a.waited(evicted, "early_drop", supplies, func(it *item) bool {
-		return it.class == silent || it.class == unanswered
-	}, foundAny(noEntry))
+	return out
 }
 
 // withoutEndpoint explains attempts to a service that had no usable endpoint
@@ -175,7 +187,7 @@ func (a *attribution) withoutEndpoint() {
 		}
 		if n := it.allow(can); n > 0 {
 			a.take(it, noEndpoint, n, can)
-			a.tally(noEndpoint).how = fmt.Sprintf("service %s had no usable endpoint when they were due", s.Name)
+			a.of(noEndpoint, it).how = fmt.Sprintf("service %s had no usable endpoint when they were due", s.Name)
 		}
 	}
 }
@@ -185,20 +197,23 @@ func (a *attribution) withoutEndpoint() {
 // reset; but single invalid packets are common, so that `invalid` must have
 // risen at least half as much as connections were reset.
 func (a *attribution) resets() {
-	var supplies []supply
-	sampled := false
-	for _, n := range a.l.nodeList {
-		sampled = sampled || n.rows.measured()
-		for iv := range n.rows.intervals() {
-			if iv.invalid > 0 {
-				supplies = append(supplies, supply{a: iv.a.t - iv.a.took/2, b: iv.b.t + iv.b.took/2, host: n.name, left: float64(iv.invalid)})
-			}
+	for _, node := range a.l.entries() {
+		if a.sampled(node) {
+			a.resetsVia(node)
 		}
 	}
-	if !sampled {
-		return
-	}
-	isReset := func(it *item) bool { return it.class == reset }
+}
+
+// sampled says whether the node's table was read while traffic flowed; any
+// node's where the name is empty.
+func (a *attribution) sampled(name string) bool {
+	return slices.ContainsFunc(a.l.nodeList, func(n *node) bool { return (name == "" || n.name == name) && n.rows.measured() })
+}
+
+// resetsVia explains those of attempts that entered by the node.
+func (a *attribution) resetsVia(node string) {
+	supplies := a.gainsOf(node, func(iv interval) uint64 { return iv.invalid })
+	isReset := func(it *item) bool { return it.class == reset && it.lane.via(node) }
 	if a.explainsHalf(supplies, isReset) {
 		a.waited(invalidReset, "invalid", supplies, isReset, ^found(0))
 	}
@@ -209,7 +224,7 @@ func (a *attribution) resets() {
 		// Without a pod's answer there is nothing that could have closed it.
 		if s := a.l.service(it.t.info.To); s != nil && a.l.hasEndpoint(s, it.start(), it.end()) {
 			a.take(it, backendReset, it.left, ^found(0))
-			t := a.tally(backendReset)
+			t := a.of(backendReset, it)
 			t.agree = foundAny(open, old)
 			t.how = "the peer ended the connections, and the node's invalid counter did not rise with them"
 			if sent := a.podsSent(s, func(d netDelta) uint64 { return d.resets }); sent > 0 {
@@ -277,7 +292,7 @@ func (a *attribution) refusedAtOnce(cause, counter string, supplies []supply, el
 			demands = append(demands, d)
 		}
 	}
-	return a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, ^found(0))
+	return a.settle([]proof{{cause: cause, counter: counter, supplies: supplies, limit: math.Inf(1)}}, demands, func(*item) found { return ^found(0) })
 }
 
 // silences explains attempts that reached a pod and got no answer in time:
@@ -291,7 +306,7 @@ func (a *attribution) silences() {
 	for _, it := range a.items {
 		if it.class == unanswered && !a.behindGateway(it) && it.allow(stood) > 0 {
 			a.take(it, backendSilent, it.allowed, stood)
-			t := a.tally(backendSilent)
+			t := a.of(backendSilent, it)
 			t.agree, t.how = stood, "the connections stood from end to end, and no answer came in time"
 		}
 	}
@@ -315,7 +330,7 @@ func (a *attribution) silences() {
 			if n := min(it.allow(can), left); n > 0 {
 				a.take(it, backendSilent, n, can)
 				left -= n
-				t := a.tally(backendSilent)
+				t := a.of(backendSilent, it)
 				t.agree |= can
 				t.how = fmt.Sprintf("the pods of %s took in %d and answered %d", s.Name, accepted, served)
 			}
@@ -331,7 +346,7 @@ func (a *attribution) behindGateway(it *item) bool {
 // silentAt is how many attempts to the service have been found unanswered.
 func (a *attribution) silentAt(service string) uint64 {
 	var n uint64
-	if t := a.tallies[backendSilent]; t != nil {
+	if t := a.cause(backendSilent); t != nil {
 		for name, c := range t.traffic {
 			if tr := a.l.traffics[name]; tr != nil && tr.info.To == service {
 				n += c
@@ -346,7 +361,7 @@ func (a *attribution) doubtDrops() {
 	for _, name := range slices.Sorted(maps.Keys(a.other)) {
 		a.doubts = append(a.doubts, fmt.Sprintf("drop rose by %d on %s while the table was below its limit and nothing clashed: that is not a full table, and what it is the counters do not say", a.other[name], name))
 	}
-	if t := a.tallies[tableFull]; t != nil {
+	if t := a.cause(tableFull); t != nil && !a.l.parted() {
 		x := t.looked
 		if n := x.total() - x.of(foundAny(noEntry, old)); n > 0 {
 			a.doubts = append(a.doubts, fmt.Sprintf("%d of %d autopsies of attempts without any answer found an entry on the node while its table was dropping: that share of the failures was not put down to the table", n, x.total()))
@@ -405,7 +420,7 @@ func (l *log) notStarted() []Cause {
 		if n == 0 {
 			continue
 		}
-		c := Cause{Cause: cause, Failures: n, ShareOf: "due", Proof: Evidence{Traffic: by[cause], Hosts: []string{}}}
+		c := Cause{Cause: cause, Failures: n, ShareOf: "due", Proof: Evidence{Traffic: by[cause], Nodes: map[string]uint64{}, Hosts: []string{}}}
 		if due > 0 {
 			c.Share = float64(n) / float64(due)
 		}

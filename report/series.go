@@ -14,10 +14,13 @@ type counts struct {
 	total float64
 }
 
-func (t *traffic) series(of func(*bin) uint64) *counts {
+func (t *traffic) series(of func(*bin) uint64) *counts { return t.seriesOf(&t.bins, of) }
+
+// seriesOf is of some of the traffic's attempts.
+func (t *traffic) seriesOf(some *bins, of func(*bin) uint64) *counts {
 	c := &counts{width: t.width}
-	c.start, c.sum = make([]float64, 0, t.bins.n), make([]float64, 0, t.bins.n)
-	for k, b := range t.bins.all() {
+	c.start, c.sum = make([]float64, 0, some.n), make([]float64, 0, some.n)
+	for k, b := range some.all() {
 		n := of(b)
 		if n == 0 {
 			continue

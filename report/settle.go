@@ -9,7 +9,7 @@ import (
 type proof struct {
 	cause, counter string
 	supplies       []supply
-	delta          float64 // increments in all, where supplies are not them any more
+	node           string  // whose table's counter it is; empty for a pod's, or where that is not known
 	limit          float64 // increments that may be taken in all
 	shared         bool    // with traffic whose losses nobody counts
 }
@@ -22,12 +22,25 @@ type proof struct {
 // autopsies of their own entry say nothing about. It returns what is left of the
 // supplies, whose kind is the index of their proof.
 func (a *attribution) lost(proofs []proof, first func(*item) bool, possible found, later func(*item) bool) []supply {
+	return a.lostAs(proofs, func(it *item) found {
+		if first(it) {
+			return possible
+		}
+		return 0
+	}, later, possible)
+}
+
+// lostAs is lost where first is what an autopsy of the item's attempts would
+// find, if they can have lost the packets they sent at their start; 0 if not.
+// What autopsies of the others agree with is agree.
+func (a *attribution) lostAs(proofs []proof, first func(*item) found, later func(*item) bool, agree found) []supply {
 	var demands []demand
 	for _, it := range a.items {
+		possible := first(it)
 		switch {
-		case first(it):
+		case possible != 0:
 			if it.allow(possible) > 0 {
-				demands = append(demands, it.demandsOf(a.retries, a.offered[it.t].in(it.start(), it.end())*it.t.connections())...)
+				demands = append(demands, it.demandsOf(a.retries, a.offered[it.lane].in(it.start(), it.end())*it.t.connections())...)
 			}
 		case later(it):
 			if it.allow(^found(0)) > 0 {
@@ -35,19 +48,24 @@ func (a *attribution) lost(proofs []proof, first func(*item) bool, possible foun
 			}
 		}
 	}
-	return a.settle(proofs, demands, possible)
+	return a.settle(proofs, demands, func(it *item) found {
+		if f := first(it); f != 0 {
+			return f
+		}
+		return agree
+	})
 }
 
 // settle matches and takes what is explained. It returns what is left of the
-// supplies.
-func (a *attribution) settle(proofs []proof, demands []demand, possible found) []supply {
+// supplies. Autopsies of the items' attempts agree where they found what agree says.
+func (a *attribution) settle(proofs []proof, demands []demand, agree func(*item) found) []supply {
 	var supplies []supply
-	var deltas [kinds]float64
+	deltas := [kinds]map[string]float64{{}, {}, {}}
 	from, to := [kinds]float64{math.Inf(1), math.Inf(1), math.Inf(1)}, [kinds]float64{}
 	for k, p := range proofs {
 		for _, s := range p.supplies {
 			s.kind = k
-			deltas[k] += s.left
+			deltas[k][s.host] += max(s.left, s.all)
 			from[k], to[k] = min(from[k], max(0, s.a)), max(to[k], s.b)
 			supplies = append(supplies, s)
 		}
@@ -68,21 +86,28 @@ func (a *attribution) settle(proofs []proof, demands []demand, possible found) [
 		}
 		byItem[d.item] = append(byItem[d.item], d)
 	}
-	carried := map[*traffic]*[kinds + 1]portion{}
+	carried := map[*lane]*[kinds + 1]portion{}
+	nodes := map[string]found{} // what autopsies agree with, by node
 	for _, it := range order {
-		c := carried[it.t]
+		c := carried[it.lane]
 		if c == nil {
 			c = &[kinds + 1]portion{}
-			carried[it.t] = c
+			carried[it.lane] = c
 		}
+		nodes[it.lane.node] |= agree(it)
 		a.takeAll(it, byItem[it], proofs, c)
 	}
 	for k, p := range proofs {
-		if t := a.tallies[p.cause]; t != nil {
-			t.counter, t.delta = p.counter, max(t.delta, uint64(math.Round(max(deltas[k], p.delta))))
+		for node, agrees := range nodes {
+			t := a.tallies[tallyKey{p.cause, node}]
+			if t == nil {
+				continue
+			}
+			t.counter = p.counter
+			t.gained(deltas[k])
 			t.rose, t.rested = min(t.rose, from[k]), max(t.rested, to[k])
 			if t.agree == 0 {
-				t.agree = possible
+				t.agree = agrees
 			}
 			t.shared = t.shared || short || p.shared
 			maps.Copy(t.hosts, hosts[k])
@@ -141,7 +166,22 @@ func (a *attribution) takeAll(it *item, demands []demand, proofs []proof, carrie
 		rest -= m
 		a.take(it, proofs[k].cause, m, it.mask)
 		if m > 0 {
-			a.tally(proofs[k].cause).packets += by[k]
+			a.of(proofs[k].cause, it).packets += by[k]
+			it.metFull(proofs[k])
 		}
+	}
+}
+
+// metFull notes when the first attempt of the item was started, where it was a
+// full table that dropped it.
+func (it *item) metFull(p proof) {
+	if p.cause != tableFull || it.class != silent {
+		return
+	}
+	if at := it.lane.bins.at(it.key).bad.firstStart[silent]; !math.IsNaN(at) {
+		if it.lane.full == nil {
+			it.lane.full = map[string]float64{}
+		}
+		it.lane.full[p.node] = least(it.lane.fullAt(p.node), at)
 	}
 }

@@ -28,6 +28,29 @@ const (
 	collectorGap = 60
 )
 
+// busiest is the node that the traffic asks for the most entries, of several
+// the first; the given one where it is not known which attempts enter by which.
+func (l *log) busiest(first *node) *node {
+	if !l.parted() {
+		return first
+	}
+	best, most := first, -1.0
+	for _, n := range l.nodeList {
+		var sum float64
+		for _, t := range l.order {
+			residence := t.info.Residence
+			if t.idle() {
+				residence = 1
+			}
+			sum += t.peakRate() * l.loadOn(n.name, t) * residence
+		}
+		if n.atStart != nil && sum > most*(1+slop) {
+			best, most = n, sum
+		}
+	}
+	return best
+}
+
 // sizing computes what limit the traffic needs, by Little's law: entries in
 // the steady state are arrivals per second times the seconds each stays.
 func (l *log) sizing(n *node, nodes []Node) *Sizing {
@@ -39,7 +62,7 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 		if t.due().total == 0 {
 			continue
 		}
-		p := l.sizingPart(t)
+		p := l.sizingPart(t, n)
 		s.Parts = append(s.Parts, p)
 		flood := t.info.Shape == "flood"
 		s.Meaningless = s.Meaningless || flood
@@ -48,11 +71,17 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	if len(s.Parts) == 0 {
 		return nil
 	}
+	if n != nil && l.parted() {
+		s.Notes = append(s.Notes, fmt.Sprintf("the sizes are those of %s, which needs the most of all nodes: a node has an entry for each attempt that enters by it, and one for each that another node sends on to a pod of its", n.name))
+	}
 	s.flood()
 	if !whole {
 		s.Notes = append(s.Notes, "the need of some traffic cannot be computed, so needed_entries is too small by that")
 	}
 	l.runNeed(s, n)
+	if l.parted() {
+		l.runNeedOfAll(s)
+	}
 	l.residences(s, n)
 	s.Residual = l.residual(n)
 	if s.compute(0, l.machine(nodes)) {
@@ -94,15 +123,22 @@ func (s *Sizing) compute(base uint64, m Machine) bool {
 	return true
 }
 
-func (l *log) sizingPart(t *traffic) SizingPart {
+func (l *log) sizingPart(t *traffic, n *node) SizingPart {
+	load := t.info.EntriesPerAttempt
+	if n != nil {
+		load = l.loadOn(n.name, t)
+	}
 	p := SizingPart{
-		Traffic: t.info.Name, ArrivalsPerS: t.peakRate(), EntriesPerAttempt: t.info.EntriesPerAttempt,
+		Traffic: t.info.Name, ArrivalsPerS: t.peakRate(), EntriesPerAttempt: load,
 		ResidenceS: t.info.Residence, State: t.info.ResidueState, Counted: t.info.Shape != "flood",
 	}
 	switch {
 	case t.idle():
 		// What was asked for, not what a full table let through.
 		p.Held = max(t.peak, uint64(t.due().total))
+		if l.parted() {
+			p.Held = uint64(math.Ceil(float64(p.Held)*load - slop))
+		}
 		p.ResidenceS = 0
 		e := p.Held
 		p.Entries, p.Note = &e, "held connections, of all that were due"
@@ -205,12 +241,22 @@ func (s *Sizing) timeouts(base uint64) {
 	}
 }
 
+// runNeedOfAll is the highest runNeed of all nodes.
+func (l *log) runNeedOfAll(s *Sizing) {
+	for _, n := range l.nodeList {
+		var x Sizing
+		if l.runNeed(&x, n); x.RunNeeded != nil && (s.RunNeeded == nil || *x.RunNeeded > *s.RunNeeded) {
+			s.RunNeeded, s.RunNeededHow = x.RunNeeded, n.name+": "+x.RunNeededHow
+		}
+	}
+}
+
 // runNeed is the limit at which this very run would have lost nothing.
 func (l *log) runNeed(s *Sizing, n *node) {
 	if n == nil || n.atStart == nil {
 		return
 	}
-	need := l.need()
+	need := l.need(n.name)
 	if len(need.parts) > 0 && len(need.unknown) == 0 {
 		_, _, peak := need.reaches(math.Inf(1))
 		v := n.atStart.entries + uint64(math.Ceil(peak-slop))

@@ -128,12 +128,13 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		}
 		shared := l.spike(f, acts[i:j], until, before)
 		if shared.StartS != nil {
-			shared.Causes = a.between(*shared.StartS, *shared.EndS)
+			shared.Causes, shared.FailedBy = a.between(*shared.StartS, *shared.EndS), l.failedBy(*shared.StartS, *shared.EndS)
 		}
 		before = &shared
 		for k, x := range acts[i:j] {
 			s := shared
 			s.Action, s.Kind, s.Number, s.BeginS, s.DoneS, s.Error = x.name, x.kind, x.number, x.begin, finite(x.end), x.failed
+			s.Nodes = append([]string{}, x.nodes...)
 			s.Together = []string{}
 			for m, y := range acts[i:j] {
 				if m != k {
@@ -191,7 +192,7 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	if math.IsNaN(done) {
 		done = math.Inf(1)
 	}
-	s := Spike{Steps: map[string]uint64{}, Causes: []Cause{}}
+	s := Spike{Steps: map[string]uint64{}, Causes: []Cause{}, FailedBy: map[string]uint64{}}
 	if slices.ContainsFunc(l.order, func(t *traffic) bool { return t.idle() }) {
 		n := l.lostBetween(begin, until)
 		s.HeldLost = &n
@@ -321,7 +322,7 @@ func (a *attribution) between(from, to float64) []Cause {
 	out := []Cause{}
 	var all float64
 	i, j := a.axis.index(from), a.axis.index(to-a.axis.step/1000)
-	for _, t := range a.tallies {
+	for _, t := range a.merged() {
 		var n uint64
 		for k := i; k <= j && len(t.steps) > 0; k++ {
 			n += t.steps[k]

@@ -144,6 +144,9 @@ func (t *text) node(n *Node) {
 	if len(parts) > 0 {
 		t.para("  counters: ", strings.Join(parts, ", "))
 	}
+	if n.Entered != nil {
+		t.para("  entered: ", plain(enteredText(n.Entered)))
+	}
 	t.census(n.Census)
 }
 
@@ -340,7 +343,7 @@ func partText(p SizingPart) string {
 	case p.Held > 0:
 		s += fmt.Sprintf(", %d held", p.Held)
 	case p.EntriesPerAttempt > 0 && p.ResidenceS > 0:
-		s += fmt.Sprintf(" x %g x %g s in %s", p.EntriesPerAttempt, p.ResidenceS, cmpOr(p.State, "its last state"))
+		s += fmt.Sprintf(" x %.3g x %g s in %s", p.EntriesPerAttempt, p.ResidenceS, cmpOr(p.State, "its last state"))
 	}
 	if p.MeasuredS != nil {
 		s += fmt.Sprintf(" (measured: %.3g s)", *p.MeasuredS)

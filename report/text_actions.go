@@ -91,6 +91,9 @@ func spikeName(s *Spike) string {
 	if s.Kind != s.Action {
 		name += fmt.Sprintf(" (%s)", s.Kind)
 	}
+	if len(s.Nodes) > 0 {
+		name += " on " + strings.Join(s.Nodes, ", ")
+	}
 	return name
 }
 
@@ -139,6 +142,13 @@ func costText(s *Spike, next string) string {
 	}
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(*s.StartS), seconds(*s.EndS), percent(s.PeakErrorRatio))
+	if len(s.FailedBy) > 0 {
+		var all uint64
+		for _, n := range s.FailedBy {
+			all += n
+		}
+		b.WriteString(", " + enteredBy(s.FailedBy, all))
+	}
 	if s.Before > 0 {
 		fmt.Fprintf(b, " (less the %s that failed before it, too)", perSecond(s.Before))
 	}
@@ -228,9 +238,10 @@ func mechanism(f *Findings, s *Spike) string {
 	default:
 		return ""
 	}
-	var worst *Node // the one that was behind the longest
+	var worst *Node // the one that most entered by, of these the one that was behind the longest
 	for i := range f.Nodes {
-		if n := &f.Nodes[i]; n.Stale != nil && (worst == nil || n.Stale.MaxS > worst.Stale.MaxS) {
+		n := &f.Nodes[i]
+		if n.Stale != nil && (worst == nil || cmp.Or(cmp.Compare(s.FailedBy[n.Name], s.FailedBy[worst.Name]), cmp.Compare(n.Stale.MaxS, worst.Stale.MaxS)) > 0) {
 			worst = n
 		}
 	}

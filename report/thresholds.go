@@ -57,7 +57,7 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 		worst = v
 	default:
 		v, r.Detail = runMetric(t, f)
-		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f) {
+		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f, t.Node) {
 			worst = math.Inf(1)
 		}
 	}
@@ -87,10 +87,13 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 func (l *log) nodeMetric(t scenarios.Threshold, a *attribution) (v, worst float64, detail string) {
 	seen := 0
 	for _, n := range l.nodeList {
+		if t.Node != "" && n.name != t.Node {
+			continue
+		}
 		for iv := range n.rows.intervals() {
 			s, hole := iv.b, 0.0
 			if s.t-max(iv.a.t, 0) > l.patience() {
-				hole = a.arrivals(iv.a.t, s.t)
+				hole = a.arrivals(n.name, iv.a.t, s.t)
 			}
 			most := float64(max(s.entries, iv.a.entries)) + hole
 			if hole == 0 {
@@ -145,7 +148,7 @@ func (l *log) attemptMetric(t scenarios.Threshold) (v, worst float64, detail str
 		if t.Traffic == "" && errors && tr.oneWay() {
 			continue
 		}
-		for k, b := range tr.bins.all() {
+		for k, b := range tr.binsVia(t.Node).all() {
 			if !covers(t, tr.info.Name, tr.start(k)+tr.width/2) {
 				continue
 			}
@@ -221,7 +224,7 @@ func (l *log) histogram(t scenarios.Threshold) *hdrhistogram.Histogram {
 			continue
 		}
 		if !windowed(t) {
-			add(tr.fromDue)
+			add(tr.tookVia(t.Node))
 			continue
 		}
 		for _, w := range l.windows {

@@ -109,7 +109,7 @@ func (l *log) load(x axis) LoadSeries {
 // impossible times are in none.
 func (a *attribution) perSecond(cause string) []float64 {
 	out := make([]float64, a.axis.n)
-	if t := a.tallies[cause]; t != nil {
+	if t := a.cause(cause); t != nil {
 		for i, n := range t.steps {
 			out[i] += float64(n)
 		}

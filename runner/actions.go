@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,9 +98,11 @@ func (d *doer) wait(ctx context.Context) error {
 // do carries the action out for the nth time, with an event before and after.
 func (d *doer) do(ctx context.Context, n int) error {
 	event := func(phase, detail string) {
-		d.out.Record(runlog.Record{Event: &runlog.Event{Kind: "action", Name: d.action.Name, Detail: detail, Fields: map[string]string{
-			"kind": d.action.Kind(), "phase": phase, "number": strconv.Itoa(n),
-		}}})
+		fields := map[string]string{"kind": d.action.Kind(), "phase": phase, "number": strconv.Itoa(n)}
+		if len(d.action.Nodes) > 0 {
+			fields["nodes"] = strings.Join(d.action.Nodes, " ")
+		}
+		d.out.Record(runlog.Record{Event: &runlog.Event{Kind: "action", Name: d.action.Name, Detail: detail, Fields: fields}})
 	}
 	event("begin", d.action.Kind())
 	timed, cancel := context.WithTimeout(ctx, time.Duration(d.action.Timeout))

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -21,6 +22,9 @@ type fill struct {
 	evicts bool
 	// actions: the scenario has some, which the arithmetic knows nothing of.
 	actions bool
+	// node is whose table it is, the one that is asked for the most; empty
+	// where there is one only.
+	node string
 	// alone is when each traffic would fill the table without the others, by
 	// its place in the plan.
 	alone map[int]float64
@@ -40,23 +44,54 @@ func (p *Plan) fill() fill {
 	}
 	var known []int
 	for i, t := range p.Traffic {
-		if t.EntriesPerAttempt <= 0 {
+		// Which nodes the connections of a gateway's own go through is not known.
+		if t.EntriesPerAttempt <= 0 || p.Scenario.Lab.Nodes > 1 && t.EntriesPerAttempt != 1 {
 			f.unknown = append(f.unknown, t.Name)
 			continue
 		}
 		known = append(known, i)
 		f.evicts = f.evicts || t.ResidueState == "UDP" || t.ResidueState == "SYN_RECV"
-		if at, full, _ := p.reaches(f.room, i); full {
-			f.alone[i] = at
+	}
+	nodes := max(1, p.Scenario.Lab.Nodes)
+	for n := range nodes {
+		if at, full, peak := p.reaches(f.room, n, known...); n == 0 || peak > f.peak*(1+1e-9) {
+			f.at, f.full, f.peak = at, full, peak
+			if nodes > 1 {
+				f.node = p.Scenario.NodeNames()[n]
+			}
 		}
 	}
-	f.at, f.full, f.peak = p.reaches(f.room, known...)
+	for _, i := range known {
+		for n := range nodes {
+			if at, full, _ := p.reaches(f.room, n, i); full && (f.alone[i] == 0 || at < f.alone[i]) {
+				f.alone[i] = at
+			}
+		}
+	}
 	return f
 }
 
+// share is how many entries an attempt of traffic i costs node number n, on
+// average: one where it enters there, and one where it is sent on to a pod there.
+func (p *Plan) share(i, n int) float64 {
+	s := p.Scenario
+	nodes := s.Lab.Nodes
+	if nodes <= 1 {
+		return p.Traffic[i].EntriesPerAttempt
+	}
+	here := 1 / float64(nodes) // attempts take turns
+	for _, svc := range s.Services {
+		if svc.Name == p.Traffic[i].To && svc.Pods > 0 && !p.Traffic[i].Local {
+			pods := env.Part{Index: n, Of: nodes}.Has(svc.Pods)
+			return here + (1-here)*float64(pods)/float64(svc.Pods)
+		}
+	}
+	return here
+}
+
 // reaches returns when the traffics at these places together need more than
-// room, and the most they ever need.
-func (p *Plan) reaches(room float64, places ...int) (at float64, full bool, peak float64) {
+// room on node number n, and the most they ever need there.
+func (p *Plan) reaches(room float64, n int, places ...int) (at float64, full bool, peak float64) {
 	end := 0.0
 	for _, i := range places {
 		end = max(end, p.Traffic[i].End)
@@ -66,7 +101,7 @@ func (p *Plan) reaches(room float64, places ...int) (at float64, full bool, peak
 		t := end * float64(k) / fillSteps
 		var need float64
 		for _, i := range places {
-			need += p.needOf(i, t)
+			need += p.needOf(i, t) * p.share(i, n)
 		}
 		if !full && need > room {
 			full, at = true, t-end/fillSteps*(need-room)/(need-last)
@@ -76,7 +111,8 @@ func (p *Plan) reaches(room float64, places ...int) (at float64, full bool, peak
 	return at, full, peak
 }
 
-// needOf is how many entries traffic i asks for at t, s of run time.
+// needOf is of how many attempts of traffic i the entries are there at t, s of
+// run time.
 func (p *Plan) needOf(i int, t float64) float64 {
 	info := p.Traffic[i]
 	due := func(at float64) float64 {
@@ -87,7 +123,7 @@ func (p *Plan) needOf(i int, t float64) float64 {
 	if p.Scenario.Traffic[i].Idle == nil && info.Residence > 0 {
 		n -= due(t - info.Residence)
 	}
-	return n * info.EntriesPerAttempt
+	return n
 }
 
 // dueBy is how many attempts of t are due in the first d s of its length.
@@ -150,6 +186,9 @@ func (f fill) text() string {
 	}
 	if len(f.unknown) > 0 {
 		s += "; without " + strings.Join(f.unknown, ", ") + ", whose entries cannot be computed"
+	}
+	if f.node != "" {
+		s = f.node + ", which is asked for the most: " + s
 	}
 	if f.actions {
 		s += "; without what actions do to it"

@@ -59,19 +59,31 @@ func (p *Plan) WriteText(out io.Writer) error {
 	fmt.Fprintf(w, "scenario\t%s\n", s.Name)
 	fmt.Fprintf(w, "duration\t%s\n", s.Duration)
 	fmt.Fprintf(w, "seed\t%d\n", p.Seed)
-	fmt.Fprintf(w, "lab\t%s, proxy %s, 1 client host with %d addresses\n", s.Lab.Family, s.Lab.Proxy.Mode, s.Lab.Clients.Addresses)
+	hosts := fmt.Sprintf("1 client host with %d addresses", s.Lab.Clients.Addresses)
+	if n := s.Lab.Nodes; n > 1 {
+		hosts = fmt.Sprintf("%d nodes, each with a client host, together with %d addresses", n, s.Lab.Clients.Addresses)
+	}
+	fmt.Fprintf(w, "lab\t%s, proxy %s, %s\n", s.Lab.Family, s.Lab.Proxy.Mode, hosts)
 	for _, svc := range s.Services {
 		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods\n", svc.Name, svc.Protocol, svc.Port, svc.Pods)
 	}
 	fmt.Fprintf(w, "limit\t%d entries\n", p.Limit())
 	if h := s.Conntrack.Headroom; h != nil {
-		fmt.Fprintf(w, "headroom\t%d entries; the rest is ballast in the lab's own namespace\n", *h)
+		on := ""
+		if s.Lab.Nodes > 1 {
+			on = " on each node"
+		}
+		fmt.Fprintf(w, "headroom\t%d entries%s; the rest is ballast in the lab's own namespace\n", *h, on)
 	}
 	f := p.fill()
 	for i, t := range p.Traffic {
 		fmt.Fprintf(w, "traffic\t%s: %s to %s, %gs to %gs, timeout %gs\n", t.Name, t.Shape, t.To, t.Start, t.End, t.Timeout)
 		if t.Residence > 0 && t.EntriesPerAttempt > 0 {
-			fmt.Fprintf(w, "\t%g entries per attempt, each %gs in %s after it\n", t.EntriesPerAttempt, t.Residence, t.ResidueState)
+			more := ""
+			if s.Lab.Nodes > 1 && !t.Local {
+				more = " on the node it enters by, and one on its pod's where that is another"
+			}
+			fmt.Fprintf(w, "\t%g entries per attempt%s, each %gs in %s after it\n", t.EntriesPerAttempt, more, t.Residence, t.ResidueState)
 		}
 		if at, ok := f.alone[i]; ok && len(p.Traffic) > 1 {
 			fmt.Fprintf(w, "\talone it would fill the table at %.2fs\n", at)

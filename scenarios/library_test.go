@@ -12,7 +12,7 @@ import (
 func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
 		"dns-flood", "gateway", "healthy", "idle", "port-reuse-rollout", "proxy-restart-under-load", "rollout-termination-race",
-		"scale-to-zero-udp", "short-lived", "stale-rules", "syn-flood", "udp-stale-dead-pod", "upgrade",
+		"scale-to-zero-udp", "short-lived", "stale-node", "stale-rules", "syn-flood", "udp-stale-dead-pod", "upgrade",
 	}, Names())
 	for _, name := range Names() {
 		t.Run(name, func(t *testing.T) {

@@ -33,6 +33,10 @@ type Metric struct {
 	About                string // what it is, in a few words
 }
 
+// OfNodes says whether the metric is also known of one node alone: of what was
+// counted there, or of the attempts that entered by it.
+func (m Metric) OfNodes() bool { return m.Name != "held_lost" && m.Name != "draining_share" }
+
 // Metrics lists what thresholds can be set for.
 func Metrics() []Metric {
 	list := []Metric{
@@ -88,6 +92,7 @@ const (
 type Threshold struct {
 	Source  string // as it was written
 	Traffic string // whose attempts; empty: all, or the node
+	Node    string // which node, or by which the attempts entered; empty: any
 	Metric  string
 	Kind    Kind // of Metric
 	Op      Op
@@ -123,6 +128,9 @@ func (t Threshold) String() string {
 		b.WriteString(t.Traffic + ": ")
 	}
 	fmt.Fprintf(&b, "%s %s %s", t.Metric, t.Op, t.value())
+	if t.Node != "" {
+		b.WriteString(" on " + t.Node)
+	}
 	if t.From > 0 || t.To > 0 {
 		b.WriteString(" during " + seconds(t.From) + "..")
 		if t.To > 0 {
@@ -148,6 +156,7 @@ func (t Threshold) value() string {
 
 var (
 	comparison  = regexp.MustCompile(`^(\S+?)\s*(<=|>=|==|=|<|>)\s*(\S+)(?:\s+(\S.*))?$`)
+	onNode      = regexp.MustCompile(`^on\s+(\S+)(?:\s+(\S.*))?$`)
 	windowParts = regexp.MustCompile(`^during\s+(\S+?)\s*\.\.\s*(\S*)$`)
 )
 
@@ -155,10 +164,10 @@ const thresholdForm = "write for example errors < 0.1%, web: p99 < 50ms, or occu
 
 // ParseThreshold reads
 //
-//	[traffic:] metric op value [during a..b]
+//	[traffic:] metric op value [on node] [during a..b]
 //
 // with op one of < <= > >= ==, a value of the metric's kind, and a and b run
-// times; without b the window lasts to the end. Whether the traffic exists and
+// times; without b the window lasts to the end. Whether traffic and node exist and
 // the window lies inside the run is checked by [Scenario.Validate].
 func ParseThreshold(s string) (Threshold, error) {
 	t := Threshold{Source: s}
@@ -187,11 +196,20 @@ func ParseThreshold(s string) (Threshold, error) {
 	if t.Value, err = parseValue(m[3], metric); err != nil {
 		return Threshold{}, err
 	}
-	if m[4] != "" {
-		if metric.WholeRun {
-			return Threshold{}, &unitError{metric.Name + " is known for the whole run only", "leave " + quote(m[4]) + " out"}
+	window := m[4]
+	if on := onNode.FindStringSubmatch(m[4]); on != nil {
+		if t.Node, window = on[1], on[2]; !metric.OfNodes() {
+			return Threshold{}, &unitError{metric.Name + " is known of all nodes together only", "leave " + quote("on "+t.Node) + " out"}
 		}
-		if t.From, t.To, err = parseWindow(m[4]); err != nil {
+		if !validName.MatchString(t.Node) {
+			return Threshold{}, &unitError{quote(t.Node) + " is not the name of a node", "write for example failures == 0 on node1"}
+		}
+	}
+	if window != "" {
+		if metric.WholeRun {
+			return Threshold{}, &unitError{metric.Name + " is known for the whole run only", "leave " + quote(window) + " out"}
+		}
+		if t.From, t.To, err = parseWindow(window); err != nil {
 			return Threshold{}, err
 		}
 	}
@@ -323,6 +341,9 @@ func (v *validator) thresholds() {
 		if err != nil {
 			v.err(path, err)
 			continue
+		}
+		if t.Node != "" && !slices.Contains(v.s.NodeNames(), t.Node) {
+			v.fail(path, "there is no node "+quote(t.Node), didYouMean(t.Node, "nodes are", v.s.NodeNames())).needs = []string{"lab.nodes"}
 		}
 		at := slices.Index(names, t.Traffic)
 		switch {

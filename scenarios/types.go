@@ -161,7 +161,7 @@ type Idle struct {
 type UDP struct {
 	Pacing       `yaml:",inline"`
 	Socket       string       `yaml:"socket,omitempty" jsonschema:"enum=per_request,enum=long_lived" jsonschema_description:"per_request: a new socket, so a new entry, each time. long_lived: a fixed set of sockets in turn. Default per_request."`
-	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets, with socket: long_lived, at least one for each node. Default 1 for each node."`
+	Sockets      int          `yaml:"sockets,omitempty" jsonschema_description:"How many long-lived sockets, with socket: long_lived, at least one for each node. Default 1, with several nodes one for each."`
 	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
 	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
 	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`

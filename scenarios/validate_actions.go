@@ -118,7 +118,7 @@ func (v *validator) nodes(path string, a *Action, set []string) {
 	}
 	for i, n := range a.Nodes {
 		if at := fmt.Sprintf("%s.nodes[%d]", path, i); !slices.Contains(v.s.NodeNames(), n) {
-			v.fail(at, "there is no node "+quote(n), didYouMean(n, "nodes are", v.s.NodeNames()))
+			v.fail(at, "there is no node "+quote(n), didYouMean(n, "nodes are", v.s.NodeNames())).needs = []string{"lab.nodes"}
 		}
 	}
 }

@@ -27,6 +27,7 @@ func TestTruthIncidents(t *testing.T) {
 		off  []string // takes the mechanism away
 	}{
 		{"stale-rules", []string{"actions[0]=null"}},
+		{"stale-node", []string{"actions[0]=null"}},
 		{"udp-stale-dead-pod", []string{"lab.proxy.keep_udp=false"}},
 		{"scale-to-zero-udp", []string{"actions[0].scale.to=1"}},
 	} {

@@ -305,7 +305,8 @@ type ProgrammedBackend struct {
 // An Event is something that happened at one moment.
 type Event struct {
 	// Kind: phase (setup, traffic, drain, done), job, ballast, undo, warning;
-	// action (Fields kind, phase: begin, end or fail, and number); pod (Name
+	// action (Fields kind, phase: begin, end or fail, number, and nodes where it
+	// was done to some only); pod (Name
 	// is the pod, Detail one of started, ready, terminating, sigterm, exited,
 	// killed, gone; Fields service, addr); proxy (of a node: synced, told, which
 	// is a kube-proxy that has heard and programs by itself, paused, resumed,
@@ -385,6 +386,7 @@ type TrafficInfo struct {
 	Residence     float64 `json:"residence"`
 	ResidueState  string  `json:"residue_state,omitempty"` // TIME_WAIT, CLOSE, ESTABLISHED, UDP, ...
 	ExpectsAnswer bool    `json:"expects_answer"`          // false: one-way, nobody can tell whether it arrived
+	Local         bool    `json:"local,omitempty"`         // the node it enters by sends it to pods of its own only
 }
 
 // ServiceInfo is one service as it stood when traffic began.

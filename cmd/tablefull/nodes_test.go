@@ -1,0 +1,98 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Of three nodes one has little room: the knee is found there, when arithmetic
+// says, and every attempt that was lost was lost to its table, also those that
+// entered by another node and were sent on to a pod of its.
+func TestTruthKneeOnOneNode(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "-", `
+name: one-node
+duration: 5s
+lab: {nodes: 3}
+conntrack: {headroom: 100000}
+services: [{name: web, pods: 3}]
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 900/s}}
+actions:
+  - {name: fill, at: 1s, nodes: [node2], ballast: {headroom: 1000}}
+`)
+	assert.Equal(t, exitFail, r.code)
+	require.Len(t, r.Nodes, 3)
+	require.Len(t, r.Spikes, 1)
+	require.NotNil(t, r.Spikes[0].DoneS)
+	// 300/s enter by it, and a third of the 600/s of the others have their pod there.
+	assertOnset(t, r.Knee.Drop, *r.Spikes[0].DoneS+1000/500.0, 0.1)
+	assert.Equal(t, r.Knee.Drop, r.Nodes[1].Knee.Drop)
+	failed := r.Traffic[0].Failed
+	assert.NotZero(t, failed)
+	assert.InEpsilon(t, failed, r.Nodes[1].Counters["drop"], 0.01, "one SYN each: drops and failures are the same packets")
+	assert.InEpsilon(t, failed, r.cause("table_full"), 0.01)
+	for i, n := range r.Nodes {
+		require.NotNil(t, n.Entered)
+		require.NotEmpty(t, n.Entered.Causes, n.Name)
+		assert.Equal(t, "table_full", n.Entered.Causes[0].Cause, n.Name)
+		assert.Equal(t, []string{"node2"}, n.Entered.Causes[0].Proof.Hosts, n.Name)
+		if i != 1 {
+			assert.Nil(t, n.Knee.Drop, n.Name)
+			assert.Zero(t, n.Counters["drop"], n.Name)
+		}
+	}
+}
+
+// Every shape of traffic is dealt out among the nodes, and each attempt is
+// tracked by the node it entered by: the counts of the table say so.
+func TestTruthShapesOnNodes(t *testing.T) {
+	needLab(t)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		t.Run(family, func(t *testing.T) {
+			r := runHonest(t, "-", `
+name: shapes
+duration: 3s
+lab: {nodes: 2, family: `+family+`}
+services:
+  - {name: web, pods: 2}
+  - {name: dns, protocol: udp, port: 53}
+  - {name: api, protocol: http, port: 80}
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 100/s}}
+  - {name: held, to: web, idle: {count: 50, open_rate: 50/s}}
+  - {name: queries, to: dns, udp: {rate: 100/s}}
+  - {name: syslog, to: dns, udp: {rate: 50/s, socket: long_lived, sockets: 3}}
+  - {name: requests, to: api, http: {rate: 50/s}}
+  - {name: strangers, to: web, flood: {rate: 100/s}}
+thresholds: [failures == 0, not_started == 0%]
+`)
+			assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+			require.Len(t, r.Nodes, 2)
+			var due, entered uint64
+			for _, tr := range r.Traffic {
+				due += tr.Due
+			}
+			for _, n := range r.Nodes {
+				require.NotNil(t, n.Entered)
+				entered += n.Entered.Due
+				assert.InDelta(t, float64(due)/2, n.Entered.Due, 6, n.Name)
+				assert.Zero(t, n.Entered.Failed, n.Name)
+			}
+			assert.Equal(t, due, entered)
+			assert.EqualValues(t, []uint64{299, 50, 299, 149, 149, 299}, dues(r), "dealt out, not rounded")
+			require.NotNil(t, r.Traffic[1].HeldEnd)
+			assert.EqualValues(t, 50, *r.Traffic[1].HeldEnd)
+		})
+	}
+}
+
+func dues(r result) []uint64 {
+	var out []uint64
+	for _, t := range r.Traffic {
+		out = append(out, t.Due)
+	}
+	return out
+}
