@@ -152,8 +152,8 @@ func longestSpike(f *Findings) float64 {
 }
 
 func longestStale(f *Findings) float64 {
-	v, _ := staleMetric("stale", f)
-	if unread(f) {
+	v, _ := staleMetric("stale", f, "")
+	if unread(f, "") {
 		return math.NaN()
 	}
 	return v
