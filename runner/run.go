@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,11 @@ import (
 type Config struct {
 	Env  env.Environment
 	Plan *Plan
-	// Dir takes run.jsonl. It must exist and hold no run yet.
+	// Dir takes the run log. It must exist and hold no run yet.
 	Dir string
+	// Segment is at how many bytes the run log begins a new segment; 0 is
+	// runlog.SegmentBytes.
+	Segment int64
 	// StateDir keeps the journal; empty is StateDir().
 	StateDir string
 	RunID    string
@@ -35,7 +39,7 @@ type Config struct {
 }
 
 // LogName is the run log's file name in a run directory.
-const LogName = "run.jsonl"
+const LogName = runlog.FileName
 
 // teardownTimeout bounds putting everything back, whatever hangs.
 const teardownTimeout = 30 * time.Second
@@ -59,15 +63,15 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Plan.Err(); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(filepath.Join(c.Dir, LogName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	file, err := runlog.Create(c.Dir, cmp.Or(c.Segment, runlog.SegmentBytes))
 	if err != nil {
-		return fmt.Errorf("create run log: %w", err)
+		return err
 	}
 	begun, err := runTo(ctx, c, file)
 	err = errors.Join(err, file.Close())
 	if !begun {
 		// It failed while setting up: there is nothing to analyse.
-		err = errors.Join(err, os.Remove(file.Name()))
+		err = errors.Join(err, os.Remove(filepath.Join(c.Dir, runlog.FileName)))
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func config(t *testing.T, f *envtest.Fake) runner.Config {
 
 func records(t *testing.T, dir string) []runlog.Record {
 	t.Helper()
-	f, err := os.Open(filepath.Join(dir, runner.LogName))
+	f, err := os.Open(filepath.Join(dir, runlog.FileName))
 	require.NoError(t, err)
 	defer f.Close()
 	var out []runlog.Record

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/lab"
 	"github.com/tablefull/tablefull/scenarios"
@@ -202,7 +203,7 @@ func runInto(ctx context.Context, sc *scenarios.Scenario, dir string, quiet bool
 	if errors.As(err, &verdict) {
 		err = nil
 	}
-	if _, statErr := os.Stat(filepath.Join(dir, runner.LogName)); statErr != nil {
+	if _, statErr := runlog.StatDir(dir); statErr != nil {
 		if err == nil {
 			err = fmt.Errorf("run %s: it left no log in %s", sc.Name, dir)
 		}

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/tablefull/tablefull/report"
-	"github.com/tablefull/tablefull/runner"
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 const (
@@ -24,7 +22,7 @@ const (
 // show why attempts failed so far, until ctx is done. It blocks. A log that
 // cannot be followed shows nothing: the report will say why.
 func followCauses(ctx context.Context, dir string, show func(causes map[string]uint64, at float64)) {
-	f, err := openSoon(ctx, filepath.Join(dir, runner.LogName))
+	f, err := openSoon(ctx, dir)
 	if err != nil {
 		return
 	}
@@ -61,10 +59,10 @@ func causesOf(f *report.Findings) (causes map[string]uint64, at float64) {
 	return causes, at
 }
 
-// openSoon opens a file that is about to be made.
-func openSoon(ctx context.Context, name string) (*os.File, error) {
+// openSoon opens a log that is about to be made.
+func openSoon(ctx context.Context, dir string) (*runlog.Files, error) {
 	for {
-		f, err := os.Open(name)
+		f, err := runlog.OpenDir(dir)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}

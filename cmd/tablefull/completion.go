@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tablefull/tablefull/report"
-	"github.com/tablefull/tablefull/runner"
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -121,7 +121,7 @@ func completeRuns(_ *cobra.Command, args []string, typed string) ([]cobra.Comple
 	}
 	var logs []string
 	for _, pattern := range []string{literal(typed) + "*/", literal(typed) + "*/*/"} {
-		found, _ := filepath.Glob(pattern + runner.LogName)
+		found, _ := filepath.Glob(pattern + runlog.FileName)
 		logs = append(logs, found...)
 	}
 	slices.SortStableFunc(logs, func(a, b string) int { return changed(b).Compare(changed(a)) })

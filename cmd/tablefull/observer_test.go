@@ -142,7 +142,7 @@ func BenchmarkObserverEffect(b *testing.B) {
 	for range b.N {
 		dir := b.TempDir()
 		blinkingRun(b, dir)
-		on, off := windows(b, filepath.Join(dir, runner.LogName))
+		on, off := windows(b, filepath.Join(dir, runlog.FileName))
 		var ratios []float64
 		log := "conn/s observed/not observed:"
 		var sum float64

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/lab"
@@ -52,6 +53,7 @@ type privateJob struct {
 	Out      string `json:"out"`      // absolute
 	DryRun   bool   `json:"dry_run"`
 	Quiet    bool   `json:"quiet"`
+	Segment  int    `json:"segment"` // MiB
 }
 
 // runPrivate is run for a scenario with a kernel of its own: it boots one, and
@@ -64,7 +66,7 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 	if err != nil {
 		return fmt.Errorf("write resolved scenario: %w", err)
 	}
-	job := privateJob{Scenario: string(yaml), DryRun: f.dryRun, Quiet: f.quiet}
+	job := privateJob{Scenario: string(yaml), DryRun: f.dryRun, Quiet: f.quiet, Segment: f.segment}
 	c := private.Config{Files: privateFiles(), Memory: uint64(sc.Lab.Memory), Stdout: s.Out, Stderr: s.Err}
 	if f.dryRun {
 		return bootPrivate(ctx, c, job)
@@ -147,7 +149,7 @@ func keepConsole(dir string, crash *private.Crash) error {
 		}
 		hints = append(hints, "more of its console: "+name)
 	}
-	if _, err := os.Stat(filepath.Join(dir, runner.LogName)); err == nil {
+	if _, err := runlog.StatDir(dir); err == nil {
 		hints = append(hints, "what was measured until then: tablefull report "+dir)
 	}
 	if len(hints) == 0 {
@@ -191,7 +193,7 @@ func runInside(ctx context.Context, s Streams) error {
 	if err != nil {
 		return scenarioError(err)
 	}
-	f := runFlags{target: "lab", out: j.Out, dryRun: j.DryRun, quiet: j.Quiet}
+	f := runFlags{target: "lab", out: j.Out, dryRun: j.DryRun, quiet: j.Quiet, segment: j.Segment}
 	return runHere(ctx, privateLab{lab.New(lab.Config{})}, sc, f, s)
 }
 

@@ -18,8 +18,8 @@ func reportCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "report DIR",
 		Short: "Render a run's findings again from its run log",
-		Long: `Report reads DIR/run.jsonl and works the findings out again: the run log is all
-it needs. A run that was cut off is rendered up to there and marked incomplete.
+		Long: `Report reads the run log, DIR/run.jsonl and its earlier segments, and works the
+findings out again: the log is all it needs. A run that was cut off is rendered up to there and marked incomplete.
 
 Without --format it prints the text summary and writes summary.json,
 report.html, report.md with report.png, and junit.xml into DIR again. With

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/proxy"
@@ -27,6 +28,8 @@ type runFlags struct {
 	out    string
 	dryRun bool
 	quiet  bool
+	// segment is at how many MiB the run log begins a new segment.
+	segment int
 }
 
 func runCommand(s Streams) *cobra.Command {
@@ -43,7 +46,8 @@ scenario has conntrack.max, which writes nf_conntrack_max and puts it back.
 --dry-run shows what would happen and touches nothing.
 
 Where data goes: the findings to standard output, progress and messages to
-standard error, and into the result directory the run log (run.jsonl),
+standard error, and into the result directory the run log (run.jsonl; what is
+large in run-000001.jsonl.zst and on, so that a soak can go on for days),
 summary.json, report.html, report.md with report.png, and junit.xml.
 
 On a terminal, standard error shows the run as it goes, in place, also where
@@ -74,6 +78,7 @@ at once, and "tablefull restore" puts back what may remain.
 	c.Flags().StringArrayVar(&f.sets, "set", nil, "change the scenario: `path=value`, for example conntrack.headroom=2000")
 	c.Flags().StringVar(&f.out, "out", "", "`directory` for the results (default tablefull-out/SCENARIO-TIME)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the resolved plan and touch nothing")
+	c.Flags().IntVar(&f.segment, "log-segment", runlog.SegmentBytes>>20, "`MiB` at which run.jsonl becomes a compressed segment and begins again")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress, only the result")
 	return c
 }
@@ -81,6 +86,9 @@ at once, and "tablefull restore" puts back what may remain.
 func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	if f.target != "lab" {
 		return usagef("--target %s: this version knows lab", f.target)
+	}
+	if f.segment < 1 || f.segment > 1<<20 {
+		return usagef("--log-segment %d: must be 1 to %d MiB", f.segment, 1<<20)
 	}
 	sc, arms, source, err := scenarios.LoadArms(ref, s.In, f.sets...)
 	if err != nil {
@@ -129,10 +137,10 @@ func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f r
 
 func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir string, f runFlags, s Streams) error {
 	c := runner.Config{
-		Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(),
+		Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(), Segment: int64(f.segment) << 20,
 	}
 	runErr := runShown(ctx, c, f.quiet, s)
-	if _, err := os.Stat(filepath.Join(dir, runner.LogName)); err != nil {
+	if _, err := runlog.StatDir(dir); err != nil {
 		// It failed before there was anything to tell.
 		if ctx.Err() != nil && errors.Is(runErr, context.Canceled) {
 			return fmt.Errorf("interrupted before traffic began: nothing was measured, and everything has been put back (%w)", context.Canceled)
@@ -208,10 +216,10 @@ func makeOut(out, scenario string) (dir string, cleanup func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, &usageError{fmt.Errorf("make result directory: %w; choose another with --out", err)}
 	}
-	for _, name := range []string{runner.LogName, experimentName} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return "", nil, usagef("%s holds a run already; choose another directory with --out", dir)
-		}
+	_, logErr := runlog.StatDir(dir)
+	_, experimentErr := os.Stat(filepath.Join(dir, experimentName))
+	if logErr == nil || experimentErr == nil {
+		return "", nil, usagef("%s holds a run already; choose another directory with --out", dir)
 	}
 	return dir, func() {
 		if statErr != nil {
@@ -259,14 +267,14 @@ func writeReports(dir string) (*report.Findings, error) {
 }
 
 func analyzeDir(dir string) (*report.Findings, error) {
-	f, err := os.Open(filepath.Join(dir, runner.LogName))
+	f, err := runlog.OpenDir(dir)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("%s is no run directory: %w", dir, err)}
 	}
 	defer f.Close()
 	findings, err := report.Analyze(f)
 	if err != nil {
-		return nil, fmt.Errorf("analyse %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("analyse %s: %w", dir, err)
 	}
 	return findings, nil
 }

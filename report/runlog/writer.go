@@ -50,6 +50,14 @@ func (w *Writer) Write(r Record) error {
 	if _, err := w.buf.Write(append(line, '\n')); err != nil {
 		return w.fail("write", err)
 	}
+	if f, ok := w.out.(*File); ok && f.full() {
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		if err := f.next(); err != nil {
+			return w.fail("begin a segment of the", err)
+		}
+	}
 	if time.Since(w.flushed) >= flushEvery {
 		return w.Flush()
 	}

@@ -3,13 +3,14 @@ package serve
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 const (
@@ -54,8 +55,7 @@ func (v view) of(s State) *report.Findings {
 // A follower reads one run's log, and what is added to it.
 type follower struct {
 	dir    string
-	size   int64 // of the log when it was opened
-	file   os.FileInfo
+	log    runlog.Stat // when it was last looked at
 	read   atomic.Int64
 	cancel context.CancelFunc
 
@@ -81,24 +81,22 @@ type followers struct {
 func (fs *followers) get(dir string) (*follower, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	in, err := openLog(fs.lib.root, dir)
+	log, err := runlog.StatFS(fs.lib.root.FS(), dir)
 	if err != nil {
-		return nil, err
+		return nil, err //nolint:wrapcheck // it says what and where
 	}
-	info, err := in.Stat()
-	if err != nil {
-		_ = in.Close()
-		return nil, fmt.Errorf("look at the run log of %s: %w", dir, err)
-	}
-	if f := fs.byd[dir]; f != nil && f.current(info) {
-		_ = in.Close()
+	if f := fs.byd[dir]; f != nil && f.current(log) {
 		f.use()
 		return f, nil
+	}
+	in, err := runlog.Open(fs.lib.root.FS(), dir)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it says what and where
 	}
 	fs.drop(dir)
 	fs.makeRoom()
 	ctx, cancel := context.WithCancel(fs.ctx)
-	f := &follower{dir: dir, size: info.Size(), file: info, cancel: cancel, first: make(chan struct{}), used: time.Now()}
+	f := &follower{dir: dir, log: log, cancel: cancel, first: make(chan struct{}), used: time.Now()}
 	fs.byd[dir] = f
 	fs.all.Go(func() {
 		defer in.Close()
@@ -107,15 +105,17 @@ func (fs *followers) get(dir string) (*follower, error) {
 	return f, nil
 }
 
-// current says whether the log is still the file that is being read.
-func (f *follower) current(now os.FileInfo) bool {
+// current says whether the log is still the one that is being read: its last
+// file is the same or, where it was that, has become a segment.
+func (f *follower) current(now runlog.Stat) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !os.SameFile(f.file, now) || now.Size() < f.read.Load() {
+	if now.Segments <= f.log.Segments && !os.SameFile(f.log.Last, now.Last) || now.Size < f.read.Load() {
 		return false
 	}
+	f.log = now
 	// One that has ended, or failed, is not read on.
-	return f.view.err == nil && (!f.view.ended || now.Size() == f.read.Load())
+	return f.view.err == nil && (!f.view.ended || now.Size == f.read.Load())
 }
 
 func (f *follower) use() {
@@ -165,7 +165,7 @@ func (fs *followers) tidy(now time.Time) {
 }
 
 // follow reads the log until its run has ended or ctx is done.
-func (f *follower) follow(ctx context.Context, in *os.File, slow func() bool) {
+func (f *follower) follow(ctx context.Context, in io.Reader, slow func() bool) {
 	defer f.cancel()
 	a := report.NewAnalysis(&paced{ctx: ctx, in: in, slow: slow, done: func(n int) { f.read.Add(int64(n)) }})
 	err := a.Follow(ctx, func() error {
@@ -260,8 +260,10 @@ func (f *follower) now(ctx context.Context, wait time.Duration) (view, bool) {
 
 // progress is how much of the log has been read, 0 to 1.
 func (f *follower) progress() float64 {
-	if f.size <= 0 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.log.Size <= 0 {
 		return 1
 	}
-	return min(1, float64(f.read.Load())/float64(f.size))
+	return min(1, float64(f.read.Load())/float64(f.log.Size))
 }

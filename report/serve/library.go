@@ -12,11 +12,10 @@ import (
 	"time"
 
 	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 const (
-	// logName is the run log's name in a run's directory.
-	logName = "run.jsonl"
 	// depth is how far below the folder runs are looked for.
 	depth = 2
 	// maxRuns is how many runs are listed.
@@ -207,22 +206,22 @@ func level(name string) (n int) {
 // lines, its last one, and a summary that is not older. It says whether there
 // is a run.
 func (l *library) look(dir string) bool {
-	info, err := l.root.Stat(path.Join(dir, logName))
-	if err != nil || !info.Mode().IsRegular() {
+	log, err := runlog.StatFS(l.root.FS(), dir)
+	if err != nil {
 		delete(l.items, dir)
 		return false
 	}
-	now := l.now()
+	now, mod := l.now(), log.Last.ModTime()
 	old := l.items[dir]
-	if old != nil && old.size == info.Size() && old.mod.Equal(info.ModTime()) {
+	if old != nil && old.size == log.Size && old.mod.Equal(mod) {
 		return true
 	}
-	it := &item{size: info.Size(), mod: info.ModTime(), grown: info.ModTime()}
+	it := &item{size: log.Size, mod: mod, grown: mod}
 	if old != nil || it.grown.After(now) {
 		it.grown = now // whatever the clock of the file system says
 	}
 	l.items[dir] = it
-	if it.head, it.ended, err = ends(l.root, dir, it.size); err != nil {
+	if it.head, it.ended, err = ends(l.root.FS(), dir, log); err != nil {
 		it.problem = err.Error()
 		return true
 	}
@@ -294,9 +293,9 @@ func (l *library) readAll(ctx context.Context) {
 }
 
 func (l *library) analyze(ctx context.Context, dir string) (*report.Findings, error) {
-	in, err := openLog(l.root, dir)
+	in, err := runlog.Open(l.root.FS(), dir)
 	if err != nil {
-		return nil, err
+		return nil, err //nolint:wrapcheck // it says what and where
 	}
 	defer in.Close()
 	f, err := report.Analyze(&paced{ctx: ctx, in: in, slow: l.anyRunning})

@@ -71,7 +71,7 @@ func write(t *testing.T, dir, name, text string) string {
 
 func writeLog(t *testing.T, dir string, lines []string) string {
 	t.Helper()
-	return write(t, dir, logName, strings.Join(lines, ""))
+	return write(t, dir, runlog.FileName, strings.Join(lines, ""))
 }
 
 func add(t *testing.T, path string, lines []string) {
@@ -163,7 +163,7 @@ func TestList(t *testing.T) {
 	writeLog(t, filepath.Join(dir, ".hidden"), logOf("hidden", 3, day))
 	longAgo(t, writeLog(t, filepath.Join(dir, "dead"), logOf("dying", 3, "2025-06-01T00:00:00Z")[:20]))
 	writeLog(t, filepath.Join(dir, "going"), logOf("going", 3, "2025-07-01T00:00:00Z")[:20])
-	write(t, filepath.Join(dir, "<img src=x>"), logName, "no log\n")
+	write(t, filepath.Join(dir, "<img src=x>"), runlog.FileName, "no log\n")
 	_, base := start(t, dir)
 
 	a := until(t, base+"/", "taken for dead")
@@ -263,7 +263,7 @@ func TestNothingOutsideTheFolder(t *testing.T) {
 	writeLog(t, filepath.Join(dir, "own"), logOf("own", 3, day))
 	require.NoError(t, os.Symlink(filepath.Join(outside, "secret"), filepath.Join(dir, "link")))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "filelink"), 0o755))
-	require.NoError(t, os.Symlink(filepath.Join(outside, "secret", logName), filepath.Join(dir, "filelink", logName)))
+	require.NoError(t, os.Symlink(filepath.Join(outside, "secret", runlog.FileName), filepath.Join(dir, "filelink", runlog.FileName)))
 	_, base := start(t, dir)
 	a := until(t, base+"/", "dir=own")
 	hasNot(t, a.text, "dir=link")
@@ -385,6 +385,49 @@ func TestFollowARun(t *testing.T) {
 	assert.Equal(t, m.Page, a.head.Get("X-Tablefull-Page"))
 }
 
+// A run whose log begins new segments meanwhile is followed on, and not read
+// from its beginning each time.
+func TestFollowSegments(t *testing.T) {
+	dir := t.TempDir()
+	run := filepath.Join(dir, "run")
+	require.NoError(t, os.Mkdir(run, 0o755))
+	file, err := runlog.Create(run, 2000)
+	require.NoError(t, err)
+	w := runlog.NewWriter(file)
+	add := func(lines []string) {
+		for _, line := range lines {
+			var r runlog.Record
+			require.NoError(t, json.Unmarshal([]byte(line), &r))
+			require.NoError(t, w.Write(r))
+			require.NoError(t, w.Flush())
+		}
+	}
+	lines := logOf("soak", 6, day)
+	add(lines[:40])
+	s, base := start(t, dir)
+	events := listen(t, base+"/run/events?dir=run")
+	m := events.until(t, func(m message) bool { return m.Page != "" })
+	assert.Equal(t, Running, m.State)
+	s.follow.mu.Lock()
+	first := s.follow.byd["run"]
+	s.follow.mu.Unlock()
+	add(lines[40:80])
+	events.until(t, func(m message) bool { return m.RunTime > 3 })
+	has(t, get(t, base+"/run?dir=run").text, "<title>live: soak")
+	s.follow.mu.Lock()
+	assert.Same(t, first, s.follow.byd["run"])
+	s.follow.mu.Unlock()
+	add(lines[80:])
+	require.NoError(t, file.Close())
+	m = events.until(t, func(m message) bool { return m.State == Finished && m.Page != "" })
+	assert.InDelta(t, 6, m.RunTime, 0.2)
+	segments, err := filepath.Glob(filepath.Join(run, "run-*.jsonl.zst"))
+	require.NoError(t, err)
+	assert.Greater(t, len(segments), 4)
+	until(t, base+"/", "soak")
+	hasNot(t, get(t, base+"/run?dir=run").text, "So far")
+}
+
 func TestARunThatDies(t *testing.T) {
 	dir := t.TempDir()
 	lines := logOf("dying", 4, day)
@@ -446,10 +489,10 @@ func TestFewAreKeptRead(t *testing.T) {
 
 func TestEmptyAndOddLogs(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "empty"), logName, "")
-	write(t, filepath.Join(dir, "odd"), logName, strings.Repeat("x", 3<<20))
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "folder", logName), 0o755))
-	longAgo(t, filepath.Join(dir, "odd", logName))
+	write(t, filepath.Join(dir, "empty"), runlog.FileName, "")
+	write(t, filepath.Join(dir, "odd"), runlog.FileName, strings.Repeat("x", 3<<20))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "folder", runlog.FileName), 0o755))
+	longAgo(t, filepath.Join(dir, "odd", runlog.FileName))
 	_, base := start(t, dir)
 	has(t, get(t, base+"/run?dir=empty").text, "So far")
 	assert.Equal(t, http.StatusOK, get(t, base+"/run?dir=odd").code)

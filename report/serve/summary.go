@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -86,26 +87,12 @@ func storedSummary(root *os.Root, dir string, log time.Time) *Summary {
 	return &s.Summary
 }
 
-// openLog opens a run's log.
-func openLog(root *os.Root, dir string) (*os.File, error) {
-	name := path.Join(dir, logName)
-	// A pipe would block.
-	if info, err := root.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("open %s: it is no regular file", name)
-	}
-	f, err := root.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("open run log: %w", err)
-	}
-	return f, nil
-}
-
 // ends reads the first records of a log and its last one, and says whether
 // that is the run's end.
-func ends(root *os.Root, dir string, size int64) (h head, ended bool, err error) {
-	in, err := openLog(root, dir)
+func ends(fsys fs.FS, dir string, log runlog.Stat) (h head, ended bool, err error) {
+	in, err := runlog.Open(fsys, dir)
 	if err != nil {
-		return h, false, err
+		return h, false, err //nolint:wrapcheck // it says what and where
 	}
 	defer in.Close()
 	r := runlog.NewReader(io.LimitReader(in, headBytes))
@@ -122,9 +109,18 @@ func ends(root *os.Root, dir string, size int64) (h head, ended bool, err error)
 			break
 		}
 	}
-	from := max(0, size-tailBytes)
-	tail := make([]byte, size-from)
-	n, err := in.ReadAt(tail, from)
+	last, err := fsys.Open(log.LastName)
+	if err != nil {
+		return h, false, fmt.Errorf("read the end of a run log: %w", err)
+	}
+	defer last.Close()
+	at, ok := last.(io.ReaderAt)
+	if !ok {
+		return h, false, fmt.Errorf("read the end of a run log: %s cannot be read from its end", log.LastName)
+	}
+	from := max(0, log.Last.Size()-tailBytes)
+	tail := make([]byte, log.Last.Size()-from)
+	n, err := at.ReadAt(tail, from)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return h, false, fmt.Errorf("read the end of a run log: %w", err)
 	}
