@@ -230,6 +230,7 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 			f.Census.Sources = []runlog.TopSource{}
 		}
 	}
+	f.PeakByState = maps.Clone(n.byState)
 	f.CPU = n.cpuShares()
 	f.Reclaimed = n.reclaimed(k.Drop, duration)
 	if n.slab > 0 {

@@ -22,6 +22,9 @@ func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 	case "clashres", "chainlength":
 		return counterMetric(name, f, t.Node)
 	}
+	if state := scenarios.TCPState(name); state != "" {
+		return stateCount(state, f)
+	}
 	if !slices.Contains(scenarios.Causes(), name) {
 		return math.NaN(), "this version does not know the metric " + name
 	}
@@ -112,6 +115,22 @@ func counterMetric(name string, f *Findings, node string) (v float64, detail str
 		}
 		v += float64(gained)
 		detail = fmt.Sprintf("%s +%.0f", name, v)
+	}
+	return v, detail
+}
+
+// stateCount is the most entries that one node had in a TCP state. Nodes are
+// walked at times of their own, so their counts are not added up.
+func stateCount(state string, f *Findings) (v float64, detail string) {
+	v, detail = math.NaN(), "no census was made"
+	for _, n := range f.Nodes {
+		if n.PeakByState == nil {
+			continue
+		}
+		if of := n.PeakByState["tcp "+state]; math.IsNaN(v) || float64(of) > v {
+			v = float64(of)
+			detail = fmt.Sprintf("the census found at most %d entries in %s on %s", of, state, n.Name)
+		}
 	}
 	return v, detail
 }

@@ -205,6 +205,7 @@ type Node struct {
 	Counters        map[string]uint64  `json:"counters" jsonschema_description:"What each kernel counter gained during the run."`
 	TableFullDrops  uint64             `json:"table_full_drops" jsonschema_description:"Of drop: while the table was at its limit, and not an unresolved clash."`
 	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic was due, or the last of all where there was none then; null without any."`
+	PeakByState     map[string]uint64  `json:"peak_by_state" jsonschema_description:"Most entries that a walk found by protocol and state, ballast not counted; null without any."`
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
 	Proxy           *ProxyProcess      `json:"proxy" jsonschema_description:"The node's kube-proxy; null where it has none, or nothing is known of it."`

@@ -22,9 +22,9 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), leaked(n)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), leaked(n)+others)
 	case early != nil:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
@@ -89,6 +89,25 @@ func othersText(f *Findings) string {
 		s += "; " + verb
 	}
 	return s
+}
+
+// leaked says so where most of the traffic's entries are in CLOSE_WAIT, which
+// is nobody's load but somebody's mistake.
+func leaked(n *Node) string {
+	c := n.Census
+	if c == nil || c.Entries <= c.Ballast {
+		return ""
+	}
+	var waiting uint64
+	for _, g := range c.Groups {
+		if g.State == "CLOSE_WAIT" {
+			waiting += g.Count
+		}
+	}
+	if 2*waiting <= c.Entries-c.Ballast {
+		return ""
+	}
+	return fmt.Sprintf(", mostly of connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
 }
 
 // headNode is the node that the headline is about: the first to get into

@@ -36,7 +36,8 @@ type node struct {
 	census    *runlog.Census
 	censusAt  float64
 	censusBad string
-	ballast   uint64 // in the last walk that counted it
+	byState   map[string]uint64 // most that a walk found
+	ballast   uint64            // in the last walk that counted it
 	walks     uint64
 }
 
@@ -268,11 +269,28 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 		n.ballast = c.Ballast
 	}
 	n.plotWalk(t, c)
+	n.noteStates(c)
 	during := func(t float64) bool {
 		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)
 	}
 	if n.census == nil || during(t) || !during(n.censusAt) {
 		n.census, n.censusAt = c, t
+	}
+}
+
+// noteStates keeps the most entries by state.
+func (n *node) noteStates(c *runlog.Census) {
+	counts := map[string]uint64{}
+	for _, g := range c.Groups {
+		counts[stateName(g)] += g.Count
+	}
+	if n.byState == nil {
+		n.byState = map[string]uint64{}
+	}
+	for name, count := range counts {
+		if _, known := n.byState[name]; known || len(n.byState) < maxStates {
+			n.byState[name] = max(n.byState[name], count)
+		}
 	}
 }
 

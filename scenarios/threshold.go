@@ -63,6 +63,9 @@ func Metrics() []Metric {
 		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
 		{"held_lost", Count, true, true, "held connections that were lost"},
 	}
+	for _, state := range TCPStates() {
+		list = append(list, Metric{stateMetric(state), Count, false, true, "most entries that a census found in " + state})
+	}
 	for _, c := range Causes() {
 		list = append(list, Metric{c, Count, false, true, "attempts that failed because of it, of all traffics"})
 	}
@@ -75,6 +78,26 @@ func Causes() []string {
 		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint",
 		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
+}
+
+// TCPStates are the kernel's names of the states of a TCP entry, in the order
+// of a connection's life.
+func TCPStates() []string {
+	return []string{"SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE"}
+}
+
+// stateMetric is like close_wait_entries.
+func stateMetric(state string) string { return strings.ToLower(state) + "_entries" }
+
+// TCPState is the state whose entries the metric counts, empty for any other
+// metric.
+func TCPState(metric string) string {
+	for _, state := range TCPStates() {
+		if stateMetric(state) == metric {
+			return state
+		}
+	}
+	return ""
 }
 
 // Op is a comparison.

@@ -48,6 +48,24 @@ func TestTruthIncidents(t *testing.T) {
 	}
 }
 
+// A leak fills the table: the entries that the census finds in CLOSE_WAIT are as
+// many as were free, and the table is full when rate x time says so. Where the
+// client closes, it is not.
+func TestTruthCloseWait(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "closewait-pileup", "")
+	assertReproduced(t, r, true)
+	assert.Equal(t, exitPass, r.code)
+	assertOnset(t, r.Knee.Drop, 10, 0.1)
+	assert.InEpsilon(t, 2500, r.Nodes[0].PeakByState["tcp CLOSE_WAIT"], 0.01)
+	assert.InEpsilon(t, r.Traffic[0].Failed, r.cause("table_full"), 0.01)
+
+	r = runHonest(t, "closewait-pileup", "", "--set", "traffic[0].short_lived.close=fin", "--set", "traffic[0].short_lived.closer=client")
+	assertReproduced(t, r, false)
+	assert.Zero(t, r.Traffic[0].Failed)
+	assert.Zero(t, r.Nodes[0].PeakByState["tcp CLOSE_WAIT"])
+}
+
 func TestTruthProxyRestart(t *testing.T) {
 	needLab(t)
 	r := runHonest(t, "proxy-restart-under-load", "")

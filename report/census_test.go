@@ -1,0 +1,41 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// walked is a census of these counts by state, after ballast.
+func walked(t float64, ballast uint64, counts map[string]uint64) runlog.Record {
+	c := &runlog.Census{Took: 0.1, CPU: 0.1, Entries: ballast, Ballast: ballast}
+	for _, state := range []string{"CLOSE_WAIT", "TIME_WAIT"} {
+		if n := counts[state]; n > 0 {
+			c.Entries += n
+			// Two groups, as of two pods.
+			c.Groups = append(c.Groups, runlog.CensusGroup{Proto: "tcp", State: state, Count: n - 1}, runlog.CensusGroup{Proto: "tcp", State: state, Count: 1})
+		}
+	}
+	return runlog.Record{Host: simNode, T: t, Census: c}
+}
+
+func TestMostEntriesInAState(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	s.header.Thresholds = []string{"close_wait_entries == 2000", "close_wait_entries < 2000", "time_wait_entries <= 500", "last_ack_entries == 0"}
+	for _, r := range s.analyze().Thresholds {
+		assert.Equal(t, Inconclusive, r.Result, "no census is no data: %s", r.Threshold)
+	}
+	s.records = append(s.records, walked(2, 259144, map[string]uint64{"CLOSE_WAIT": 700, "TIME_WAIT": 500}), walked(5, 259144, map[string]uint64{"CLOSE_WAIT": 2000}), walked(9, 259144, map[string]uint64{"CLOSE_WAIT": 1900, "TIME_WAIT": 40}))
+	f := s.analyze()
+	for i, want := range []Verdict{Pass, Fail, Pass, Pass} {
+		assert.Equal(t, want, f.Thresholds[i].Result, "%s: %s", f.Thresholds[i].Threshold, f.Thresholds[i].Detail)
+	}
+	assert.Equal(t, map[string]uint64{"tcp CLOSE_WAIT": 2000, "tcp TIME_WAIT": 500}, f.Nodes[0].PeakByState)
+	assert.Contains(t, headline(f), "CLOSE_WAIT: 1900 of the traffic's 1940 entries at 9.0 s")
+
+	s.records = append(s.records, walked(9.5, 259144, map[string]uint64{"CLOSE_WAIT": 500, "TIME_WAIT": 500}))
+	assert.NotContains(t, headline(s.analyze()), "CLOSE_WAIT", "half is not most")
+}
