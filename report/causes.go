@@ -20,6 +20,7 @@ const (
 	staleBackend    = "stale_backend"
 	backendGone     = "backend_gone"
 	drainingBackend = "draining_backend"
+	untranslated    = "untranslated"
 	invalidReset    = "invalid_reset"
 	backendReset    = "backend_reset"
 	backendRefused  = "backend_refused"
@@ -250,6 +251,7 @@ func (a *attribution) attribute() {
 		a.lost(a.tableProofs(""), func(it *item) bool { return it.class == silent }, dropped, a.secondLeg)
 	}
 	a.misled()
+	a.untranslated()
 	a.listenQueues()
 	a.evictions()
 	a.withoutEndpoint()

@@ -51,6 +51,9 @@
 //   - backend_gone: the attempt's entry points to a pod that was usable when it
 //     was sent, and that ended before the attempt failed, within 0.5 s where
 //     nothing had answered yet.
+//   - untranslated: the attempt's entry leads to the service's own address,
+//     which no rule had rewritten when its first packet passed, although the
+//     service had usable endpoints.
 //   - invalid_reset: the connection was reset while `invalid` rose at least
 //     half as fast as connections were reset.
 //   - backend_reset: the connection was reset or closed early while the node

@@ -125,13 +125,14 @@ func lostText(n uint64, t *tally) string {
 }
 
 // leadsTo is what autopsies find of attempts that were led astray.
-var leadsTo = map[string]finding{staleBackend: staleDNAT, drainingBackend: drainDNAT, backendGone: goneDNAT}
+var leadsTo = map[string]finding{staleBackend: staleDNAT, drainingBackend: drainDNAT, backendGone: goneDNAT, untranslated: noDNAT}
 
 // leadText says where the entries of such attempts led.
 func leadText(cause string, n uint64) string {
 	to := map[string]string{
 		staleBackend: "an address that was no usable pod of the service when they were sent", drainingBackend: "a pod that was terminating when they were sent, and not to be used any more",
-		backendGone: "a pod that was usable when they were sent, and ended before they failed",
+		backendGone:  "a pod that was usable when they were sent, and ended before they failed",
+		untranslated: "the service's own address: no rule had translated their first packet, and later ones follow its entry, whatever the rules are by then",
 	}[cause]
 	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)
 }

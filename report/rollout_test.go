@@ -176,6 +176,38 @@ func TestNoEndpointForAWhile(t *testing.T) {
 	}
 }
 
+// Attempts whose first packet met no rule: each is followed to its end by its
+// entry, whether that is silence or a rule that rejects.
+func TestBegunBeforeTheRules(t *testing.T) {
+	for _, o := range []runlog.Outcome{runlog.ConnectTimeout, runlog.Refused} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+		s.endpoints(-0.4, "1 RS", "2 RS")
+		s.act("late", "restart_proxy", 1, 3, 5, "")
+		var failed uint64
+		for i, due := range dues(0, 10, 100) {
+			switch {
+			case due < 3 || due >= 5:
+				s.enter(due)
+				s.ok("web", due)
+				continue
+			case i%5 == 0:
+				s.lookedUp("web", due, 0.9, o, 1, "SYN_SENT", false)
+				a := s.records[len(s.records)-1].Autopsy
+				a.DNAT, a.ReplySrc = false, a.Tuple.Dst
+			default:
+				s.fail("web", due, o, 1)
+			}
+			failed++
+		}
+		f := s.analyze()
+		assert.Equal(t, map[string]uint64{"untranslated": failed}, causesOf(f), o)
+		assert.Contains(t, f.Headline, "untranslated: their first packet met no rule for the service")
+
+		s.endpoints(2.99) // now they had nowhere to go anyway
+		assert.Equal(t, map[string]uint64{"no_endpoint": failed}, causesOf(s.analyze()), o)
+	}
+}
+
 // A socket that goes on sending keeps its entry, whatever the rules say.
 func TestOldEntriesOfUDP(t *testing.T) {
 	traffic := runlog.TrafficInfo{Name: "dns", Shape: "udp", To: "web", End: 10, Timeout: 0.9, ExpectsAnswer: true}

@@ -30,6 +30,23 @@ func (a *attribution) misled() {
 	}
 }
 
+// untranslated explains attempts whose entry leads to the service's own address,
+// although the service had pods to send them to: no rule rewrote their first
+// packet, and all later ones follow its entry, to nobody or to a rule that
+// rejects them.
+func (a *attribution) untranslated() {
+	for _, it := range a.items {
+		s := a.l.service(it.t.info.To)
+		if s == nil || !a.l.hasEndpoint(s, it.start(), it.end()) {
+			continue
+		}
+		if n := it.allow(foundAny(noDNAT)); n > 0 && (it.class == silent || it.class == refused || it.class == unreachable) {
+			a.take(it, untranslated, n, foundAny(noDNAT))
+			a.of(untranslated, it).agree = foundAny(noDNAT)
+		}
+	}
+}
+
 // podsOf are the hosts of all pods that the service ever had, with their
 // addresses. A host that is used again keeps its name; its next pod has that
 // name and a number.

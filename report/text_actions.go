@@ -234,6 +234,8 @@ func mechanism(f *Findings, s *Spike) string {
 		return ": the pods they had been sent to ended before they could answer"
 	case noEndpoint:
 		return ": their service had no usable endpoint"
+	case untranslated:
+		return ": their first packet met no rule for the service, and what they sent later followed its entry, to no pod"
 	case staleBackend:
 	default:
 		return ""

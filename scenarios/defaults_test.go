@@ -46,7 +46,7 @@ lab:
   kernel: private
   family: ipv6
   clients: {addresses: 500}
-  proxy: {mode: nftables, masquerade: true, delay: 100ms, keep_udp: true}
+  proxy: {mode: nftables, masquerade: true, delay: 100ms, keep_udp: true, pass_new: true}
 conntrack:
   headroom: 2000
   max: 100000

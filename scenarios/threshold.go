@@ -75,7 +75,7 @@ func Metrics() []Metric {
 // Causes lists why attempts fail, as reports name it.
 func Causes() []string {
 	return []string{
-		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint",
+		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint", "untranslated",
 		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
 }

@@ -43,6 +43,7 @@ type Proxy struct {
 	Masquerade bool     `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
 	Delay      Duration `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`
 	KeepUDP    bool     `yaml:"keep_udp,omitempty" json:"keep_udp,omitempty" jsonschema_description:"Built-in proxy: do not delete the entries of UDP flows to endpoints that have gone. kube-proxy does delete them, except those of a service left without any endpoint. Default false."`
+	PassNew    bool     `yaml:"pass_new,omitempty" json:"pass_new,omitempty" jsonschema_description:"Built-in proxy in mode nftables: let a new connection to a service that no rule translated pass as it is, and reject only those to a service without endpoints, as kube-proxy's mode iptables does. Default false: reject each, as its mode nftables does."`
 	IPVS       IPVS     `yaml:"ipvs,omitempty" json:"ipvs" jsonschema_description:"Settings of mode ipvs."`
 }
 

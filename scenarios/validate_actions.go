@@ -199,6 +199,9 @@ func (v *validator) proxy(path string, p *Proxy) {
 	if !own && p.KeepUDP {
 		v.fail(path+".keep_udp", "is a choice of the built-in proxy's, not of kube-proxy's", "leave it or binary out").needs = []string{path + ".binary"}
 	}
+	if p.PassNew && (!own || p.Mode != "nftables") {
+		v.fail(path+".pass_new", "is a choice of the built-in proxy's in mode nftables", "leave it out").needs = []string{path + ".binary", path + ".mode"}
+	}
 	v.lasts(path+".delay", p.Delay, 0, maxTimeout)
 	v.ipvs(path+".ipvs", p)
 }
@@ -228,7 +231,7 @@ func (v *validator) upgrade(path string, p *Proxy) {
 		v.fail(path+".delay", "is the API server's, and does not change with the proxy", "write it in lab.proxy")
 	}
 	old, by := v.s.Lab.Proxy, *p
-	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && old.KeepUDP == by.KeepUDP && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
+	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && old.KeepUDP == by.KeepUDP && old.PassNew == by.PassNew && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
 		v.fail(path, "is the proxy that is there already", "write another binary or mode, or restart_proxy").needs = []string{"lab.proxy"}
 	}
 }

@@ -30,6 +30,8 @@ func TestTruthIncidents(t *testing.T) {
 		{"stale-node", []string{"actions[0]=null"}},
 		{"udp-stale-dead-pod", []string{"lab.proxy.keep_udp=false"}},
 		{"scale-to-zero-udp", []string{"actions[0].scale.to=1"}},
+		// Without the entries the rules, which are there again, are asked.
+		{"presync-blackhole", []string{"actions[+]={name: delete-entries, at: 3500ms, flush: {protocol: tcp}}"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := runHonest(t, c.name, "")

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/kubeapi"
@@ -198,7 +200,15 @@ func (k *kubeProxy) remove() error {
 	if k.p == nil {
 		return nil // it never ran
 	}
-	return k.p.Clean(ctx)
+	if err := k.p.Clean(ctx); err != nil {
+		return err
+	}
+	// Debian's user-mode Linux has no nftables, and is left as kube-proxy
+	// leaves it.
+	if err := keepTracking(k.job.IPv6); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	return nil
 }
 
 // close is part of dataplane.

@@ -22,7 +22,8 @@ import (
 //   - a new connection to a service goes to an endpoint chosen at random, each
 //     with the same probability (numgen random);
 //   - a new connection to a service address that was not translated (a service
-//     without endpoints, a port that is not a service's) is rejected with ICMP
+//     without endpoints, a port that is not a service's; with passNew the first
+//     of these only) is rejected with ICMP
 //     port unreachable. The kernel limits how often it sends those (about one
 //     per second and source address, after a burst of six): the rest time out.
 //     In a lab the error arrives while the client is still inside connect,
@@ -37,13 +38,17 @@ import (
 type nft struct {
 	ipv6       bool
 	masquerade bool
+	passNew    bool // what no rule translated, except to a service without endpoints
 	clients    netip.Prefix
 	vips       netip.Prefix
 }
 
 var _ dataplane = (*nft)(nil)
 
-const tableName = "tablefull"
+const (
+	tableName    = "tablefull"
+	trackingName = "tablefull_tracking" // see addTracking
+)
 
 // sync is part of dataplane. All of it is one transaction: there is no moment
 // without rules.
@@ -68,24 +73,29 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 			if err := b.translate(nat, s, usable); err != nil {
 				return fmt.Errorf("program service %s: %w", s.Name, err)
 			}
+		} else if p.passNew {
+			b.rule(forward, b.to(s), ctStateNew(), []expr.Any{b.unreachable()})
 		}
 	}
 	if p.masquerade {
 		b.rule(leave, b.sourceIn(p.clients), ctStatusDNAT(), []expr.Any{&expr.Masq{FullyRandom: true}})
 	}
-	b.rule(forward, b.destinationIn(p.vips), ctStateNew(), []expr.Any{b.unreachable()})
+	if !p.passNew {
+		b.rule(forward, b.destinationIn(p.vips), ctStateNew(), []expr.Any{b.unreachable()})
+	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("program nftables: %w", err)
 	}
 	return nil
 }
 
-// remove is part of dataplane.
+// remove is part of dataplane. The node goes on tracking.
 func (p *nft) remove() error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
+	addTracking(c, p.ipv6)
 	c.DelTable(p.table())
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("remove nftables table: %w", err)
@@ -93,15 +103,43 @@ func (p *nft) remove() error {
 	return nil
 }
 
+// keepTracking makes the node track connections while no proxy's rules are
+// there.
+func keepTracking(ipv6 bool) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	addTracking(c, ipv6)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("keep tracking: %w", err)
+	}
+	return nil
+}
+
+// addTracking adds a rule that does nothing but need connection tracking, as
+// those of a network plugin or a firewall do on every node. Without any such
+// rule a namespace tracks nothing. It is on the output hook, which what the node
+// forwards does not pass.
+func addTracking(c *nftables.Conn, ipv6 bool) {
+	b := nftBatch{c: c, ipv6: ipv6, table: c.AddTable(&nftables.Table{Name: trackingName, Family: familyOf(ipv6)})}
+	chain := b.chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
+	c.FlushTable(b.table)
+	b.rule(chain, ctStateNew())
+}
+
 // close is part of dataplane: the rules stay.
 func (*nft) close() error { return nil }
 
 func (p *nft) table() *nftables.Table {
-	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
-	if p.ipv6 {
-		t.Family = nftables.TableFamilyIPv6
+	return &nftables.Table{Name: tableName, Family: familyOf(p.ipv6)}
+}
+
+func familyOf(ipv6 bool) nftables.TableFamily {
+	if ipv6 {
+		return nftables.TableFamilyIPv6
 	}
-	return t
+	return nftables.TableFamilyIPv4
 }
 
 // nftBatch collects one transaction.
@@ -123,17 +161,6 @@ func (b *nftBatch) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 //
 //	ip daddr VIP PROTO dport FIRST-LAST dnat to numgen random mod N map { 0 : POD, ... }
 func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable []runlog.EndpointState) error {
-	proto := byte(unix.IPPROTO_TCP)
-	if s.Protocol == "udp" {
-		proto = unix.IPPROTO_UDP
-	}
-	match := slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port)},
-		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port + s.Ports - 1)},
-	})
 	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
 	family := uint32(unix.NFPROTO_IPV4)
 	if b.ipv6 {
@@ -146,12 +173,27 @@ func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable [
 	if err := b.c.AddSet(set, elements); err != nil {
 		return fmt.Errorf("list endpoints: %w", err)
 	}
-	b.rule(chain, match, []expr.Any{
+	b.rule(chain, b.to(s), []expr.Any{
 		&expr.Numgen{Register: 1, Modulus: uint32(len(usable)), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: set.ID, SetName: set.Name},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
 	})
 	return nil
+}
+
+// to matches packets to the service's address and ports.
+func (b *nftBatch) to(s env.ServiceState) []expr.Any {
+	proto := byte(unix.IPPROTO_TCP)
+	if s.Protocol == "udp" {
+		proto = unix.IPPROTO_UDP
+	}
+	return slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port + s.Ports - 1)},
+	})
 }
 
 func (b *nftBatch) sourceIn(p netip.Prefix) []expr.Any {
