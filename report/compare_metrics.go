@@ -196,7 +196,7 @@ func peakEntries(f *Findings) float64 {
 
 // settledAfter is how long after its due time, in s, an attempt's entries are
 // taken to be there.
-const settledAfter = 0.5
+const settledAfter = 0.2
 
 // entriesPerAttempt is the growth of all nodes' tables over the attempts that
 // were due meanwhile, while nothing was refused, evicted or had expired.
@@ -215,21 +215,29 @@ func entriesPerAttempt(f *Findings) float64 {
 	if f.Knee.ClientLoss != nil { // what fails leaves no entry, or another one
 		until = min(until, f.Knee.ClientLoss.AtS-f.Knee.ClientLoss.UncertaintyS)
 	}
-	if s := f.Sizing; s != nil {
-		for _, p := range s.Parts {
-			if p.ResidenceS > 0 {
-				until = min(until, p.ResidenceS)
-			}
-		}
-	}
-	from := min(settledAfter, until/4)
+	until = min(until, shortestResidence(f))
+	from := min(0.5, until/4)
 	due, start, end := dueBetween(f, from, until-settledAfter)
 	before, ok1 := entriesAt(f, start)
 	after, ok2 := entriesAt(f, end)
-	if !ok1 || !ok2 || due < 100 || end-start < 1 {
+	if !ok1 || !ok2 || due < 100 || end-start < 0.5 {
 		return math.NaN()
 	}
 	return (after - before) / due
+}
+
+// shortestResidence is for how long after the begin no entry of the traffic can
+// have come to its end, s; +Inf where nothing is known of that.
+func shortestResidence(f *Findings) float64 {
+	least := math.Inf(1)
+	if s := f.Sizing; s != nil {
+		for _, p := range s.Parts {
+			if p.ResidenceS > 0 {
+				least = min(least, p.ResidenceS)
+			}
+		}
+	}
+	return least
 }
 
 // dueBetween is how many attempts were started that were due in whole steps of

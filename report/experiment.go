@@ -59,7 +59,7 @@ func (f *Findings) Unsound() []string { return f.unsound }
 func (f *Findings) Disturbed() []string {
 	out := f.unsound
 	for _, n := range f.Nodes {
-		if n.Reclaimed != nil && n.Reclaimed.Early {
+		if r := n.Reclaimed; r != nil && r.Early && r.FromS < shortestResidence(f) { // later, entries end by themselves
 			out = append(out[:len(out):len(out)], n.Reclaimed.doubt(n.Name))
 		}
 	}

@@ -200,14 +200,11 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 		if t.HeldLost == nil || *t.HeldLost == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s lost %s: %s", t.Name, plural(*t.HeldLost, "held connection"), heldCausesText(&t))
-		if troubled && unexplainedLosses(&t) > 0 {
+		text := fmt.Sprintf("%s lost %s, for which no cause is sought", t.Name, plural(*t.HeldLost, "held connection"))
+		if troubled {
 			open = append(open, text+": it may have been the table")
 		} else {
-			if !troubled {
-				text += "; the node dropped and evicted nothing"
-			}
-			other = append(other, text)
+			other = append(other, text+"; the node dropped and evicted nothing")
 		}
 	}
 	if len(table)+len(open) > 0 || len(a.total) == 0 {

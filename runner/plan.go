@@ -206,6 +206,11 @@ func (p *Plan) trafficInfo(t scenarios.Traffic) runlog.TrafficInfo {
 			entries = 2 // client to gateway, gateway to backend
 		}
 	}
+	if !s.Tracked(t.To) || s.Lab.Tunnel != nil && !s.Lab.Tunnel.Notrack {
+		// None at all; or also those of the tunnel's own packets, of which
+		// there are as many as the source ports that the flows inside hash to.
+		entries = 0
+	}
 	if state != "" {
 		info.ResidueState, info.Residence = upper(state), p.Timeouts()["tcp_timeout_"+state]
 	}

@@ -180,7 +180,7 @@ func (f fill) text() string {
 			s += "; some of it can be evicted (early_drop), so it need not come to a drop"
 		}
 	case len(f.unknown) > 0 && f.peak == 0:
-		return "what it needs cannot be computed, because connections or ports are used again"
+		return "what it needs cannot be computed, because connections or ports are used again, or a tunnel or a lack of tracking is between"
 	default:
 		s = fmt.Sprintf("at most %.0f of %.0f free entries are needed at once: never full in this run", math.Ceil(f.peak), f.room)
 	}

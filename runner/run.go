@@ -410,11 +410,16 @@ func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 			ports = s.PortCount
 		}
 	}
+	target, targets := svc.Addr, 1
+	if r.Plan.Scenario.IsHeadless(t.To) && len(svc.Backends) > 0 {
+		// The lab numbers the pods of a service in a row.
+		target, targets = svc.Backends[0].Addr, len(svc.Backends)
+	}
 	info := r.Plan.Traffic[i]
 	entries := r.lab.Entries()
 	e, part := entries[k], env.Part{Index: k, Of: len(entries)}
 	j := env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
-		Traffic: t, Start: info.Start, End: info.End, Target: svc.Addr, Ports: ports, Part: part,
+		Traffic: t, Start: info.Start, End: info.End, Target: target, Targets: targets, Ports: ports, Part: part,
 		Sources: e.Sources, SourceCount: part.Has(r.Plan.Scenario.Lab.Clients.Addresses), Floods: e.Floods,
 		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: max(1, failuresPerSecond/len(entries)),
 		LateAfter: r.Plan.lateAfter(),

@@ -60,6 +60,9 @@ func (l *Lab) defaults() {
 	if l.Kernel == "private" {
 		orElse(&l.Proxy.Mode, "ipvs")
 	}
+	if l.Tunnel != nil {
+		orElse(&l.Tunnel.Kind, "vxlan")
+	}
 	l.Proxy.defaults()
 	if l.Proxy.Mode == "ipvs" {
 		orElse(&l.Kernel, "auto")

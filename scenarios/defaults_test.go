@@ -46,6 +46,7 @@ lab:
   kernel: private
   family: ipv6
   clients: {addresses: 500}
+  tunnel: {kind: vxlan, notrack: true}
   proxy: {mode: nftables, masquerade: true, delay: 100ms, keep_udp: true, pass_new: true}
 conntrack:
   headroom: 2000
@@ -54,6 +55,7 @@ conntrack:
 services:
   - {name: tcp, port: 80, port_count: 4, pods: 3, server: {behaviour: silent, backlog: 5, delay: 5ms}, lifecycle: {ready_after: 1s, pre_stop: 2s, grace: 9s, on_sigterm: ignore}}
   - {name: udp, protocol: udp}
+  - {name: direct, headless: true, notrack: true}
   - {name: gateway, protocol: http, gateway: {to: web, keepalive: false, idle_connections: 7}}
   - {name: web, protocol: http}
   - {name: nobody, no_pods: true}
@@ -81,7 +83,7 @@ traffic:
       request_bytes: 100
   - name: pairs
     to: udp
-    udp: {rate: 5/s, dns_pair: true, parallel: true}
+    udp: {rate: 5/s, dns_pair: true}
   - to: tcp
     flood:
       stages: [{from: 1/s, to: 9/s, for: 5s}, {to: 9/s, for: 5s}, {to: 0/s, for: 50s}]

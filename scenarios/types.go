@@ -28,7 +28,14 @@ type Lab struct {
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
 	Nodes   int     `yaml:"nodes,omitempty" jsonschema_description:"Nodes, 1 to 8: node1, node2 and so on. Each is a host with a table, a proxy and a client host of its own; pods are placed on them in turn. A connection is tracked, and translated, by the node of its client, and tracked again by the node of its pod where that is another one. Default 1."`
 	Clients Clients `yaml:"clients,omitempty" jsonschema_description:"The client hosts, one for each node."`
+	Tunnel  *Tunnel `yaml:"tunnel,omitempty" jsonschema_description:"A tunnel between the client host and the node, through which all traffic between them goes. Absent: none."`
 	Proxy   Proxy   `yaml:"proxy,omitempty" jsonschema_description:"What turns service addresses into pod addresses on the node."`
+}
+
+// Tunnel is a tunnel that ends at the node.
+type Tunnel struct {
+	Kind    string `yaml:"kind,omitempty" jsonschema:"enum=vxlan" jsonschema_description:"vxlan: as most overlay networks. Its source port is chosen by the flow inside. Default vxlan."`
+	Notrack bool   `yaml:"notrack,omitempty" jsonschema_description:"The node does not track the tunnel's own packets, as network plugins arrange it. What is inside is tracked all the same. Default false."`
 }
 
 // Clients is the client hosts. Attempts take turns among them.
@@ -69,6 +76,8 @@ type Service struct {
 	Port      int       `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
 	PortCount int       `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
 	Pods      int       `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
+	Headless  bool      `yaml:"headless,omitempty" jsonschema_description:"Clients send to the pods' own addresses, each in turn, and the proxy has nothing to translate, as with clusterIP: None. Only short_lived and idle traffic, with the built-in proxy in mode nftables, and pods that stay. Default false."`
+	Notrack   bool      `yaml:"notrack,omitempty" jsonschema_description:"The node does not track connections to the service's pods. There is no translation of addresses without tracking, so this needs headless. Default false."`
 	NoPods    bool      `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
 	Server    Server    `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
 	Lifecycle Lifecycle `yaml:"lifecycle,omitempty" jsonschema_description:"How its pods come and go."`
@@ -166,7 +175,6 @@ type UDP struct {
 	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
 	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
 	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`
-	Parallel     bool         `yaml:"parallel,omitempty" jsonschema_description:"With dns_pair: two threads send the two datagrams at the same moment, each on a CPU of its own, as a resolver with two threads does. Needs two CPUs. Default false: one after the other."`
 	RequestBytes int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a datagram, 24 to 65507. Default 64."`
 }
 

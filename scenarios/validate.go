@@ -164,6 +164,7 @@ func (v *validator) scenario() {
 	v.between("lab.clients.addresses", int64(s.Lab.Clients.Addresses), 1, 65534)
 	v.eachNode("lab.clients.addresses", s.Lab.Clients.Addresses)
 	v.proxy("lab.proxy", &s.Lab.Proxy)
+	v.tunnel()
 	v.conntrack()
 	v.lasts("sampling.every", s.Sampling.Every, Duration(10*time.Millisecond), Duration(10*time.Second))
 	v.lasts("sampling.census_every", s.Sampling.CensusEvery, Duration(100*time.Millisecond), Duration(10*time.Minute))
@@ -244,6 +245,7 @@ func (v *validator) service(path string, s *Service) {
 	case !s.NoPods:
 		v.between(path+".pods", int64(s.Pods), 1, 64)
 	}
+	v.untranslated(path, s)
 	v.oneOf(path+".server.behaviour", s.Server.Behaviour, "answer", "silent", "reset", "refuse", "stall", "gone")
 	if b := s.Server.Behaviour; s.Protocol == "udp" && (b == "reset" || b == "stall") {
 		v.fail(path+".server.behaviour", b+" is about connections, which udp has not", "write answer, silent, refuse or gone").needs = []string{path + ".protocol"}

@@ -150,3 +150,66 @@ func TestTruthGate(t *testing.T) {
 		})
 	}
 }
+
+// The ways around a full table, each held to what the library says of it; and
+// to nothing once what makes it one is taken away.
+func TestTruthWaysAround(t *testing.T) {
+	needLab(t)
+	show := func(args ...string) (*report.Comparison, int, string) {
+		dir := filepath.Join(t.TempDir(), "out")
+		var out, errOut bytes.Buffer
+		code := run(t.Context(), append([]string{"run", "ways-around", "--out", dir, "--quiet"}, args...), Streams{Out: &out, Err: &errOut})
+		t.Log(out.String(), errOut.String())
+		return comparisonIn(t, dir), code, dir
+	}
+	sound := func(a report.ArmFindings) bool { return len(a.Runs[len(a.Runs)-1].Unsound) == 0 }
+	c, code, _ := show()
+	entries := map[string]float64{"none": 1, "larger-limit": 1, "tunnel": 3, "tunnel-notrack": 1, "direct": 1, "notrack": 0}
+	for i, a := range c.Arms {
+		if !sound(a) {
+			assert.Equal(t, exitInconclusive, code)
+			continue
+		}
+		assert.Equal(t, report.Pass, a.Verdict, "%s: %v", a.Name, a.Reasons)
+		for _, r := range c.Metrics {
+			if want, ok := entries[a.Name]; ok && r.Metric == "entries_per_attempt" && r.Arms[i].Median != nil {
+				assert.InDelta(t, want, *r.Arms[i].Median, 0.1, a.Name)
+			}
+		}
+	}
+	c, code, _ = show("--set", "arms[none]=null", "--set", "arms[shorter-timeouts]=null", "--set", "arms[tunnel-notrack]=null", "--set", "arms[direct]=null",
+		"--set", "arms[larger-limit].set=null", "--set", "arms[tunnel].set=null", "--set", "arms[notrack].set=[services.0.headless=true]")
+	assert.Equal(t, exitInconclusive, code)
+	for _, a := range c.Arms {
+		if sound(a) {
+			assert.Equal(t, report.Inconclusive, a.Verdict, "%s shows what it is without its mechanism", a.Name)
+		}
+	}
+}
+
+// IPVS as kube-proxy sets it up is tracked, and with net.ipv4.vs.conntrack off it
+// is not.
+func TestTruthWaysAroundIPVS(t *testing.T) {
+	needPrivate(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	_ = run(t.Context(), []string{"run", "ways-around-ipvs", "--out", dir, "--quiet", "--set", "lab.kernel=private"}, Streams{Out: &out, Err: &errOut})
+	t.Log(out.String(), errOut.String())
+	c := comparisonIn(t, dir)
+	for i, tracked := range []bool{true, false} {
+		runs := c.Arms[i].Runs
+		f, err := analyzeDir(filepath.Join(dir, runs[len(runs)-1].Dir))
+		require.NoError(t, err)
+		require.NotNil(t, f.Nodes[0].PeakEntries)
+		// A private kernel on a busy machine is too slow for a verdict, but not
+		// for what is in its table.
+		grown := *f.Nodes[0].PeakEntries - *f.Nodes[0].StartEntries
+		if tracked {
+			assert.Greater(t, grown, uint64(700))
+			assert.NotNil(t, f.Knee.Drop)
+		} else {
+			assert.Less(t, grown, uint64(150))
+			assert.Nil(t, f.Knee.Drop)
+		}
+	}
+}

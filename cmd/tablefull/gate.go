@@ -14,7 +14,9 @@ import (
 
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/runner"
+	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/lab"
+	"github.com/tablefull/tablefull/runner/private"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -160,6 +162,13 @@ func (x *experiment) refused(ctx context.Context) error {
 	}
 	var reasons []string
 	for _, a := range x.arms {
+		if a.Scenario.Lab.Kernel == "private" {
+			// The rest is for that kernel to say.
+			if c := private.Probe(ctx, privateFiles()); c.State != env.Yes {
+				reasons = append(reasons, "arm "+a.Name+": lab.kernel: private: "+c.Reason)
+			}
+			continue
+		}
 		plan, err := runner.NewPlan(a.Scenario, caps)
 		if err != nil {
 			return err

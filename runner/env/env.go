@@ -240,6 +240,10 @@ type ServiceState struct {
 	Ports    uint16     `json:"ports"`    // how many; pods use the same
 	// Endpoints are its pods, with the conditions of their EndpointSlice.
 	Endpoints []runlog.EndpointState `json:"endpoints"`
+	// Headless has no virtual address to translate; Notrack is a headless
+	// service whose connections are not to be tracked.
+	Headless bool `json:"headless,omitempty"`
+	Notrack  bool `json:"notrack,omitempty"`
 }
 
 // Usable are the endpoints that new connections go to.
@@ -260,6 +264,8 @@ type ProxyJob struct {
 	// tracking and of IPVS exist only from then on. Names are paths below
 	// /proc/sys.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Untracked are UDP ports: datagrams to them are not tracked.
+	Untracked []uint16 `json:"untracked,omitempty"`
 	// WorkDir is for a proxy binary's files.
 	WorkDir string `json:"work_dir,omitempty"`
 }
@@ -288,7 +294,10 @@ type LoadJob struct {
 	// empty where there is only one.
 	Node string `json:"node,omitempty"`
 	// Ports is how many consecutive destination ports from Target's on are used.
-	Ports   int          `json:"ports"`
+	Ports int `json:"ports"`
+	// Targets is how many consecutive addresses from Target's on are used; 0
+	// is 1. Only short_lived and idle know it.
+	Targets int          `json:"targets,omitempty"`
 	Sources netip.Prefix `json:"sources"`
 	// Floods is where the source addresses of floods are from; the zero value
 	// is all of 198.18.0.0/15 or 2001:2::/48.

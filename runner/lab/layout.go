@@ -99,6 +99,7 @@ func layout(t env.Topology) (*network, error) {
 	clients, nodes := n.entryHosts(a, t)
 	pods := n.podHosts(a, nodes)
 	n.plan.Hosts = slices.Concat(clients, nodes, pods)
+	n.addTunnels(a, t.Lab.Tunnel)
 	return n, nil
 }
 

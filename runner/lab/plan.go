@@ -15,6 +15,7 @@ type plan struct {
 	IPv6    bool       `json:"ipv6"`
 	Hosts   []hostPlan `json:"hosts"`
 	Links   []linkPlan `json:"links"`
+	Tunnels []tunnel   `json:"tunnels,omitempty"` // over links
 }
 
 // hostPlan is one network namespace with an agent in it. What is in it is done

@@ -283,6 +283,9 @@ func (s *supervisor) connect(ctx context.Context) error {
 			return fmt.Errorf("make link: %w", err)
 		}
 	}
+	if err := s.addTunnels(); err != nil {
+		return err
+	}
 	for _, step := range []func(context.Context, *labHost) error{s.route, s.reach} {
 		for _, p := range s.plan.Hosts {
 			if err := ctx.Err(); err != nil {

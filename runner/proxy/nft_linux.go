@@ -41,6 +41,7 @@ type nft struct {
 	passNew    bool // what no rule translated, except to a service without endpoints
 	clients    netip.Prefix
 	vips       netip.Prefix
+	untracked  []uint16 // UDP ports
 }
 
 var _ dataplane = (*nft)(nil)
@@ -68,8 +69,9 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 	forward := b.chain("untranslated", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	c.FlushTable(b.table)
 
+	b.untrack(p.untracked, services)
 	for _, s := range services {
-		if usable := s.Usable(); len(usable) > 0 {
+		if usable := s.Usable(); len(usable) > 0 && !s.Headless {
 			if err := b.translate(nat, s, usable); err != nil {
 				return fmt.Errorf("program service %s: %w", s.Name, err)
 			}
@@ -187,13 +189,7 @@ func (b *nftBatch) to(s env.ServiceState) []expr.Any {
 	if s.Protocol == "udp" {
 		proto = unix.IPPROTO_UDP
 	}
-	return slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port)},
-		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binaryutil.BigEndian.PutUint16(s.Port + s.Ports - 1)},
-	})
+	return slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), portIs(proto, destinationPort, s.Port, s.Port+s.Ports-1))
 }
 
 func (b *nftBatch) sourceIn(p netip.Prefix) []expr.Any {

@@ -153,6 +153,22 @@ func TestTCPTuples(t *testing.T) {
 	assert.Equal(t, "0.0.0.0:0", src.String())
 }
 
+// Several addresses take turns before anything else changes.
+func TestTCPTuplesOfSeveralTargets(t *testing.T) {
+	j := load(netip.MustParseAddrPort("10.244.0.2:80"), time.Second).Load
+	j.Sources, j.SourceCount, j.Ports, j.Targets = netip.MustParsePrefix("10.9.0.0/30"), 2, 2, 3
+	tuples, err := newTCPTuples(*j, nil)
+	require.NoError(t, err)
+	var got []string
+	for n := range uint64(7) {
+		_, dst := tuples.at(n)
+		got = append(got, dst.String())
+	}
+	assert.Equal(t, []string{
+		"10.244.0.2:80", "10.244.0.3:80", "10.244.0.4:80", "10.244.0.2:81", "10.244.0.3:81", "10.244.0.4:81", "10.244.0.2:80",
+	}, got)
+}
+
 func TestTCPTuplesSix(t *testing.T) {
 	j := load(netip.MustParseAddrPort("[fd00::1]:80"), time.Second).Load
 	j.Sources, j.SourceCount = netip.MustParsePrefix("fd09::ffff:ffff:ffff:fff0/120"), 200

@@ -11,13 +11,14 @@ import (
 
 // tcpTuples says which source and destination each attempt of a traffic uses.
 //
-// Destination port, source address and source port are the digits of the
-// attempt's number, the destination port running fastest: every destination
-// port in turn, then the next source address, and when all addresses have been
+// Destination address, destination port, source address and source port are the
+// digits of the attempt's number, the first running fastest: every destination
+// in turn, then the next source address, and when all addresses have been
 // used the next source port. So each tuple is used once before any is used
 // again.
 type tcpTuples struct {
 	dst       netip.AddrPort
+	dsts      uint64 // from dst's address on
 	dstPorts  uint64 // from dst's port on
 	source    netip.Addr
 	sources   uint64 // from source on; 0 leaves the address to the kernel
@@ -26,7 +27,7 @@ type tcpTuples struct {
 }
 
 func newTCPTuples(job env.LoadJob, ports *scenarios.SourcePorts) (tcpTuples, error) {
-	t := tcpTuples{dst: job.Target, dstPorts: uint64(max(1, job.Ports)), sources: uint64(max(0, job.SourceCount)), ports: 1}
+	t := tcpTuples{dst: job.Target, dsts: uint64(max(1, job.Targets)), dstPorts: uint64(max(1, job.Ports)), sources: uint64(max(0, job.SourceCount)), ports: 1}
 	if !t.dst.IsValid() || t.dst.Port() == 0 {
 		return tcpTuples{}, fmt.Errorf("%v is not an address and port to send to", t.dst)
 	}
@@ -74,7 +75,12 @@ func (t *tcpTuples) setSources(p netip.Prefix) error {
 // at returns attempt seq's source, with the zero address or port where the
 // kernel is to choose it, and its destination.
 func (t *tcpTuples) at(seq uint64) (src, dst netip.AddrPort) {
-	dst = netip.AddrPortFrom(t.dst.Addr(), t.dst.Port()+uint16(seq%t.dstPorts))
+	to := t.dst.Addr()
+	if t.dsts > 1 {
+		to = addrAt(to, seq%t.dsts)
+		seq /= t.dsts
+	}
+	dst = netip.AddrPortFrom(to, t.dst.Port()+uint16(seq%t.dstPorts))
 	seq /= t.dstPorts
 	addr := netip.IPv4Unspecified()
 	if t.dst.Addr().Is6() {
