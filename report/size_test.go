@@ -73,7 +73,7 @@ func TestRenderSize(t *testing.T) {
 	s := Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072, CPUs: 4})
 	for _, format := range SizeFormats() {
 		var b bytes.Buffer
-		require.NoError(t, RenderSize(format, s, &b))
+		require.NoError(t, RenderSize(format, s, nil, &b))
 		assert.Contains(t, b.String(), "84000")
 		if format == "json" {
 			var back Sizing
@@ -81,7 +81,7 @@ func TestRenderSize(t *testing.T) {
 			assert.Equal(t, *s, back)
 		}
 	}
-	require.Error(t, RenderSize("xml", s, &bytes.Buffer{}))
+	require.Error(t, RenderSize("xml", s, nil, &bytes.Buffer{}))
 }
 
 // The model agrees with a table that does what it says, and not with one that
@@ -138,4 +138,40 @@ func TestMeasuredResidence(t *testing.T) {
 	info.Residence = 120
 	s.header.Traffic = []runlog.TrafficInfo{info}
 	assert.Nil(t, s.analyze().Sizing.Parts[0].MeasuredS, "the run is shorter than that")
+}
+
+func TestVerificationJudges(t *testing.T) {
+	held, lost := VerificationTrial{Free: 1000, Expected: true, Holds: true}, VerificationTrial{Free: 900, Dropped: 100}
+	for name, c := range map[string]struct {
+		trials []VerificationTrial
+		want   Verdict
+	}{
+		"as computed":   {[]VerificationTrial{held, lost}, Pass},
+		"needs more":    {[]VerificationTrial{{Free: 1000, Expected: true, Dropped: 3}, lost}, Fail},
+		"needs less":    {[]VerificationTrial{held, {Free: 900, Holds: true}}, Fail},
+		"unsound":       {[]VerificationTrial{held, {Free: 900, Unsound: []string{"late"}}}, Inconclusive},
+		"unsound, lost": {[]VerificationTrial{{Free: 1000, Expected: true, Dropped: 3, Unsound: []string{"late"}}, lost}, Inconclusive},
+		"nothing":       {nil, Inconclusive},
+	} {
+		v := Verification{Trials: c.trials}
+		v.Judge()
+		assert.Equal(t, c.want, v.Verdict, name)
+	}
+}
+
+func TestTrialOf(t *testing.T) {
+	for _, c := range []struct {
+		headroom uint64
+		holds    bool
+	}{{2000, true}, {1800, false}} {
+		s := newSim(t, 262144, c.headroom, finTraffic("web", 0, 10))
+		s.fill("web", 200, 0, 10)
+		x := TrialOf(s.analyze(), c.headroom, "d")
+		assert.Empty(t, x.Unsound)
+		assert.Equal(t, c.holds, x.Holds)
+		assert.Equal(t, c.holds, x.Dropped == 0)
+		assert.Equal(t, int64(c.headroom), *x.FreeThen)
+		s.noSample = true
+		assert.NotEmpty(t, TrialOf(s.analyze(), c.headroom, "d").Unsound, "no data holds nothing")
+	}
 }

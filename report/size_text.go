@@ -11,24 +11,32 @@ import (
 // SizeFormats are what RenderSize can write.
 func SizeFormats() []string { return []string{"text", "markdown", "json"} }
 
+// sized is a sizing by itself, as JSON.
+type sized struct {
+	*Sizing
+	Verified *Verification `json:"verified"` // null where it was not
+}
+
 // RenderSize writes a sizing by itself, in one of SizeFormats, with the tables
-// that a run's own summary leaves out.
-func RenderSize(format string, s *Sizing, w io.Writer) error {
+// that a run's own summary leaves out, and how it was verified where it was.
+func RenderSize(format string, s *Sizing, v *Verification, w io.Writer) error {
 	var b strings.Builder
 	switch format {
 	case "text":
 		t := &text{}
 		t.sizing(s)
 		t.sizeTables(s)
+		t.verification(v)
 		b.WriteString(strings.TrimPrefix(t.b.String(), "\n"))
 	case "markdown":
 		p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 		mdSizing(p, s)
 		mdSizeTables(p, s)
+		mdVerification(p, v)
 	case "json":
 		e := json.NewEncoder(&b)
 		e.SetIndent("", "  ")
-		if err := e.Encode(s); err != nil {
+		if err := e.Encode(sized{s, v}); err != nil {
 			return fmt.Errorf("encode sizing: %w", err)
 		}
 	default:
@@ -105,4 +113,26 @@ func mdSizeTables(p func(string, ...any), s *Sizing) {
 		}
 		p("")
 	}
+}
+
+func (t *text) verification(v *Verification) {
+	if v == nil {
+		return
+	}
+	t.line("")
+	t.para("verified: ", fmt.Sprintf("%s: %s", v.Verdict, plain(v.Reason)))
+	for _, x := range v.Trials {
+		t.para("  ", plain(x.text()))
+	}
+}
+
+func mdVerification(p func(string, ...any), v *Verification) {
+	if v == nil {
+		return
+	}
+	p("Verified: **%s**, %s.\n", v.Verdict, md(v.Reason))
+	for _, x := range v.Trials {
+		p("- %s", md(x.text()))
+	}
+	p("")
 }

@@ -42,7 +42,8 @@ var residues = map[string]struct {
 
 func sizeCommand(s Streams) *cobra.Command {
 	var l load
-	var format string
+	var format, out string
+	var again, quiet bool
 	c := &cobra.Command{
 		Use:   "size [DIR]",
 		Short: "Compute the limit that a load needs, from a run or from numbers",
@@ -56,8 +57,16 @@ from a cold start and after a failover.
 With DIR, a run's directory, arrivals are those measured there, and the model is
 held against what the table did. Without, the load is given in numbers; timeouts
 are then the kernel's and kube-proxy's defaults unless --timeout says otherwise.
-It computes only, changes nothing and needs no rights.`,
+It computes only, changes nothing and needs no rights, but for --verify: that
+runs the scenario of a run in the lab twice again, with exactly as many entries
+free as it needs at once, which must hold, and with a tenth less, which must
+not; the rest of the table is ballast. It verifies the need of a run of that
+length: to verify the steady state, let the run last longer than its entries.
+
+The exit code of --verify is 0 where both did as computed, 3 where one did not,
+4 where one says nothing.`,
 		Example: `  tablefull size results
+  tablefull size results --verify
   tablefull size --connections 700/s --limit 131072
   tablefull size --connections 2000/s --timeout tcp_timeout_time_wait=30s --held 20000 --udp 500/s
   tablefull size --connections 700/s --entries-per-connection 2     through a gateway
@@ -74,14 +83,24 @@ It computes only, changes nothing and needs no rights.`,
 				return usagef("--format %s: must be one of %s", format, strings.Join(report.SizeFormats(), ", "))
 			}
 			size, err := l.given(c, args)
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case again && len(args) == 0:
+				return usagef("--verify needs a run's directory")
+			case again:
+				return sizeVerified(c.Context(), args[0], out, format, quiet, s)
+			case out != "":
+				return usagef("--out is where --verify puts its runs")
 			}
-			return report.RenderSize(format, size, s.Out)
+			return report.RenderSize(format, size, nil, s.Out)
 		},
 	}
 	c.Long += seeAlso("run", "report")
 	c.Flags().StringVar(&format, "format", "text", "one of "+strings.Join(report.SizeFormats(), ", "))
+	c.Flags().BoolVar(&again, "verify", false, "run the scenario again with what it needs, and with a tenth less")
+	c.Flags().StringVar(&out, "out", "", "`directory` for the runs of --verify (default DIR/verify)")
+	c.Flags().BoolVar(&quiet, "quiet", false, "no progress of --verify")
 	l.flags(c)
 	return c
 }
