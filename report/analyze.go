@@ -119,7 +119,11 @@ func (l *log) findings() *Findings {
 		f.Nodes = append(f.Nodes, nf)
 	}
 	for _, t := range l.order {
-		f.Traffic = append(f.Traffic, t.finding())
+		tf := t.finding()
+		if tf.HeldLost != nil {
+			tf.HeldCauses = l.heldCauses(t, *tf.HeldLost)
+		}
+		f.Traffic = append(f.Traffic, tf)
 	}
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
@@ -164,6 +168,7 @@ func (t *traffic) finding() Traffic {
 	f := Traffic{
 		Name: t.info.Name, Shape: t.info.Shape, To: t.info.To, Attempted: t.total.Started, Due: t.total.Due,
 		InFlight: t.inFlight(), OneWay: t.oneWay(), Outcomes: map[string]uint64{}, Refusals: map[string]uint64{},
+		HeldCauses: []HeldCause{},
 	}
 	for o, n := range t.total.Outcomes {
 		f.Outcomes[string(o)] += n

@@ -89,7 +89,7 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	f, ok := l.joins[attempt{a.Traffic, a.Node, a.Seq}]
 	switch {
 	case !ok && l.traffic(a.Traffic).idle():
-		l.traffic(a.Traffic).heldLooked++
+		l.traffic(a.Traffic).lookAtLoss(a)
 		return
 	case !ok:
 		l.unjoined++

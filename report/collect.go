@@ -65,6 +65,8 @@ type log struct {
 	addrOf     map[netip.Addr]uint32
 	nAutopsies int
 	unkept     uint64 // beyond maxAutopsies
+
+	timeoutChanged bool // tcp_timeout_established was set during the run
 }
 
 type attempt struct {
@@ -80,24 +82,26 @@ type failed struct {
 
 // traffic is one traffic's records.
 type traffic struct {
-	info       runlog.TrafficInfo
-	known      bool // is in the header
-	width      float64
-	bins       bins
-	total      runlog.Bin
-	fromDue    *hdrhistogram.Histogram
-	started    *hdrhistogram.Histogram
-	held       *runlog.Held
-	peak       uint64 // connections held at most
-	holding    *grid[heldCell]
-	took       *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
-	tookWidth  float64                              // s, the widest of the Latency records
-	lanes      []*lane                              // by the node they entered by
-	heldLooked uint64                               // autopsies of held connections that were lost
-	losses     []loss                               // of held connections
-	dueCounts  *counts                              // see due
-	unplaced   map[runlog.Outcome]uint64            // failures of bins at impossible times
-	errnos     map[string]uint64                    // of Failure records, by outcome and errno
+	info      runlog.TrafficInfo
+	known     bool // is in the header
+	width     float64
+	bins      bins
+	total     runlog.Bin
+	fromDue   *hdrhistogram.Histogram
+	started   *hdrhistogram.Histogram
+	held      *runlog.Held
+	peak      uint64 // connections held at most
+	holding   *grid[heldCell]
+	took      *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
+	tookWidth float64                              // s, the widest of the Latency records
+	lanes     []*lane                              // by the node they entered by
+	losses    []loss                               // of held connections
+	dueCounts *counts                              // see due
+	unplaced  map[runlog.Outcome]uint64            // failures of bins at impossible times
+	errnos    map[string]uint64                    // of Failure records, by outcome and errno
+
+	lostOnes  []lostOne       // held connections whose loss was recorded one by one
+	lostIndex map[attempt]int // in lostOnes
 }
 
 // bin is what is kept of the attempts of one traffic due in one stretch of time.
@@ -388,6 +392,7 @@ func (l *log) addFailure(f *runlog.Failure) {
 	if f.Phase == "held" {
 		// The attempt had succeeded and is counted as such; Held counts the
 		// connection as lost.
+		t.noteLoss(f)
 		return
 	}
 	if f.Errno != "" {
@@ -450,6 +455,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	}
 	if e.Kind == "action" {
 		l.addAct(r.T, e)
+	}
+	if _, set := e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"]; set && e.Kind == "sysctl" {
+		l.timeoutChanged = true
 	}
 	if e.Kind == "proxy" && e.Name == "metrics" {
 		l.addProxyMetrics(r.Host, e)

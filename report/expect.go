@@ -15,6 +15,8 @@ func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 	switch name {
 	case "held_lost":
 		return heldMetric(t.Traffic, f)
+	case "entry_expired":
+		return expiredMetric(t.Traffic, f)
 	case "stale", "stale_backends":
 		return staleMetric(name, f, t.Node)
 	case "draining_share":
@@ -62,6 +64,21 @@ func heldMetric(traffic string, f *Findings) (v float64, detail string) {
 		detail = plural(uint64(v), "held connection") + " lost"
 	}
 	return v, detail
+}
+
+func expiredMetric(traffic string, f *Findings) (v float64, detail string) {
+	if v, detail = heldMetric(traffic, f); math.IsNaN(v) {
+		return v, detail
+	}
+	v = 0
+	for _, t := range f.Traffic {
+		for _, c := range t.HeldCauses {
+			if c.Cause == entryExpired && (traffic == "" || t.Name == traffic) {
+				v += float64(c.Connections)
+			}
+		}
+	}
+	return v, fmt.Sprintf("%s, %.0f of them because of %s", detail, v, entryExpired)
 }
 
 // unread says whether the node's dataplane is unknown for a part of the run; any

@@ -123,6 +123,14 @@ type Traffic struct {
 	HeldPeak   *uint64           `json:"held_peak" jsonschema_description:"Most connections held open at once, of idle traffic."`
 	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
 	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
+	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
+}
+
+// HeldCause says why held connections were lost.
+type HeldCause struct {
+	Cause       string `json:"cause" jsonschema:"enum=entry_expired,enum=unknown"`
+	Connections uint64 `json:"connections" jsonschema_description:"Lost connections it explains."`
+	Evidence    string `json:"evidence" jsonschema_description:"What proves it, with numbers."`
 }
 
 // Cause says why attempts failed.

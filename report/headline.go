@@ -53,7 +53,7 @@ func headline(f *Findings) string {
 	}
 	for _, t := range f.Traffic {
 		if t.HeldLost != nil && *t.HeldLost > 0 {
-			s += fmt.Sprintf("; %s lost %s", t.Name, plural(*t.HeldLost, "held connection"))
+			s += fmt.Sprintf("; %s lost %s%s", t.Name, plural(*t.HeldLost, "held connection"), lostBecause(&t))
 		}
 	}
 	if f.Verdict == Fail && len(f.Reasons) > 0 && !byTable(top) {

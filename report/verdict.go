@@ -200,11 +200,14 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 		if t.HeldLost == nil || *t.HeldLost == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s lost %s, for which no cause is sought", t.Name, plural(*t.HeldLost, "held connection"))
-		if troubled {
+		text := fmt.Sprintf("%s lost %s: %s", t.Name, plural(*t.HeldLost, "held connection"), heldCausesText(&t))
+		if troubled && unexplainedLosses(&t) > 0 {
 			open = append(open, text+": it may have been the table")
 		} else {
-			other = append(other, text+"; the node dropped and evicted nothing")
+			if !troubled {
+				text += "; the node dropped and evicted nothing"
+			}
+			other = append(other, text)
 		}
 	}
 	if len(table)+len(open) > 0 || len(a.total) == 0 {

@@ -83,7 +83,7 @@ traffic:
       request_bytes: 100
   - name: pairs
     to: udp
-    udp: {rate: 5/s, dns_pair: true}
+    udp: {rate: 5/s, dns_pair: true, parallel: true}
   - to: tcp
     flood:
       stages: [{from: 1/s, to: 9/s, for: 5s}, {to: 9/s, for: 5s}, {to: 0/s, for: 50s}]

@@ -11,9 +11,9 @@ import (
 
 func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
-		"closewait-pileup", "dns-flood", "gateway", "healthy", "idle", "port-reuse-rollout", "presync-blackhole",
-		"proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp", "short-lived", "stale-node", "stale-rules",
-		"syn-flood", "udp-stale-dead-pod", "upgrade", "ways-around", "ways-around-ipvs",
+		"closewait-pileup", "dns-flood", "dns-pair", "gateway", "healthy", "idle", "idle-expiry-nat-lost", "port-reuse-rollout",
+		"presync-blackhole", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp", "short-lived", "stale-node",
+		"stale-rules", "syn-flood", "udp-stale-dead-pod", "upgrade", "ways-around", "ways-around-ipvs",
 	}, Names())
 	for _, name := range Names() {
 		t.Run(name, func(t *testing.T) {

@@ -62,6 +62,7 @@ func Metrics() []Metric {
 		{"stale_backends", Count, false, true, "most of those backends at once"},
 		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
 		{"held_lost", Count, true, true, "held connections that were lost"},
+		{"entry_expired", Count, true, true, "held connections that were lost because their entry had expired"},
 	}
 	for _, state := range TCPStates() {
 		list = append(list, Metric{stateMetric(state), Count, false, true, "most entries that a census found in " + state})

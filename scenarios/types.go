@@ -175,6 +175,7 @@ type UDP struct {
 	SourcePorts  *SourcePorts `yaml:"source_ports,omitempty" jsonschema_description:"Source ports to use. Absent: the kernel chooses."`
 	Reply        *bool        `yaml:"reply,omitempty" jsonschema_description:"Wait for an answer. false: one-way, and whether it arrived is not known. Default true."`
 	DNSPair      bool         `yaml:"dns_pair,omitempty" jsonschema_description:"Each attempt is two datagrams back to back from one socket, as a resolver asks for A and AAAA; both must be answered."`
+	Parallel     bool         `yaml:"parallel,omitempty" jsonschema_description:"With dns_pair: two threads send the two datagrams at the same moment, each on a CPU of its own, as a resolver with two threads does. Needs two CPUs. Default false: one after the other."`
 	RequestBytes int          `yaml:"request_bytes,omitempty" jsonschema_description:"Payload of a datagram, 24 to 65507. Default 64."`
 }
 

@@ -210,6 +210,9 @@ func (v *validator) udp(path string, t *Traffic, s *UDP) {
 	if s.DNSPair && s.Reply != nil && !*s.Reply {
 		v.fail(path+".dns_pair", "both datagrams of a pair must be answered, and reply is false", "leave reply out").needs = []string{path + ".reply"}
 	}
+	if s.Parallel && !s.DNSPair {
+		v.fail(path+".parallel", "only the datagrams of a pair can be sent at the same moment", "write dns_pair: true, or leave parallel out").needs = []string{path + ".dns_pair"}
+	}
 	v.between(path+".request_bytes", int64(s.RequestBytes), minDatagram, maxDatagram)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os/exec"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -66,6 +67,45 @@ func TestTruthCloseWait(t *testing.T) {
 	assertReproduced(t, r, false)
 	assert.Zero(t, r.Traffic[0].Failed)
 	assert.Zero(t, r.Nodes[0].PeakByState["tcp CLOSE_WAIT"])
+}
+
+// Connections that are idle for longer than the node remembers them are lost
+// one by one as they are used again, unless TCP keep-alive keeps their entries or
+// there is no other pod to go to.
+func TestTruthIdleExpiry(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "idle-expiry-nat-lost", "")
+	assertReproduced(t, r, true)
+	assert.Equal(t, exitPass, r.code)
+	assertNotTheTable(t, r)
+	tr := r.Traffic[0]
+	require.NotNil(t, tr.HeldLost)
+	// 50 are used once before the 5 s are over and after 3 s, then all that are left, 2 in 3
+	// of which go to another pod.
+	assert.InDelta(t, 50*8/9.+150*2/3., float64(*tr.HeldLost), 30)
+
+	r = runHonest(t, "idle-expiry-nat-lost", "", "--set", "traffic[0].idle.keepalive=1s")
+	assertReproduced(t, r, false)
+	assert.Zero(t, *r.Traffic[0].HeldLost)
+}
+
+// Two datagrams of one new connection on two CPUs: the kernel resolves the clash,
+// and nothing is lost. One after the other they do not clash.
+func TestTruthDNSPair(t *testing.T) {
+	needLab(t)
+	if runtime.NumCPU() < 2 {
+		t.Skip("a race needs two CPUs")
+	}
+	r := runHonest(t, "dns-pair", "")
+	assertReproduced(t, r, true)
+	assert.Equal(t, exitPass, r.code)
+	assert.LessOrEqual(t, r.Nodes[0].Counters["clashres"], r.Traffic[0].Attempted, "one datagram of a pair meets the other's entry")
+	assert.Zero(t, r.Nodes[0].Counters["drop"])
+
+	r = runHonest(t, "dns-pair", "", "--set", "traffic[0].udp.parallel=false")
+	assertReproduced(t, r, false)
+	assert.Zero(t, r.Nodes[0].Counters["clashres"])
+	assert.Zero(t, r.Traffic[0].Failed)
 }
 
 func TestTruthProxyRestart(t *testing.T) {

@@ -121,10 +121,14 @@ type Failure struct {
 	Start      float64          `json:"start"`
 	Outcome    Outcome          `json:"outcome,omitempty"`
 	NotStarted NotStartedReason `json:"not_started,omitempty"`
-	Errno      string           `json:"errno,omitempty"`   // symbolic, for example ECONNRESET
-	Phase      string           `json:"phase,omitempty"`   // connect, request, response, held
-	Packets    uint64           `json:"packets,omitempty"` // SYNs or datagrams sent without an answer
-	Tuple      Tuple            `json:"tuple"`
+	Errno      string           `json:"errno,omitempty"` // symbolic, for example ECONNRESET
+	Phase      string           `json:"phase,omitempty"` // connect, request, response, held
+	// Quiet is, for phase held, for how long in s nothing had been sent over the
+	// connection before what failed: since its last answer, and with TCP
+	// keep-alive not longer than its interval.
+	Quiet   float64 `json:"quiet,omitempty"`
+	Packets uint64  `json:"packets,omitempty"` // SYNs or datagrams sent without an answer
+	Tuple   Tuple   `json:"tuple"`
 }
 
 // Tuple is a connection as its client sees it.

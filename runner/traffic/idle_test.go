@@ -59,7 +59,8 @@ func TestIdleLost(t *testing.T) {
 	}
 	network(t)
 	stop := serve(t, target4, 1, scenarios.Server{})
-	w, err := New(idleJob(target4, time.Hour, scenarios.Idle{Count: 20, OpenRate: 1000, ValidateEvery: scenarios.Duration(time.Hour)}))
+	j := idleJob(target4, time.Hour, scenarios.Idle{Count: 20, OpenRate: 1000, ValidateEvery: scenarios.Duration(time.Hour)})
+	w, err := New(j)
 	require.NoError(t, err)
 	stopLoad, out := start(t, w)
 	require.Eventually(t, func() bool { return out.totals().outcomes[runlog.OK] == 20 }, 20*time.Second, 10*time.Millisecond)
@@ -72,6 +73,8 @@ func TestIdleLost(t *testing.T) {
 		assert.Equal(t, runlog.Closed, f.Outcome)
 		assert.NotZero(t, f.Tuple.Src.Port())
 		assert.Equal(t, f.Start, f.Due)
+		assert.Positive(t, f.Quiet)
+		assert.Less(t, f.Quiet, f.Start-j.Load.Start, "since its answer, not since before it was opened")
 	}
 	assert.Equal(t, runlog.Held{Traffic: "web", Lost: 20}, got.held[len(got.held)-1])
 }

@@ -254,7 +254,10 @@ func (e *tcpEngine) fail(fd int32, o runlog.Outcome, err error) {
 	if c.attempting() {
 		e.tally.Failed(f)
 	} else {
-		f.Phase, f.Due = "held", f.Start
+		f.Phase, f.Due, f.Quiet = "held", f.Start, max(0, c.start-c.answeredAt)
+		if e.keepAlive > 0 {
+			f.Quiet = min(f.Quiet, float64(e.keepAlive))
+		}
 		e.tally.Lost(f)
 		e.shape.failed(fd)
 	}
