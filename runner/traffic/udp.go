@@ -160,7 +160,9 @@ type udpEngine struct {
 	nextDue float64
 	nextSeq uint64
 	more    bool
-	strays  uint64 // datagrams and errors that fit no attempt in flight
+	pair    *pairSender // nil where one thread sends both
+	second  unix.Errno  // how sending the second datagram of the last pair ended
+	strays  uint64      // datagrams and errors that fit no attempt in flight
 }
 
 func newUDPEngine(u *UDP, out env.Recorder) (*udpEngine, error) {
@@ -175,6 +177,9 @@ func newUDPEngine(u *UDP, out env.Recorder) (*udpEngine, error) {
 	var err error
 	if e.poll, err = epoll.New(udpBatch); err != nil {
 		return nil, err
+	}
+	if u.shape.DNSPair && u.shape.Parallel {
+		e.pair = newPairSender(u.size, now)
 	}
 	if u.shape.Socket == "long_lived" {
 		for range max(1, u.shape.Sockets) {
@@ -200,6 +205,9 @@ func maxSockets() int {
 func (e *udpEngine) close() {
 	for i := range e.sockets {
 		e.closeSocket(int32(i))
+	}
+	if e.pair != nil {
+		e.pair.close()
 	}
 	_ = e.poll.Close() // nothing can be lost with it
 }
@@ -298,7 +306,7 @@ func (e *udpEngine) attempt(seq uint64, due float64) {
 	start := e.now()
 	f := e.push(udpFlight{seq: seq, due: due, start: start, socket: s})
 	for part := range e.parts {
-		errno := e.send(s, e.tail-1, part)
+		errno := e.sendPart(s, e.tail-1, part)
 		if part > 0 && f.want == 0 {
 			return // ICMP about the first datagram has just ended the attempt
 		}
@@ -326,6 +334,25 @@ func (e *udpEngine) attempt(seq uint64, due float64) {
 		e.tally.OK(due, start, math.NaN(), e.now())
 		e.release(s)
 	}
+}
+
+// sendPart sends a datagram of an attempt; with pairs of two threads, the second
+// together with the first.
+func (e *udpEngine) sendPart(s int32, id uint64, part int) unix.Errno {
+	if e.pair == nil {
+		return e.send(s, id, part)
+	}
+	if part == 1 {
+		if e.second != 0 { // an error of an earlier datagram, perhaps
+			return e.send(s, id, 1)
+		}
+		return 0
+	}
+	wire.UDP{OneWay: !e.reply, Part: 1, Token: e.token, ID: id}.Put(e.pair.buf)
+	e.pair.begin(e.sockets[s].fd)
+	errno := e.send(s, id, 0)
+	e.second = e.pair.end()
+	return errno
 }
 
 // send sends one datagram. An error that the socket kept from an earlier
@@ -449,6 +476,13 @@ func (e *udpEngine) interrupt() {
 }
 
 func (e *udpEngine) reportStrays() {
+	if e.pair != nil && 20*e.pair.apart > e.pair.pairs {
+		e.out.Record(runlog.Record{Event: &runlog.Event{
+			Kind: "warning", Name: "udp_pairs",
+			Detail: fmt.Sprintf("traffic %s: the datagrams of %d of %d pairs were not sent at the same moment, because no CPU was free for the second thread", e.job.Traffic.Name, e.pair.apart, e.pair.pairs),
+			Fields: map[string]string{"traffic": e.job.Traffic.Name, "count": fmt.Sprint(e.pair.apart)},
+		}})
+	}
 	if e.strays == 0 {
 		return
 	}

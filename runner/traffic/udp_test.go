@@ -98,6 +98,7 @@ func TestUDPAnswered(t *testing.T) {
 		}{
 			{"per_request", scenarios.UDP{}, 99, 99, 99},
 			{"pair", scenarios.UDP{DNSPair: true}, 198, 198, 99},
+			{"parallel pair", scenarios.UDP{DNSPair: true, Parallel: true}, 198, 198, 99},
 			{"one-way", scenarios.UDP{Reply: &no}, 99, 0, 99},
 			{"long_lived", scenarios.UDP{Socket: "long_lived", Sockets: 3}, 99, 99, 3},
 			{"long_lived pair", scenarios.UDP{Socket: "long_lived", Sockets: 3, DNSPair: true, RequestBytes: 500}, 198, 198, 3},
