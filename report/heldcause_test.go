@@ -73,6 +73,8 @@ func TestWhyHeldConnectionsWereLost(t *testing.T) {
 			assert.Equal(t, Pass, f.Expected[1].Result)
 			assert.Equal(t, c.expired > 30, strings.Contains(headline(f), "the node forgot them"), headline(f))
 			assert.Empty(t, f.Causes, "no attempt failed")
+			f.Verdict = Pass
+			assert.Equal(t, c.expired >= 30, strings.Contains(advise(f).Do, "keep-alive"), advise(f).Do)
 		})
 	}
 }

@@ -119,6 +119,11 @@ func advise(f *Findings) advice {
 			Do:  "No limit is a remedy: the load includes a flood, and whoever sends twice as much fills twice the table.",
 			Why: []string{"Drop it before conntrack (raw table, NOTRACK), use SYNPROXY, or shorten the timeouts of unassured entries."},
 		}
+	}
+	if a, is := entryAdvice(f); is {
+		return a
+	}
+	switch {
 	case !tableTrouble(f) && failures(f) > 0:
 		return otherAdvice(f)
 	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:

@@ -202,6 +202,8 @@ func TestBegunBeforeTheRules(t *testing.T) {
 		f := s.analyze()
 		assert.Equal(t, map[string]uint64{"untranslated": failed}, causesOf(f), o)
 		assert.Contains(t, f.Headline, "untranslated: their first packet met no rule for the service")
+		f.Verdict = Fail
+		assert.Contains(t, advise(f).Do, "before the node's proxy has programmed the service")
 
 		s.endpoints(2.99) // now they had nowhere to go anyway
 		assert.Equal(t, map[string]uint64{"no_endpoint": failed}, causesOf(s.analyze()), o)

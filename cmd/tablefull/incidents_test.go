@@ -63,7 +63,9 @@ func TestTruthCloseWait(t *testing.T) {
 	assert.InEpsilon(t, 2500, r.Nodes[0].PeakByState["tcp CLOSE_WAIT"], 0.01)
 	assert.InEpsilon(t, r.Traffic[0].Failed, r.cause("table_full"), 0.01)
 
-	r = runHonest(t, "closewait-pileup", "", "--set", "traffic[0].short_lived.close=fin", "--set", "traffic[0].short_lived.closer=client")
+	// Not runHonest: entries that have expired leave this table at once, when the
+	// census walks it, and nothing here depends on when.
+	r = runIt(t, "closewait-pileup", "", "--set", "traffic[0].short_lived.close=fin", "--set", "traffic[0].short_lived.closer=client")
 	assertReproduced(t, r, false)
 	assert.Zero(t, r.Traffic[0].Failed)
 	assert.Zero(t, r.Nodes[0].PeakByState["tcp CLOSE_WAIT"])
