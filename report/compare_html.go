@@ -11,6 +11,7 @@ type comparisonView struct {
 	*Comparison
 	sheet
 	About string
+	Wide  bool // what metrics are is said below the table
 	Laid  []laidArm
 }
 
@@ -24,7 +25,7 @@ type laidArm struct {
 // renderHTML writes the page, which is one HTML file that needs nothing else.
 func (c *Comparison) renderHTML(w io.Writer) error {
 	var runs []laid
-	v := comparisonView{Comparison: c, About: c.about()}
+	v := comparisonView{Comparison: c, About: c.about(), Wide: len(c.Arms) > 3}
 	for i := range c.Arms {
 		a := &c.Arms[i]
 		l := laidArm{Name: a.Name, Findings: a.typical()}
@@ -47,7 +48,7 @@ func (c *Comparison) renderHTML(w io.Writer) error {
 		return err
 	}
 	t := template.New("report").Funcs(htmlFuncs).Funcs(template.FuncMap{
-		"against": (*Against).cell,
+		"against": (*Against).change,
 		"class":   func(r Result) string { return map[Result]string{Worse: "fail", Better: "pass"}[r] },
 	})
 	for i, name := range []string{"report", "compare"} {

@@ -224,7 +224,7 @@ func (c *Comparison) renderMarkdown(w io.Writer) error {
 	for i, a := range c.Arms {
 		head += " " + md(a.Name) + " |"
 		rule += "---:|"
-		if i > 0 {
+		if i > 0 && c.Test != "" {
 			head += " |"
 			rule += "---|"
 		}
@@ -239,7 +239,7 @@ func (c *Comparison) renderMarkdown(w io.Writer) error {
 		line := "| " + name + " |"
 		for k, v := range r.Arms {
 			line += " " + md(v.Text) + " |"
-			if k > 0 {
+			if k > 0 && c.Test != "" {
 				line += " " + md(v.Against.cell()) + " |"
 			}
 		}
@@ -262,12 +262,18 @@ func (c *Comparison) renderMarkdown(w io.Writer) error {
 	return err
 }
 
-// cell is the comparison of one metric in a table's cell.
-func (x *Against) cell() string {
+// change is like: +12.5 % (p=0.002).
+func (x *Against) change() string {
 	s := x.Mark
 	if x.Adjusted != nil {
 		s += fmt.Sprintf(" (p=%.3f)", *x.Adjusted)
 	}
+	return s
+}
+
+// cell is the comparison of one metric in a table's cell.
+func (x *Against) cell() string {
+	s := x.change()
 	if x.Result == Worse || x.Result == Better {
 		s += " " + string(x.Result)
 	}

@@ -240,10 +240,7 @@ func (r *MetricRow) decide(x *Against, base, arm *ArmValue, tests int) {
 	worse := r.metric.worse(base.median, arm.median)
 	beyond := math.Abs(worse) > r.metric.margin(base.median)
 	if x.P == nil {
-		if len(base.values) > 0 && len(arm.values) > 0 {
-			x.Mark = change
-		}
-		return
+		return // the values stand beside each other; what lies between them can be chance
 	}
 	x.Result, x.Mark = NotShown, "~"
 	if leastP(len(base.values), len(arm.values))*float64(tests) > alpha {
