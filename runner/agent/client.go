@@ -23,6 +23,9 @@ const (
 	defaultPatience = 15 * time.Second
 	firstRetry      = 5 * time.Millisecond
 	lastRetry       = 500 * time.Millisecond
+	// takenBytes is after how many bytes of records their agent is told that
+	// it need not keep them any more.
+	takenBytes = 1 << 20
 )
 
 // ClientConfig is how an agent is reached.
@@ -241,6 +244,7 @@ func (c *Client) readFrom(ctx context.Context, next *uint64, fn func(runlog.Reco
 	}
 	defer resp.Body.Close()
 	lines := bufio.NewReaderSize(resp.Body, 64<<10)
+	taken := 0
 	for {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(line) == 0 && resp.Trailer.Get(completeTrailer) != "" {
@@ -259,6 +263,13 @@ func (c *Client) readFrom(ctx context.Context, next *uint64, fn func(runlog.Reco
 		*next++
 		if err := fn(rec); err != nil {
 			return err
+		}
+		if taken += len(line); taken >= takenBytes {
+			taken = 0
+			err := c.call(ctx, http.MethodDelete, "/v1/records?through="+strconv.FormatUint(*next-1, 10), nil, nil)
+			if broken := (brokenError{}); err != nil && !errors.As(err, &broken) {
+				return fmt.Errorf("free the spool: %w", err)
+			}
 		}
 	}
 }

@@ -123,6 +123,7 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("PATCH /v1/jobs/{id}", s.patchJob)
 	mux.HandleFunc("GET /v1/records", s.getRecords)
+	mux.HandleFunc("DELETE /v1/records", s.trimRecords)
 	mux.HandleFunc("GET /v1/clock", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, nil, clockReply{Nanoseconds: monotonic()})
 	})
@@ -200,14 +201,34 @@ func readBody(w http.ResponseWriter, r *http.Request, v any) error {
 	return err
 }
 
+// number reads a record's number from the query, 0 where it is not there.
+func number(r *http.Request, name string) (uint64, error) {
+	q := r.URL.Query().Get(name)
+	if q == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(q, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %q is not a record number", name, q)
+	}
+	return n, nil
+}
+
+// trimRecords is told up to which number records have been taken.
+func (s *Server) trimRecords(w http.ResponseWriter, r *http.Request) {
+	n, err := number(r, "through")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	reply(w, s.cfg.Spool.Trim(n), struct{}{})
+}
+
 func (s *Server) getRecords(w http.ResponseWriter, r *http.Request) {
-	var from uint64
-	if q := r.URL.Query().Get("from"); q != "" {
-		var err error
-		if from, err = strconv.ParseUint(q, 10, 64); err != nil {
-			fail(w, http.StatusBadRequest, fmt.Errorf("read from: %q is not a record number", q))
-			return
-		}
+	from, err := number(r, "from")
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
 	}
 	rd, err := s.cfg.Spool.From(from)
 	if err != nil {

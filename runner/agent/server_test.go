@@ -51,6 +51,7 @@ func untilStopped(ctx context.Context, ready func(), _ env.Recorder) error {
 // running is an agent that serves on a unix socket, and how to reach it.
 type running struct {
 	cfg    ClientConfig
+	dir    string // of its spool
 	server *Server
 	ended  chan struct{}
 	err    error // after ended
@@ -64,7 +65,7 @@ func serve(t testing.TB, workers map[string]workerFunc) *running {
 	path := filepath.Join(dir, "s")
 	l, err := net.Listen("unix", path)
 	require.NoError(t, err)
-	r := &running{ended: make(chan struct{}), server: NewServer(Config{Host: "h", Token: "secret", Spool: spool, Build: byID(workers), Errs: io.Discard})}
+	r := &running{dir: dir, ended: make(chan struct{}), server: NewServer(Config{Host: "h", Token: "secret", Spool: spool, Build: byID(workers), Errs: io.Discard})}
 	r.cfg = ClientConfig{Name: "h", Role: env.Node, Token: "secret", Patience: 2 * time.Second, Dial: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
@@ -523,4 +524,42 @@ func BenchmarkRecordLatency(b *testing.B) {
 	}
 	cancel()
 	<-done
+}
+
+// A soak's spool stays small, whoever takes its records sees all of them.
+func TestTakenRecordsAreRemoved(t *testing.T) {
+	const total = 60_000
+	long := strings.Repeat("x", 400) // 26 MB in all
+	r := serve(t, map[string]workerFunc{"soak": func(ctx context.Context, ready func(), out env.Recorder) error {
+		ready()
+		for i := range total {
+			out.Record(runlog.Record{T: float64(i), Event: &runlog.Event{Kind: "test", Name: long}})
+			if i%100 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		return nil
+	}})
+	c := dial(t, r.cfg)
+	require.NoError(t, c.Start(t.Context(), env.Job{ID: "soak"}))
+	var events, most int
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Records(t.Context(), 1, func(rec runlog.Record) error {
+			if e := rec.Event; e != nil && e.Kind == "test" {
+				events++
+			}
+			if rec.N%1000 == 0 {
+				files, err := filepath.Glob(filepath.Join(r.dir, "spool*"))
+				most = max(most, len(files))
+				return err
+			}
+			return nil
+		})
+	}()
+	require.NoError(t, c.Wait(t.Context(), "soak"))
+	require.NoError(t, c.Close(t.Context()))
+	require.NoError(t, <-done)
+	assert.Equal(t, total, events)
+	assert.LessOrEqual(t, most, 4, "files of 4 MiB")
 }

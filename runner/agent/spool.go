@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -23,7 +22,8 @@ const (
 	retryWrite   = 250 * time.Millisecond
 )
 
-// A Spool is an append-only file of numbered records with followers.
+// A Spool is an append-only file of numbered records with followers, of which
+// those that have been taken can be removed.
 //
 // A record is readable the moment Append returns: readers take what is not yet
 // written from memory, so writing in batches costs them no latency. When
@@ -38,6 +38,7 @@ type Spool struct {
 
 	mu      sync.Mutex
 	next    uint64  // number of the next record
+	first   uint64  // number of the first record that is kept
 	end     int64   // offset of the next record: written + len(writing) + len(pending)
 	index   []int64 // offset of record 1 + i*indexEvery
 	written int64   // offset up to which file has the bytes
@@ -57,17 +58,19 @@ type Spool struct {
 	done chan struct{} // the flusher has ended
 }
 
-// spoolFile is the part of *os.File a Spool uses.
+// spoolFile is what a Spool needs of a file.
 type spoolFile interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	// Discard frees what is before off, which is not read again.
+	Discard(off int64) error
 }
 
-// NewSpool creates the file at path, which must not exist, for the records of
-// host. Close it to end its flusher.
+// NewSpool creates the file at path, which must not exist, and from some size
+// on more beside it, for the records of host. Close it to end its flusher.
 func NewSpool(path, host string) (*Spool, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := newChunks(path, chunkBytes)
 	if err != nil {
 		return nil, fmt.Errorf("create spool: %w", err)
 	}
@@ -80,6 +83,7 @@ func newSpool(f spoolFile, host string, limit int) *Spool {
 		file:  f,
 		limit: limit,
 		next:  1,
+		first: 1,
 		kick:  make(chan struct{}, 1),
 		full:  make(chan struct{}, 1),
 		quit:  make(chan struct{}),
@@ -283,6 +287,32 @@ func (s *Spool) State() SpoolState {
 	return st
 }
 
+// Trim removes the records up to number through, which have been taken, but
+// for the last few thousand: those before it cannot be asked for again.
+func (s *Spool) Trim(through uint64) error {
+	s.mu.Lock()
+	if through >= s.next {
+		defer s.mu.Unlock()
+		return fmt.Errorf("trim spool: record %d was taken, but the last one is %d", through, s.next-1)
+	}
+	slot := through / indexEvery
+	if slot >= uint64(len(s.index)) {
+		slot = uint64(len(s.index)) - 1 // that record is not there yet
+	}
+	first := slot*indexEvery + 1
+	if first <= s.first || s.index[slot] > s.written {
+		s.mu.Unlock()
+		return nil
+	}
+	s.first = first
+	off := s.index[slot]
+	s.mu.Unlock()
+	if err := s.file.Discard(off); err != nil {
+		return fmt.Errorf("trim spool: %w", err)
+	}
+	return nil
+}
+
 // A Reader reads a spool's lines from some record on. It is for one goroutine.
 type Reader struct {
 	s   *Spool
@@ -294,7 +324,7 @@ type Reader struct {
 func (s *Spool) From(n uint64) (*Reader, error) {
 	n = max(n, 1)
 	s.mu.Lock()
-	next := s.next
+	next, first := s.next, s.first
 	end := s.end
 	var off int64
 	if slot := (n - 1) / indexEvery; slot < uint64(len(s.index)) {
@@ -304,6 +334,8 @@ func (s *Spool) From(n uint64) (*Reader, error) {
 	switch {
 	case n > next:
 		return nil, fmt.Errorf("record %d was asked for, but the last one is %d", n, next-1)
+	case n < first:
+		return nil, fmt.Errorf("record %d was asked for, but those before %d have been taken and removed", n, first)
 	case n == next:
 		return &Reader{s: s, off: end}, nil
 	}

@@ -91,7 +91,7 @@ func TestSpoolFileHasTheRecords(t *testing.T) {
 	want := all2bytes(t, s)
 	s.Close()
 	require.NoError(t, s.Remove())
-	got, err := os.ReadFile(path)
+	got, err := os.ReadFile(path) // less than a chunk
 	require.NoError(t, err)
 	require.True(t, bytes.HasPrefix(got, want))
 	assert.Equal(t, 5000, bytes.Count(got, []byte("\n")))
@@ -141,6 +141,54 @@ func TestSpoolFollowers(t *testing.T) {
 	appenders.Wait()
 	s.Close()
 	readers.Wait()
+}
+
+// What has been taken is removed, and the rest is as before.
+func TestSpoolTrims(t *testing.T) {
+	dir := t.TempDir()
+	f, err := newChunks(filepath.Join(dir, "spool"), 20_000)
+	require.NoError(t, err)
+	s := newSpool(f, "h", maxUnwritten)
+	files := func() int {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		return len(entries)
+	}
+	const total = 10*indexEvery + 5
+	reader, err := s.From(1)
+	require.NoError(t, err)
+	for i := range total {
+		s.Append(event(i + 1))
+	}
+	require.Eventually(t, func() bool { return s.readableFromDisk() }, 5*time.Second, time.Millisecond)
+	before := files()
+	require.Greater(t, before, 20)
+	require.ErrorContains(t, s.Trim(total+1), "the last one is")
+	require.NoError(t, s.Trim(indexEvery-1))
+	assert.Equal(t, before, files(), "they cannot be told apart that finely")
+	require.NoError(t, s.Trim(5*indexEvery+3))
+	assert.Less(t, files(), before/2+2)
+	require.NoError(t, s.Trim(100), "twice is harmless")
+	_, err = s.From(5 * indexEvery)
+	assert.ErrorContains(t, err, "have been taken and removed")
+	_, err = reader.Read(t.Context(), make([]byte, 10))
+	assert.ErrorIs(t, err, errTrimmed)
+	require.NoError(t, s.Trim(total))
+	s.Append(event(total + 1))
+	s.Close()
+	recs := all(t, s, 10*indexEvery+1)
+	require.Len(t, recs, 6)
+	assert.EqualValues(t, 10*indexEvery+1, recs[0].N)
+	assert.Equal(t, fmt.Sprint(total+1), recs[5].Event.Name)
+	assert.LessOrEqual(t, files(), 2)
+	require.NoError(t, s.Remove())
+}
+
+// readableFromDisk says whether everything has been written.
+func (s *Spool) readableFromDisk() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written == s.end
 }
 
 func TestSpoolRecordIsReadableAtOnce(t *testing.T) {
@@ -232,7 +280,7 @@ func TestSpoolDiskStaysFull(t *testing.T) {
 	if err != nil {
 		t.Fatal("no /dev/full here")
 	}
-	s := newSpool(full, "h", 1000)
+	s := newSpool(wholeFile{full}, "h", 1000)
 	for i := range 100 {
 		s.Append(event(i + 1))
 	}
@@ -307,6 +355,13 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (*memFile) Close() error { return nil }
+
+func (*memFile) Discard(int64) error { return nil }
+
+// wholeFile is a file that cannot be trimmed.
+type wholeFile struct{ *os.File }
+
+func (wholeFile) Discard(int64) error { return nil }
 
 // Whatever is appended, a reader gets valid JSON lines with numbers 1, 2, 3...
 func FuzzSpoolLines(f *testing.F) {

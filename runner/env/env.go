@@ -109,7 +109,8 @@ type Host interface {
 	Update(ctx context.Context, id string, u Update) error
 	// Records calls fn for each record from number `from` on, in order, and
 	// follows until ctx ends, fn fails, or the agent has shut down (nil).
-	// It reconnects by itself where the connection breaks.
+	// It reconnects by itself where the connection breaks. The agent need not
+	// keep what fn took: no other call can count on those records.
 	Records(ctx context.Context, from uint64, fn func(runlog.Record) error) error
 	// Close asks the agent to end: its records are complete after that.
 	Close(ctx context.Context) error
