@@ -514,6 +514,27 @@ func TestInterrupted(t *testing.T) {
 	assert.NotNil(t, f.Knee.Drop, "what was seen is still shown")
 }
 
+// A run that a threshold has ended is whole, and failed.
+func TestAborted(t *testing.T) {
+	aborted := func(outcome string) *Findings {
+		s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+		s.header.Thresholds, s.header.AbortOn = []string{"drop <= 0"}, []string{"drop <= 0"}
+		s.fill("web", 700, 0, 5)
+		s.notStarted("web", 5.1, runlog.Stopped)
+		for range 300 {
+			s.sent("web", 4.9)
+			s.bin("web", 4.9).Outcomes[runlog.Interrupted]++
+		}
+		s.trailer.Outcome, s.trailer.Error = outcome, "drop <= 0 does not hold any more"
+		return s.analyze()
+	}
+	f := aborted("aborted")
+	assert.Equal(t, Fail, f.Verdict, "%v", f.Reasons)
+	assert.False(t, f.Incomplete)
+	assert.Contains(t, f.Reasons[0], "as abort_on asks: drop <= 0 does not hold any more")
+	assert.Equal(t, Inconclusive, aborted("interrupted").Verdict)
+}
+
 func TestTwoNodes(t *testing.T) {
 	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
 	s.header.Nodes = []string{"node0", simNode}

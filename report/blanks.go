@@ -23,7 +23,7 @@ func (l *log) blanks(f *Findings) []string {
 		}
 	}
 	for i, t := range l.order {
-		out = append(out, t.blank(&f.Traffic[i])...)
+		out = append(out, t.blank(&f.Traffic[i], l.aborted())...)
 	}
 	if !slices.ContainsFunc(l.nodeList, func(n *node) bool { return n.rows.measured() }) {
 		return append(out, "no data: no node's table was sampled while traffic flowed")
@@ -35,8 +35,9 @@ func (l *log) blanks(f *Findings) []string {
 	return out
 }
 
-// blank says what is not known of the traffic's attempts.
-func (t *traffic) blank(f *Traffic) []string {
+// blank says what is not known of the traffic's attempts, in a run that was cut
+// short on purpose or not.
+func (t *traffic) blank(f *Traffic, cut bool) []string {
 	switch {
 	case f.Due == 0:
 		return []string{fmt.Sprintf("no data: no attempt of %s was due", t.info.Name)}
@@ -46,6 +47,9 @@ func (t *traffic) blank(f *Traffic) []string {
 		return []string{fmt.Sprintf("no data: no attempt of %s ended", t.info.Name)}
 	}
 	unknown := t.total.Outcomes[runlog.Interrupted] + t.inFlight()
+	if cut {
+		unknown = t.inFlight() // it is known why the others have no end
+	}
 	if float64(unknown) > lateLimit*float64(f.Attempted) {
 		return []string{fmt.Sprintf("how %d of %d attempts of %s would have ended is not known", unknown, f.Attempted, t.info.Name)}
 	}

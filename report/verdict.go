@@ -41,7 +41,7 @@ func (l *log) audit() (Generator, []string) {
 		if n := t.total.Started; n > 0 && float64(t.total.Late) > lateLimit*float64(n) {
 			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s's attempts were started more than %.0f ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), t.info.Name, l.lateAfter()*1000, percent(lateLimit)))
 		}
-		if text := refusedText(t); text != "" {
+		if text := l.refusedText(t); text != "" {
 			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s's attempts: %s", t.info.Name, text))
 		}
 	}
@@ -55,7 +55,7 @@ func (l *log) audit() (Generator, []string) {
 }
 
 // refusedText lists why attempts were not started, empty for none.
-func refusedText(t *traffic) string {
+func (l *log) refusedText(t *traffic) string {
 	texts := map[runlog.NotStartedReason]string{
 		runlog.NoPorts:  "had no free source port",
 		runlog.NoFiles:  "had no free file descriptor",
@@ -65,6 +65,9 @@ func refusedText(t *traffic) string {
 	}
 	var parts []string
 	for _, r := range []runlog.NotStartedReason{runlog.NoPorts, runlog.NoFiles, runlog.NoMemory, runlog.Behind, runlog.Stopped} {
+		if r == runlog.Stopped && l.aborted() {
+			continue // nobody wanted them any more
+		}
 		if n := t.total.NotStarted[r]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d of %d %s", n, t.total.Due, texts[r]))
 		}
@@ -107,6 +110,9 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	}
 	inconclusive = append(inconclusive, l.blanks(f)...)
 	f.unsound = slices.Clone(inconclusive)
+	if l.aborted() {
+		fails = append(fails, fmt.Sprintf("the run was ended at %s, as abort_on asks: %s", seconds(l.endedAt()), cmpOr(l.trailer.Error, "the log does not say why")))
+	}
 	for _, r := range f.Thresholds {
 		switch r.Result {
 		case Fail:
@@ -229,6 +235,19 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 	return table, open, other
 }
 
+// aborted is the outcome of a run that a threshold of abort_on has ended.
+const aborted = "aborted"
+
+func (l *log) aborted() bool { return l.trailer != nil && l.trailer.Outcome == aborted }
+
+// endedAt is when the last attempts were due, s.
+func (l *log) endedAt() float64 {
+	if _, to := l.span(); !math.IsInf(to, 0) {
+		return to
+	}
+	return max(0, l.lastT)
+}
+
 // unfinished says why the log is not that of a whole run.
 func (l *log) unfinished() []string {
 	var out []string
@@ -240,6 +259,7 @@ func (l *log) unfinished() []string {
 		return []string{"no data: the run log is empty"}
 	case l.trailer == nil:
 		out = append(out, fmt.Sprintf("the run log ends in the middle, at %.1f s: it was cut off or the run was killed", max(0, l.lastT)))
+	case l.trailer.Outcome == aborted:
 	case l.trailer.Outcome == "interrupted":
 		out = append(out, "the run was interrupted: "+cmpOr(l.trailer.Error, "by a signal"))
 	case l.trailer.Outcome != "completed":

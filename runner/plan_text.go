@@ -99,6 +99,9 @@ func (p *Plan) WriteText(out io.Writer) error {
 	for _, th := range s.Thresholds {
 		fmt.Fprintf(w, "threshold\t%s\n", th)
 	}
+	for _, th := range s.AbortOn {
+		fmt.Fprintf(w, "ends if not\t%s\n", th)
+	}
 	for _, c := range p.changes() {
 		fmt.Fprintf(w, "changes\t%s\n", c)
 	}

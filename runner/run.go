@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,6 +116,12 @@ func runTo(ctx context.Context, c Config, log io.Writer) (begun bool, err error)
 	}
 	return begun, errors.Join(runErr, logErr)
 }
+
+// Aborted is the cause to end a run's context with where it shall end early
+// and be whole all the same: the log then says why.
+type Aborted struct{ Why string }
+
+func (e *Aborted) Error() string { return "the run was ended early: " + e.Why }
 
 // run is the state of one Run.
 type run struct {
@@ -493,7 +500,7 @@ func (r *run) writeHeader(zero int64) error {
 		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
 		Limit: p.Limit(), Buckets: p.Caps.Buckets, EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
 		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
-		Services: r.lab.Services(), Thresholds: s.Thresholds, Expect: s.Expect,
+		Services: r.lab.Services(), Thresholds: slices.Concat(s.Thresholds, s.AbortOn), AbortOn: s.AbortOn, Expect: s.Expect,
 		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
 		LateAfter: p.lateAfter(),
 	}
@@ -517,7 +524,10 @@ func (r *run) writeHeader(zero int64) error {
 
 func (r *run) writeTrailer(ctx context.Context, runErr, undoErr error) error {
 	t := &runlog.Trailer{Ended: time.Now().UTC().Format(time.RFC3339Nano), Outcome: "completed", Restored: undoErr == nil}
+	var aborted *Aborted
 	switch {
+	case errors.As(context.Cause(ctx), &aborted):
+		t.Outcome, t.Error = "aborted", aborted.Why
 	case ctx.Err() != nil:
 		t.Outcome = "interrupted"
 	case runErr != nil:

@@ -14,6 +14,9 @@ func (s *Scenario) Defaults() {
 	for i, t := range s.Thresholds {
 		s.Thresholds[i] = oneLine(t)
 	}
+	for i, t := range s.AbortOn {
+		s.AbortOn[i] = oneLine(t)
+	}
 	for i, t := range s.Expect {
 		s.Expect[i] = oneLine(t)
 	}
@@ -38,6 +41,9 @@ func (s *Scenario) Defaults() {
 	// An empty list and none are the same, also when they are compared.
 	if len(s.Thresholds) == 0 {
 		s.Thresholds = nil
+	}
+	if len(s.AbortOn) == 0 {
+		s.AbortOn = nil
 	}
 	if len(s.Expect) == 0 {
 		s.Expect = nil

@@ -114,6 +114,7 @@ arms:
 thresholds:
   - "short: errors < 0.1% during 5s..10s"
   - drop == 0
+abort_on: ["drop <= 5"]
 expect:
   - stale > 5s
   - stale_backend > 100

@@ -356,10 +356,14 @@ func (v *validator) thresholds() {
 	if len(names) == 0 {
 		needs = []string{"traffic"}
 	}
-	for i, text := range append(slices.Clone(v.s.Thresholds), v.s.Expect...) {
+	until := len(v.s.Thresholds) + len(v.s.AbortOn)
+	for i, text := range slices.Concat(v.s.Thresholds, v.s.AbortOn, v.s.Expect) {
 		path := fmt.Sprintf("thresholds[%d]", i)
-		if i >= len(v.s.Thresholds) {
-			path = fmt.Sprintf("expect[%d]", i-len(v.s.Thresholds))
+		switch {
+		case i >= until:
+			path = fmt.Sprintf("expect[%d]", i-until)
+		case i >= len(v.s.Thresholds):
+			path = fmt.Sprintf("abort_on[%d]", i-len(v.s.Thresholds))
 		}
 		t, err := ParseThreshold(text)
 		if err != nil {

@@ -60,7 +60,7 @@ func (s *Scenario) Validate() error { return s.validate().err() }
 func (s *Scenario) validate() Errors {
 	v := validator{s: s}
 	v.scenario()
-	if max(len(s.Services), len(s.Traffic), len(s.Actions), len(s.Thresholds), len(s.Arms)) > maxList {
+	if max(len(s.Services), len(s.Traffic), len(s.Actions), len(s.Thresholds), len(s.AbortOn), len(s.Arms)) > maxList {
 		return v.errs
 	}
 	v.services()
@@ -177,7 +177,7 @@ func (v *validator) scenario() {
 	for _, list := range []struct {
 		path string
 		n    int
-	}{{"services", len(s.Services)}, {"traffic", len(s.Traffic)}, {"actions", len(s.Actions)}, {"thresholds", len(s.Thresholds)}} {
+	}{{"services", len(s.Services)}, {"traffic", len(s.Traffic)}, {"actions", len(s.Actions)}, {"thresholds", len(s.Thresholds)}, {"abort_on", len(s.AbortOn)}} {
 		if list.n > maxList {
 			v.fail(list.path, fmt.Sprintf("there are %d", list.n), fmt.Sprintf("write at most %d", maxList))
 		}

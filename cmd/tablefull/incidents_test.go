@@ -51,6 +51,21 @@ func TestTruthIncidents(t *testing.T) {
 	}
 }
 
+// The soak goes on while the proxy is well, and ends at the first backend that
+// is stale for too long.
+func TestTruthStaleSoak(t *testing.T) {
+	needLab(t)
+	sets := []string{"--set", "actions[0].at=1s", "--set", "actions[0].every=3s", "--set", `abort_on=["stale < 2s"]`}
+	r := runHonest(t, "stale-soak", "", append(sets, "--set", "duration=6s")...)
+	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+	assert.Len(t, r.Spikes, 2)
+	r = runHonest(t, "stale-soak", "", append(sets, "--set", "duration=60s", "--set", "actions[+]={at: 2s, pause_proxy: {}}")...)
+	assert.Equal(t, exitFail, r.code, "%v", r.Reasons)
+	assert.Contains(t, r.Reasons[0], "as abort_on asks: stale < 2s does not hold any more")
+	assert.NotZero(t, r.cause("stale_backend"))
+	assert.Less(t, r.Traffic[0].Attempted, uint64(20*50), "it was to go on for 60 s")
+}
+
 // A leak fills the table: the entries that the census finds in CLOSE_WAIT are as
 // many as were free, and the table is full when rate x time says so. Where the
 // client closes, it is not.

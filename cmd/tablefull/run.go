@@ -193,7 +193,10 @@ func missingProxies(sc *scenarios.Scenario) []string {
 
 // runShown runs c and shows how it goes.
 func runShown(ctx context.Context, c runner.Config, quiet bool, s Streams) error {
+	ctx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
 	defer showProgress(ctx, &c, quiet, s.Err)()
+	defer watchAborts(ctx, c, abort)()
 	return runner.Run(ctx, c)
 }
 

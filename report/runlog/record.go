@@ -366,6 +366,7 @@ type Header struct {
 	Services     []ServiceInfo      `json:"services"`
 	Nodes        []string           `json:"nodes"`
 	Thresholds   []string           `json:"thresholds"`
+	AbortOn      []string           `json:"abort_on,omitempty"` // those of Thresholds that end the run
 	Expect       []string           `json:"expect,omitempty"`
 	SampleEvery  float64            `json:"sample_every"`         // s
 	LateAfter    float64            `json:"late_after,omitempty"` // s after which a start counts as late; 0 is 0.01
@@ -412,7 +413,8 @@ type BackendInfo struct {
 // Trailer is the last record. A log without one was cut off.
 type Trailer struct {
 	Ended string `json:"ended"` // RFC 3339
-	// Outcome: completed, interrupted (by a signal), failed (Error says why).
+	// Outcome: completed, interrupted (by a signal), aborted (by a threshold of
+	// AbortOn; Error says which and why), failed (Error says why).
 	Outcome  string `json:"outcome"`
 	Error    string `json:"error,omitempty"`
 	Restored bool   `json:"restored"`
