@@ -116,6 +116,7 @@ func (l *log) findings() *Findings {
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
 		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
 		nf.Proxy = l.proxies[n.name].finding()
+		nf.Ports = n.portFinding(l.masquerade())
 		f.Nodes = append(f.Nodes, nf)
 	}
 	for _, t := range l.order {

@@ -14,6 +14,7 @@ const (
 	tableFull       = "table_full"
 	chainLong       = "chain_too_long"
 	natClash        = "nat_clash"
+	snatPorts       = "snat_ports"
 	evicted         = "evicted"
 	listenOverflow  = "listen_overflow"
 	noEndpoint      = "no_endpoint"
@@ -34,8 +35,11 @@ const (
 
 // byTable says whether the table itself made the attempts fail.
 func byTable(cause string) bool {
-	return cause == tableFull || cause == chainLong || cause == natClash || cause == evicted
+	return byRoom(cause) || cause == chainLong || cause == natClash || cause == snatPorts
 }
+
+// byRoom says whether it did because it was full.
+func byRoom(cause string) bool { return cause == tableFull || cause == evicted }
 
 // A tallyKey is a cause, of attempts that entered by one node; the node is
 // empty where that is not known.
@@ -79,6 +83,7 @@ type attribution struct {
 	total   map[string]uint64 // table full drops by node
 	other   map[string]uint64 // drops that were neither at the limit nor clashes, by node
 	clashes []supply
+	ports   []supply // clashes while source ports were short
 	chains  []supply
 	doubts  []string
 }
@@ -154,7 +159,12 @@ func (a *attribution) addSupplies() {
 			}
 			from, to := iv.a.t-iv.a.took/2, iv.b.t+iv.b.took/2
 			if c := iv.clashes(); c > 0 {
-				a.clashes = append(a.clashes, supply{a: from, b: to, host: n.name, left: float64(c)})
+				s := supply{a: from, b: to, host: n.name, left: float64(c)}
+				if n.portsTaken(a.l.masquerade(), iv.b) >= portsShort {
+					a.ports = append(a.ports, s)
+				} else {
+					a.clashes = append(a.clashes, s)
+				}
 			}
 			if iv.chain > 0 {
 				a.chains = append(a.chains, supply{a: from, b: to, host: n.name, left: float64(iv.chain)})

@@ -20,6 +20,7 @@ func (a *attribution) tableProofs(node string) []proof {
 		a.leaveToOneWay(proof{cause: tableFull, counter: "drop", supplies: of(a.full), node: node}),
 		a.leaveToOneWay(proof{cause: natClash, counter: "insert_failed", supplies: of(a.clashes), node: node}),
 		a.leaveToOneWay(proof{cause: chainLong, counter: "chainlength", supplies: of(a.chains), node: node}),
+		a.leaveToOneWay(proof{cause: snatPorts, counter: "insert_failed", supplies: of(a.ports), node: node}),
 	}
 }
 

@@ -36,6 +36,9 @@
 //     more than 50 entries), and the attempt's packets fall into that interval.
 //   - nat_clash: `insert_failed` and `drop` rose together (an unresolved clash
 //     raises both), and the attempt's packets fall into that interval.
+//   - snat_ports: the same, while a walk over the table found nine in ten or more
+//     of the source ports of masquerading taken towards one pod address and port:
+//     below that the kernel's search for a free one does not fail.
 //   - evicted: `early_drop` rose while the attempt waited, no drop explains it,
 //     and autopsies found no entry.
 //   - listen_overflow: a pod of the service counted listen queue drops, and the

@@ -24,7 +24,13 @@ func (a *attribution) evidence(t *tally) string {
 		if t.later > 0 {
 			parts = append(parts, fmt.Sprintf("%s behind a gateway waited while more was dropped than clients lost: the gateway's own connections", plural(t.later, "attempt")))
 		}
-	case natClash, chainLong, listenOverflow:
+	case chainLong:
+		parts = append(parts, a.counterText(t), lostText(t.failures, t))
+		parts = append(parts, a.chainsOn(t.hosts)...)
+	case snatPorts:
+		parts = append(parts, a.counterText(t)+" (and drop with it)", lostText(t.failures, t))
+		parts = append(parts, a.portsOn(t.hosts)...)
+	case natClash, listenOverflow:
 		parts = append(parts, a.counterText(t), lostText(t.failures, t))
 	case evicted:
 		parts = append(parts, a.counterText(t), fmt.Sprintf("%s waited meanwhile and no drop explains them", plural(t.failures, "attempt")))

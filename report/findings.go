@@ -212,6 +212,7 @@ type Node struct {
 	HeadroomAtStart *int64             `json:"headroom_at_start" jsonschema_description:"Free entries when traffic began."`
 	Counters        map[string]uint64  `json:"counters" jsonschema_description:"What each kernel counter gained during the run."`
 	TableFullDrops  uint64             `json:"table_full_drops" jsonschema_description:"Of drop: while the table was at its limit, and not an unresolved clash."`
+	Ports           *Ports             `json:"ports" jsonschema_description:"Source ports of masquerading; null where clients are not masqueraded, or without a walk."`
 	Census          *Census            `json:"census" jsonschema_description:"The last whole walk over the table while traffic was due, or the last of all where there was none then; null without any."`
 	PeakByState     map[string]uint64  `json:"peak_by_state" jsonschema_description:"Most entries that a walk found by protocol and state, ballast not counted; null without any."`
 	Knee            Knee               `json:"knee"`
@@ -234,6 +235,17 @@ type Census struct {
 	Other   uint64               `json:"other" jsonschema_description:"Entries in groups that are not listed."`
 	Sources []runlog.TopSource   `json:"sources" jsonschema_description:"Addresses with the most entries: the true count is between count - error and count."`
 	Walks   uint64               `json:"walks" jsonschema_description:"Walks during the run."`
+}
+
+// Ports is what masquerading had and what was used of it. One port carries one
+// connection at a time to a pod address and port.
+type Ports struct {
+	From      int     `json:"from"`
+	To        int     `json:"to"`
+	Count     uint64  `json:"count" jsonschema_description:"How many connections a node address can have to one pod address and port."`
+	Backend   string  `json:"backend" jsonschema_description:"Pod address and port to which most were taken; empty for none."`
+	MostTaken uint64  `json:"most_taken" jsonschema_description:"Entries to it in the walk that found most."`
+	AtS       float64 `json:"at_s" jsonschema_description:"Run time in s of that walk."`
 }
 
 // Stale is how far a node's dataplane was from the endpoints of the API server.

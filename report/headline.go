@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -29,17 +30,12 @@ func headline(f *Findings) string {
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
-	var failed uint64
-	top := ""
-	for _, c := range f.Causes {
-		if !strings.HasPrefix(c.Cause, generatorPrefix) {
-			failed += c.Failures
-			if top == "" {
-				top = c.Cause
-			}
-		}
-	}
+	top, ofTop, failed := mainCause(f)
 	switch {
+	case top == chainLong:
+		s = chainsHeadline(f, blamed(f, chainLong), ofTop)
+	case top == snatPorts && blamed(f, snatPorts).Ports != nil:
+		s = portsHeadline(blamed(f, snatPorts), ofTop)
 	case failed == 0 && allWatched(f):
 		s += ", and no attempt failed, whatever was done to it (" + actionCount(f) + ")"
 	case failed == 0:
@@ -108,6 +104,34 @@ func leaked(n *Node) string {
 		return ""
 	}
 	return fmt.Sprintf(", mostly of connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
+}
+
+// mainCause is the cause that most attempts failed of, those that were never
+// started aside, how many those were, and how many failed in all.
+func mainCause(f *Findings) (cause string, failures, all uint64) {
+	for _, c := range f.Causes {
+		if strings.HasPrefix(c.Cause, generatorPrefix) {
+			continue
+		}
+		all += c.Failures
+		if cause == "" {
+			cause, failures = c.Cause, c.Failures
+		}
+	}
+	return cause, failures, all
+}
+
+// blamed is the node whose counter the cause rests on; where that cannot be
+// said, the head node. Nil where no node was sampled.
+func blamed(f *Findings, cause string) *Node {
+	for _, c := range f.Causes {
+		for i := range f.Nodes {
+			if c.Cause == cause && slices.Contains(c.Proof.Hosts, f.Nodes[i].Name) && f.Nodes[i].PeakEntries != nil {
+				return &f.Nodes[i]
+			}
+		}
+	}
+	return headNode(f)
 }
 
 // headNode is the node that the headline is about: the first to get into

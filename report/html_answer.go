@@ -153,7 +153,16 @@ func otherAdvice(f *Findings) advice {
 			failing = max(failing, *s.EndS-*s.StartS)
 		}
 	}
-	switch {
+	switch top, _, _ := mainCause(f); {
+	case top == chainLong && blamed(f, top) != nil:
+		return chainsAdvice(f, blamed(f, top))
+	case top == snatPorts && blamed(f, top) != nil && blamed(f, top).Ports != nil:
+		return portsAdvice(blamed(f, top))
+	case top == natClash:
+		return advice{
+			Do:  "Not the limit: connections were translated to the same addresses and ports at once, and the kernel dropped the second.",
+			Why: []string{"Choose the source ports of masquerading fully at random (kube-proxy does), or do without it; give the node more addresses or the service more pods."},
+		}
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
 	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
@@ -169,13 +178,14 @@ func otherAdvice(f *Findings) advice {
 }
 
 // tableTrouble says whether the table was short of room, by the kernel's
-// counters or by what attempts failed of.
+// counters or by what attempts failed of. Buckets or source ports that were too
+// few are no such trouble: a higher limit is no remedy.
 func tableTrouble(f *Findings) bool {
 	if f.Knee.EarlyDrop != nil || f.Knee.Drop != nil {
 		return true
 	}
 	for _, c := range f.Causes {
-		if byTable(c.Cause) {
+		if byRoom(c.Cause) {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -334,4 +335,86 @@ func TestDropBelowTheLimit(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"unknown": 500}, causesOf(f))
 	assert.Nil(t, f.Knee.Drop)
 	assert.Contains(t, strings.Join(f.Doubts, "\n"), "below its limit")
+}
+
+// held is a walk that finds so many connections to the first pod.
+func (s *sim) held(t float64, n uint64) {
+	s.records = append(s.records, runlog.Record{Host: simNode, T: t, Census: &runlog.Census{Took: 0.01, Entries: n + 7, Groups: []runlog.CensusGroup{
+		{Proto: "tcp", State: "ESTABLISHED", Service: s.header.Services[0].Addr, Backend: s.header.Services[0].Backends[0].Addr, Count: n},
+		{Proto: "tcp", State: "TIME_WAIT", Service: s.header.Services[0].Addr, Backend: s.header.Services[0].Backends[1].Addr, Count: 7},
+	}}})
+}
+
+// clashing makes connections at 200/s, each of which takes one of 1000 source
+// ports while there are any, and clashes afterwards.
+func clashing(t *testing.T) *sim {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 8))
+	for i, due := range dues(0, 8, 200) {
+		if i%200 == 0 {
+			s.held(due, min(uint64(i), 1000))
+		}
+		if i < 1000 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.bump(due, simNode, "insert_failed", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	return s
+}
+
+// Clashes are for want of source ports where masquerading has few of them and a
+// walk found them taken, and nowhere else.
+func TestSourcePortsRunOut(t *testing.T) {
+	s := clashing(t)
+	s.header.Masquerade = &runlog.PortRange{From: 1024, To: 2023}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"snat_ports": 600}, causesOf(f))
+	require.NotNil(t, f.Nodes[0].Ports)
+	assert.Equal(t, Ports{From: 1024, To: 2023, Count: 1000, Backend: "10.244.0.2:8080", MostTaken: 1000, AtS: 5}, *f.Nodes[0].Ports)
+	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, 1000 connections to 10.244.0.2:8080 had one each, and 600 further attempts found none. The table was at most 62.2 % full.", f.Headline)
+	assert.Contains(t, f.Causes[0].Evidence, "masquerading has 1000 source ports (1024 to 2023)")
+	assert.Contains(t, advise(f).Do, "source ports")
+
+	for name, change := range map[string]func(*sim){
+		"no masquerading":       func(*sim) {},
+		"as many as the kernel": func(s *sim) { s.header.Masquerade = &runlog.PortRange{From: 1024, To: 65535} },
+		"a gateway's pods share": func(s *sim) {
+			s.header.Masquerade = &runlog.PortRange{From: 1024, To: 2023}
+			s.header.Services = append(s.header.Services, runlog.ServiceInfo{Name: "gw", Gateway: "web"})
+		},
+	} {
+		s := clashing(t)
+		change(s)
+		f := s.analyze()
+		assert.Equal(t, map[string]uint64{"nat_clash": 600}, causesOf(f), name)
+		assert.NotContains(t, f.Headline, "source ports", name)
+		assert.NotContains(t, advise(f).Do, "nf_conntrack_max", "a higher limit is no remedy: %s", name)
+	}
+}
+
+// Chains that are too long are for want of buckets, and no limit is a remedy.
+func TestTooFewBuckets(t *testing.T) {
+	s := newSim(t, 1<<20, 1<<20-29000, finTraffic("web", 0, 5))
+	s.header.Buckets = 1024
+	for i, due := range dues(0, 5, 100) {
+		if i%3 > 0 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "chainlength", 1)
+		s.bump(due, simNode, "insert_failed", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"chain_too_long": 167}, causesOf(f))
+	assert.Equal(t, "node1 has too few hash buckets, not too small a table: it refused new connections while at most 2.8 % full, because 29333 entries in 1024 buckets make chains of 57, and the kernel stops at 50 to 79; 167 attempts failed of it.", f.Headline)
+	assert.Contains(t, f.Causes[0].Evidence, "at most 29333 entries in 1024 hash buckets")
+	a := advise(f)
+	assert.Contains(t, a.Do, "nf_conntrack_buckets to at least 262")
+	assert.Equal(t, "net.netfilter.nf_conntrack_buckets = 262144\n", a.Set)
+	assert.Nil(t, f.Knee.Drop)
 }

@@ -24,7 +24,7 @@ type supply struct {
 }
 
 // kinds is how many causes can be matched at once.
-const kinds = 3
+const kinds = 4
 
 // A demand is a number of packets that attempts of one item lost in [a, b].
 type demand struct {
@@ -126,7 +126,7 @@ func (h *groups) Pop() any {
 // It returns the hosts that gave, by kind, and whether demands had to share
 // less than they wanted.
 func match(supplies []supply, demands []demand, slack float64) (hosts [kinds]map[string]bool, short bool) {
-	hosts = [kinds]map[string]bool{{}, {}, {}}
+	hosts = [kinds]map[string]bool{{}, {}, {}, {}}
 	slices.SortStableFunc(supplies, func(x, y supply) int { return cmp.Or(cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a)) })
 	slices.SortStableFunc(demands, func(x, y demand) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
 	all := groupUp(demands, slack)

@@ -39,6 +39,7 @@ type node struct {
 	byState   map[string]uint64 // most that a walk found
 	ballast   uint64            // in the last walk that counted it
 	walks     uint64
+	ports     []portUse // by walk, where clients are masqueraded
 }
 
 type tableSample struct {
@@ -270,6 +271,7 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	}
 	n.plotWalk(t, c)
 	n.noteStates(c)
+	l.addPorts(n, t, c)
 	during := func(t float64) bool {
 		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)
 	}

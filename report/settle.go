@@ -60,8 +60,12 @@ func (a *attribution) lostAs(proofs []proof, first func(*item) found, later func
 // supplies. Autopsies of the items' attempts agree where they found what agree says.
 func (a *attribution) settle(proofs []proof, demands []demand, agree func(*item) found) []supply {
 	var supplies []supply
-	deltas := [kinds]map[string]float64{{}, {}, {}}
-	from, to := [kinds]float64{math.Inf(1), math.Inf(1), math.Inf(1)}, [kinds]float64{}
+	var deltas [kinds]map[string]float64
+	var from, to [kinds]float64
+	for k := range from {
+		deltas[k] = map[string]float64{}
+		from[k] = math.Inf(1)
+	}
 	for k, p := range proofs {
 		for _, s := range p.supplies {
 			s.kind = k

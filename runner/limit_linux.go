@@ -56,6 +56,28 @@ func setGlobalLimit(j *Journal, want uint64) error {
 	return nil
 }
 
+const (
+	hashSizePath = "/sys/module/nf_conntrack/parameters/hashsize"
+	bucketsPath  = "/proc/sys/net/netfilter/nf_conntrack_buckets"
+)
+
+// setBuckets resizes the hash table of a kernel that is the run's own, and
+// goes away with it: there is nothing to undo. The kernel moves all entries
+// into a new table.
+func setBuckets(want uint64) error {
+	if err := os.WriteFile(hashSizePath, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+		return fmt.Errorf("write hashsize of nf_conntrack: %w", err)
+	}
+	got, err := readUint(bucketsPath)
+	if err != nil {
+		return fmt.Errorf("read back nf_conntrack_buckets: %w", err)
+	}
+	if got != want {
+		return fmt.Errorf("write hashsize of nf_conntrack: nf_conntrack_buckets reads %d after %d was written", got, want)
+	}
+	return nil
+}
+
 func readUint(path string) (uint64, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -90,6 +91,9 @@ func (p *Plan) refusals() []string {
 			out = append(out, "conntrack.max: "+c.Reason)
 		}
 	}
+	if s.Conntrack.Buckets != nil && !p.Caps.Private {
+		out = append(out, "conntrack.buckets: the hash table is shared by all network namespaces of this machine's kernel; lab.kernel: private has one of its own")
+	}
 	limit := p.Limit()
 	if h := s.Conntrack.Headroom; h != nil && uint64(*h) > limit {
 		out = append(out, fmt.Sprintf("conntrack.headroom: %d entries cannot be free in a table of %d", *h, limit))
@@ -144,6 +148,29 @@ func (p *Plan) Limit() uint64 {
 		return uint64(*m)
 	}
 	return p.Caps.Limit
+}
+
+// Buckets is nf_conntrack_buckets as it will be during the run.
+func (p *Plan) Buckets() uint64 {
+	if n := p.Scenario.Conntrack.Buckets; n != nil {
+		return uint64(*n)
+	}
+	return p.Caps.Buckets
+}
+
+// masquerade is the source ports that clients' are rewritten to. Without a
+// range it is what the kernel takes for client ports from 1024 on, which are all
+// there are here (nf_nat_core.c, nf_nat_l4proto_unique_tuple).
+func (p *Plan) masquerade() *runlog.PortRange {
+	by := p.Scenario.Lab.Proxy
+	changes := slices.ContainsFunc(p.Scenario.Actions, func(a scenarios.Action) bool { return a.UpgradeProxy != nil })
+	switch {
+	case !by.Masquerade || changes:
+		return nil
+	case by.MasqueradePorts != nil:
+		return &runlog.PortRange{From: uint16(by.MasqueradePorts.From), To: uint16(by.MasqueradePorts.To)}
+	}
+	return &runlog.PortRange{From: 1024, To: 65535}
 }
 
 // Timeouts are the node's conntrack timeouts during the run, s.

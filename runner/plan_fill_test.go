@@ -89,3 +89,24 @@ func TestDryRunSaysWhatIsKnown(t *testing.T) {
 	large := text(head + "conntrack: {max: 100000000}\ntraffic: [{to: web, short_lived: {rate: 1/s}}]")
 	assert.Contains(t, large, "MiB of kernel memory")
 }
+
+// The hash table is resized in a kernel of the run's own only.
+func TestBuckets(t *testing.T) {
+	const yaml = "name: x\nconntrack: {buckets: 1024}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1/s}}]"
+	caps := machine()
+	caps.Buckets = 65536
+	caps.Private = true
+	own := planOf(t, yaml, caps)
+	assert.NotContains(t, fmt.Sprint(own.Refused), "conntrack.buckets")
+	assert.EqualValues(t, 1024, own.Buckets())
+	var b strings.Builder
+	require.NoError(t, own.WriteText(&b))
+	assert.Contains(t, b.String(), "1024, where the kernel would have 65536")
+
+	caps.Private = false
+	shared := planOf(t, strings.Replace(yaml, "conntrack", "lab: {kernel: private}\nconntrack", 1), caps)
+	shared.Scenario.Lab.Kernel = "host" // as a caller of this package could
+	p, err := NewPlan(shared.Scenario, caps)
+	require.NoError(t, err)
+	assert.ErrorContains(t, p.Err(), "conntrack.buckets: the hash table is shared")
+}

@@ -68,6 +68,9 @@ func (p *Plan) WriteText(out io.Writer) error {
 		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods\n", svc.Name, svc.Protocol, svc.Port, svc.Pods)
 	}
 	fmt.Fprintf(w, "limit\t%d entries\n", p.Limit())
+	if n := s.Conntrack.Buckets; n != nil {
+		fmt.Fprintf(w, "buckets\t%d, where the kernel would have %d\n", *n, p.Caps.Buckets)
+	}
 	if h := s.Conntrack.Headroom; h != nil {
 		on := ""
 		if s.Lab.Nodes > 1 {

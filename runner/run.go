@@ -192,6 +192,11 @@ func (r *run) up(ctx context.Context, zero int64) error {
 			return err
 		}
 	}
+	if n := r.Plan.Scenario.Conntrack.Buckets; n != nil {
+		if err := setBuckets(uint64(*n)); err != nil {
+			return err
+		}
+	}
 	// The journal is replayed from any directory.
 	workDir, err := filepath.Abs(filepath.Join(r.Dir, ".agents"))
 	if err != nil {
@@ -498,11 +503,11 @@ func (r *run) writeHeader(zero int64) error {
 		Started: time.Now().Add(time.Duration(zero - monotonic())).UTC().Format(time.RFC3339Nano),
 		Target:  r.Env.Name(), Scenario: s.Name, ScenarioYAML: string(p.YAML), Digest: scenarios.Digest(p.YAML),
 		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
-		Limit: p.Limit(), Buckets: p.Caps.Buckets, EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
+		Limit: p.Limit(), Buckets: p.Buckets(), EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
 		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
 		Services: r.lab.Services(), Thresholds: slices.Concat(s.Thresholds, s.AbortOn), AbortOn: s.AbortOn, Expect: s.Expect,
 		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
-		LateAfter: p.lateAfter(),
+		LateAfter: p.lateAfter(), Masquerade: p.masquerade(),
 	}
 	if s.Sampling.NoCensus {
 		h.CensusEvery = 0

@@ -21,6 +21,9 @@ func (s *Scenario) Defaults() {
 		s.Expect[i] = oneLine(t)
 	}
 	orElse(&s.Duration, Duration(20*time.Second))
+	if s.Conntrack.Buckets != nil {
+		orElse(&s.Lab.Kernel, "private")
+	}
 	s.Lab.defaults()
 	orElse(&s.Lab.Family, "ipv4")
 	orElse(&s.Lab.Nodes, 1)

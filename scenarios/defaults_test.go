@@ -47,10 +47,11 @@ lab:
   family: ipv6
   clients: {addresses: 500}
   tunnel: {kind: vxlan, notrack: true}
-  proxy: {mode: nftables, masquerade: true, delay: 100ms, keep_udp: true, pass_new: true}
+  proxy: {mode: nftables, masquerade: true, masquerade_ports: {from: 1024, to: 2047}, delay: 100ms, keep_udp: true, pass_new: true}
 conntrack:
   headroom: 2000
   max: 100000
+  buckets: 4096
   timeouts: {tcp_timeout_time_wait: 30s, udp_timeout: 10s}
 services:
   - {name: tcp, port: 80, port_count: 4, pods: 3, server: {behaviour: silent, backlog: 5, delay: 5ms}, lifecycle: {ready_after: 1s, pre_stop: 2s, grace: 9s, on_sigterm: ignore}}

@@ -76,7 +76,7 @@ func Metrics() []Metric {
 // Causes lists why attempts fail, as reports name it.
 func Causes() []string {
 	return []string{
-		"table_full", "evicted", "nat_clash", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint", "untranslated",
+		"table_full", "evicted", "nat_clash", "snat_ports", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint", "untranslated",
 		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
 }

@@ -24,7 +24,7 @@ type Scenario struct {
 
 // Lab is the network on this machine.
 type Lab struct {
-	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default host, or auto in mode ipvs."`
+	Kernel  string  `yaml:"kernel,omitempty" jsonschema:"enum=host,enum=private,enum=auto" jsonschema_description:"host: network namespaces under this machine's kernel. private: the same under a kernel of the run's own (user-mode Linux, one CPU), which has IPVS, and whose global settings are not the machine's. auto: private if the proxy is in mode ipvs and this machine's kernel has no IPVS, else host. Default host, or auto in mode ipvs, or private with conntrack.buckets."`
 	Memory  int     `yaml:"memory,omitempty" jsonschema_description:"Memory of the private kernel, MiB, 256 to 65536. The kernel sizes the connection tracking table after it: 65536 entries from a little over 1024 MiB on, 262144 from a little over 4096 MiB on. 1536 where left out."`
 	Family  string  `yaml:"family,omitempty" jsonschema:"enum=ipv4,enum=ipv6" jsonschema_description:"Address family of everything in the lab. Default ipv4."`
 	Nodes   int     `yaml:"nodes,omitempty" jsonschema_description:"Nodes, 1 to 8: node1, node2 and so on. Each is a host with a table, a proxy and a client host of its own; pods are placed on them in turn. A connection is tracked, and translated, by the node of its client, and tracked again by the node of its pod where that is another one. Default 1."`
@@ -46,13 +46,21 @@ type Clients struct {
 
 // Proxy is the node's service proxy.
 type Proxy struct {
-	Mode       string   `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables, or ipvs with lab.kernel: private, whose kernel has no nftables for IP."`
-	Binary     string   `yaml:"binary,omitempty" json:"binary,omitempty" jsonschema_description:"A kube-proxy to run instead of the built-in proxy: the path of the binary, or a version such as v1.36.3 that tablefull kube-proxy get has fetched."`
-	Masquerade bool     `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
-	Delay      Duration `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`
-	KeepUDP    bool     `yaml:"keep_udp,omitempty" json:"keep_udp,omitempty" jsonschema_description:"Built-in proxy: do not delete the entries of UDP flows to endpoints that have gone. kube-proxy does delete them, except those of a service left without any endpoint. Default false."`
-	PassNew    bool     `yaml:"pass_new,omitempty" json:"pass_new,omitempty" jsonschema_description:"Built-in proxy in mode nftables: let a new connection to a service that no rule translated pass as it is, and reject only those to a service without endpoints, as kube-proxy's mode iptables does. Default false: reject each, as its mode nftables does."`
-	IPVS       IPVS     `yaml:"ipvs,omitempty" json:"ipvs" jsonschema_description:"Settings of mode ipvs."`
+	Mode       string `yaml:"mode,omitempty" json:"mode" jsonschema:"enum=nftables,enum=ipvs,enum=iptables" jsonschema_description:"How service addresses are translated. Without binary, the built-in proxy knows nftables and ipvs. Default nftables, or ipvs with lab.kernel: private, whose kernel has no nftables for IP."`
+	Binary     string `yaml:"binary,omitempty" json:"binary,omitempty" jsonschema_description:"A kube-proxy to run instead of the built-in proxy: the path of the binary, or a version such as v1.36.3 that tablefull kube-proxy get has fetched."`
+	Masquerade bool   `yaml:"masquerade,omitempty" json:"masquerade,omitempty" jsonschema_description:"Also rewrite the client's address to the node's, as kube-proxy does for traffic from outside the cluster. Default false."`
+	// MasqueradePorts is nil for the kernel's own choice.
+	MasqueradePorts *PortRange `yaml:"masquerade_ports,omitempty" json:"masquerade_ports,omitempty" jsonschema_description:"Built-in proxy: the source ports that masquerading may use, as in nftables' masquerade to :1024-2023. One port carries one connection at a time to each pod address and port. Absent: the kernel's choice, which is 1024 to 65535 for clients' ports from 1024 on."`
+	Delay           Duration   `yaml:"delay,omitempty" json:"delay,omitempty" jsonschema_description:"Time from a change of endpoints until the proxy hears of it. Default 0s."`
+	KeepUDP         bool       `yaml:"keep_udp,omitempty" json:"keep_udp,omitempty" jsonschema_description:"Built-in proxy: do not delete the entries of UDP flows to endpoints that have gone. kube-proxy does delete them, except those of a service left without any endpoint. Default false."`
+	PassNew         bool       `yaml:"pass_new,omitempty" json:"pass_new,omitempty" jsonschema_description:"Built-in proxy in mode nftables: let a new connection to a service that no rule translated pass as it is, and reject only those to a service without endpoints, as kube-proxy's mode iptables does. Default false: reject each, as its mode nftables does."`
+	IPVS            IPVS       `yaml:"ipvs,omitempty" json:"ipvs" jsonschema_description:"Settings of mode ipvs."`
+}
+
+// PortRange is consecutive ports.
+type PortRange struct {
+	From int `yaml:"from" json:"from" jsonschema:"required" jsonschema_description:"First port, from 1 on."`
+	To   int `yaml:"to" json:"to" jsonschema:"required" jsonschema_description:"Last port, at most 65535."`
 }
 
 // IPVS is the settings of IPVS on the node. The defaults are what kube-proxy
@@ -67,6 +75,7 @@ type IPVS struct {
 type Conntrack struct {
 	Headroom *int64              `yaml:"headroom,omitempty" jsonschema_description:"Free entries when traffic begins; the rest of the table is filled with ballast that is not traffic and goes away with the run. Absent: no ballast, the whole limit is free."`
 	Max      *int64              `yaml:"max,omitempty" jsonschema_description:"Write the machine's global nf_conntrack_max for the run. Root only; journalled, read back, put back. Prefer headroom, which changes nothing outside the lab."`
+	Buckets  *int64              `yaml:"buckets,omitempty" jsonschema_description:"Size of the hash table (nf_conntrack_buckets) during the run, a multiple of 512. Private kernel only: the hash is shared by all namespaces of a kernel, each change rehashes all of it, and too few buckets lose everybody's connections. Absent: what the kernel made of its memory."`
 	Timeouts map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s. Whole seconds."`
 }
 

@@ -196,6 +196,9 @@ func (v *validator) conntrack() {
 	if c.Headroom != nil && c.Max != nil && *c.Headroom > *c.Max && *c.Max >= 1 {
 		v.fail("conntrack.headroom", fmt.Sprintf("%d is more than max, which is %d", *c.Headroom, *c.Max), "write at most max").needs = []string{"conntrack.max"}
 	}
+	if c.Buckets != nil {
+		v.buckets(*c.Buckets)
+	}
 	if len(c.Timeouts) > maxList {
 		v.fail("conntrack.timeouts", fmt.Sprintf("there are %d", len(c.Timeouts)), fmt.Sprintf("the kernel has %d", len(TimeoutNames())))
 		return
@@ -213,6 +216,20 @@ func (v *validator) conntrack() {
 		if d%time.Second != 0 || d < time.Second || d > maxTimeoutSeconds*time.Second {
 			v.fail(path, d.String()+" is not a timeout of the kernel's", fmt.Sprintf("write whole seconds, 1s to %ds", maxTimeoutSeconds))
 		}
+	}
+}
+
+// bucketStep is how many buckets fit into a page: the kernel rounds up to it.
+const bucketStep = 512
+
+func (v *validator) buckets(n int64) {
+	const most = 1 << 24 // 128 MiB of pointers
+	v.between("conntrack.buckets", n, bucketStep, most)
+	if n%bucketStep != 0 && n > bucketStep && n < most {
+		v.fail("conntrack.buckets", fmt.Sprintf("%d is no multiple of %d, to which the kernel rounds up", n, bucketStep), fmt.Sprintf("write %d", (n/bucketStep+1)*bucketStep))
+	}
+	if v.s.Lab.Kernel != "private" {
+		v.fail("conntrack.buckets", "the hash table of this machine's kernel is not the lab's alone", "write lab.kernel: private").needs = []string{"lab.kernel"}
 	}
 }
 

@@ -189,6 +189,9 @@ func (v *validator) proxy(path string, p *Proxy) {
 	if own && p.Mode == "ipvs" && p.Masquerade {
 		v.fail(path+".masquerade", "the built-in proxy does not masquerade in mode ipvs", "leave it out, or write binary too: a kube-proxy").needs = []string{path + ".mode"}
 	}
+	if r := p.MasqueradePorts; r != nil {
+		v.masqueradePorts(path, p, r)
+	}
 	if !own && !strings.Contains(p.Binary, "/") && !validVersion.MatchString(p.Binary) {
 		hint := "write for example ./kube-proxy or v1.36.3"
 		if validVersion.MatchString("v" + p.Binary) {
@@ -204,6 +207,21 @@ func (v *validator) proxy(path string, p *Proxy) {
 	}
 	v.lasts(path+".delay", p.Delay, 0, maxTimeout)
 	v.ipvs(path+".ipvs", p)
+}
+
+func (v *validator) masqueradePorts(path string, p *Proxy, r *PortRange) {
+	at := path + ".masquerade_ports"
+	v.between(at+".from", int64(r.From), 1, 65535)
+	v.between(at+".to", int64(r.To), 1, 65535)
+	if r.From > r.To && r.To >= 1 {
+		v.fail(at+".to", fmt.Sprintf("%d is less than from, which is %d", r.To, r.From), "write the last port").needs = []string{at + ".from"}
+	}
+	switch {
+	case p.Binary != "":
+		v.fail(at, "is a choice of the built-in proxy's; kube-proxy leaves the ports to the kernel", "leave it or binary out").needs = []string{path + ".binary"}
+	case !p.Masquerade:
+		v.fail(at, "is about masquerading, which is off", "leave it out, or write masquerade: true").needs = []string{path + ".masquerade"}
+	}
 }
 
 func (v *validator) ipvs(path string, p *Proxy) {
@@ -231,7 +249,7 @@ func (v *validator) upgrade(path string, p *Proxy) {
 		v.fail(path+".delay", "is the API server's, and does not change with the proxy", "write it in lab.proxy")
 	}
 	old, by := v.s.Lab.Proxy, *p
-	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && old.KeepUDP == by.KeepUDP && old.PassNew == by.PassNew && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
+	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && samePointed(old.MasqueradePorts, by.MasqueradePorts) && old.KeepUDP == by.KeepUDP && old.PassNew == by.PassNew && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
 		v.fail(path, "is the proxy that is there already", "write another binary or mode, or restart_proxy").needs = []string{"lab.proxy"}
 	}
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -123,6 +126,65 @@ func TestTruthDNSPair(t *testing.T) {
 	assertReproduced(t, r, false)
 	assert.Zero(t, r.Nodes[0].Counters["clashres"])
 	assert.Zero(t, r.Traffic[0].Failed)
+}
+
+// Through 512 source ports one pod can be sent 512 connections at a time, and
+// each further attempt is one SYN that clashes; a second pod has ports of its own.
+func TestTruthSourcePorts(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "snat-port-exhaustion", "")
+	assertReproduced(t, r, true)
+	assert.Equal(t, exitPass, r.code)
+	assertNotTheTable(t, r)
+	assert.Equal(t, uint64(200), r.Traffic[0].Failed)
+	assert.Equal(t, uint64(200), r.cause("snat_ports"))
+	assert.Equal(t, uint64(200), r.Nodes[0].Counters["insert_failed"])
+	assert.Equal(t, uint64(200), r.Nodes[0].Counters["drop"])
+	require.NotNil(t, r.Nodes[0].Ports)
+	assert.Equal(t, uint64(512), r.Nodes[0].Ports.MostTaken)
+	assert.Contains(t, r.Headline, "ran out of source ports")
+
+	r = runHonest(t, "snat-port-exhaustion", "", "--set", "services[0].pods=2")
+	assertReproduced(t, r, false)
+	assert.Zero(t, r.Traffic[0].Failed)
+	assert.Zero(t, r.Nodes[0].Counters["insert_failed"])
+}
+
+// Too few buckets refuse connections in a table that is nearly empty; with
+// enough of them the same traffic loses none to it. A private kernel on a busy
+// machine is too slow for a verdict, but not for who was refused.
+func TestTruthBuckets(t *testing.T) {
+	needPrivate(t)
+	r := runIt(t, "bucket-degenerate", "", "--quiet")
+	assertReproduced(t, r, true)
+	assertNotTheTable(t, r)
+	assert.EqualValues(t, 1024, r.Environment.Buckets)
+	assert.Greater(t, float64(r.cause("chain_too_long")), 0.2*float64(r.Traffic[0].Attempted))
+	assert.Equal(t, r.Nodes[0].Counters["chainlength"], r.Nodes[0].Counters["insert_failed"])
+	assert.Less(t, *r.Nodes[0].PeakOccupancy, 0.03)
+	if !r.Generator.Saturated {
+		assert.Equal(t, exitPass, r.code)
+		assert.Contains(t, r.Headline, "too few hash buckets")
+	}
+
+	r = runIt(t, "bucket-degenerate", "", "--quiet", "--set", "duration=4s", "--set", "conntrack.buckets=262144")
+	assert.EqualValues(t, 262144, r.Environment.Buckets)
+	assert.Zero(t, r.cause("chain_too_long"))
+	assert.Zero(t, r.Nodes[0].Counters["insert_failed"])
+	assert.NotZero(t, *r.Traffic[0].Succeeded)
+}
+
+// More ballast than the chains take is said, and not tried for ever.
+func TestBallastBeyondTheBuckets(t *testing.T) {
+	needPrivate(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	args := []string{"run", "bucket-degenerate", "--quiet", "--out", dir, "--set", "conntrack.headroom=3000"}
+	code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitError, code)
+	assert.Contains(t, errOut.String(), "their hash chains would be too long")
+	assert.Contains(t, errOut.String(), "ask for a headroom of at least 10")
+	assert.NoDirExists(t, dir)
 }
 
 func TestTruthProxyRestart(t *testing.T) {

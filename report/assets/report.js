@@ -37,7 +37,7 @@ function percent(v) {
 function tick(v, step) {
   const a = Math.abs(v);
   if (a >= 1e15) return v.toExponential(1);
-  if (a >= 1e7 && step >= 1e5) return +(v / 1e6).toFixed(2) + " M";
+  if (a >= 1e6 && step >= 1e4) return +(v / 1e6).toFixed(2) + " M";
   let digits = 0;
   while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
   const [whole, part] = v.toFixed(digits).split(".");

@@ -371,7 +371,20 @@ type Header struct {
 	SampleEvery  float64            `json:"sample_every"`         // s
 	LateAfter    float64            `json:"late_after,omitempty"` // s after which a start counts as late; 0 is 0.01
 	CensusEvery  float64            `json:"census_every"`         // s, 0 is none
+	// Masquerade is the source ports that the nodes' proxies rewrite clients'
+	// to: each carries one connection at a time to a pod address and port. Nil:
+	// they are not rewritten, or it changes in the run.
+	Masquerade *PortRange `json:"masquerade,omitempty"`
 }
+
+// PortRange is consecutive ports.
+type PortRange struct {
+	From uint16 `json:"from"`
+	To   uint16 `json:"to"`
+}
+
+// Count is how many there are.
+func (r *PortRange) Count() uint64 { return uint64(r.To) - min(uint64(r.From), uint64(r.To)) + 1 }
 
 // TrafficInfo is what the analysis needs to know of one traffic.
 type TrafficInfo struct {

@@ -51,6 +51,10 @@ var _ env.Updater = (*ballast)(nil)
 // left; entries that have gone are put back as far as the limit allows. When
 // ctx is done it deletes all of them and checks that none is left.
 //
+// Where the kernel refuses most of the entries because their hash chains would
+// be too long (ENOSPC, from Linux 5.15 on), it gives up with an error: the table
+// holds no more, however much of its limit is free.
+//
 // It never inserts an entry that would go beyond the limit: the kernel would
 // evict others' entries for it.
 //
@@ -251,9 +255,10 @@ type filling struct {
 
 	create, renewal, deletion *template
 
-	live  []uint32 // numbers of the entries that should be there
-	next  uint32   // the first number that was never used
-	batch []byte
+	live    []uint32 // numbers of the entries that should be there
+	next    uint32   // the first number that was never used
+	tooLong int      // of the last insert: refused because of their hash chains
+	batch   []byte
 }
 
 func (b *ballast) newFilling() (_ *filling, err error) {
@@ -305,6 +310,7 @@ func (f *filling) table() (entries, limit uint64, err error) {
 // read again before each batch: then a table that others fill meanwhile is
 // overshot by less than what they add in the millisecond a batch takes.
 func (f *filling) settle(ctx context.Context, headroom uint64) error {
+	tried, long := 0, 0 // entries, and of those, refused because of their hash chains
 	for round := 0; round < maxRounds; {
 		entries, limit, err := f.table()
 		if err != nil {
@@ -315,6 +321,14 @@ func (f *filling) settle(ctx context.Context, headroom uint64) error {
 		switch {
 		case missing > 0:
 			err = f.insert(ctx, int(min(missing, batchSize)))
+			if tried, long = tried+int(min(missing, batchSize)), long+f.tooLong; tried < batchSize {
+				break // too few to tell
+			}
+			if err == nil && 2*long > tried {
+				err = fmt.Errorf("the kernel refused %d of the last %d entries, after %d, because their hash chains would be too long: it has too few buckets for more;"+
+					" set more (nf_conntrack_buckets; in a private kernel conntrack.buckets), or ask for a headroom of at least %d", long, tried, len(f.live), int64(limit)-int64(entries))
+			}
+			tried, long = 0, 0
 		case missing < 0 && len(f.live) > 0:
 			err = f.trim(ctx, int(min(-missing, int64(len(f.live)))))
 		default:
@@ -334,6 +348,7 @@ func (f *filling) settle(ctx context.Context, headroom uint64) error {
 // insert adds one batch of n new entries. Fewer are added where others fill
 // the table meanwhile, or where the kernel refuses one of that number.
 func (f *filling) insert(ctx context.Context, n int) error {
+	f.tooLong = 0
 	numbers := make([]uint32, n)
 	for i := range numbers {
 		numbers[i] = f.next
@@ -343,6 +358,9 @@ func (f *filling) insert(ctx context.Context, n int) error {
 	refused := make(map[uint32]bool)
 	err := f.send(ctx, f.create, numbers, func(number uint32, errno syscall.Errno) {
 		refused[number] = true
+		if errno == unix.ENOSPC {
+			f.tooLong++
+		}
 		if !mayRefuse(errno) {
 			fatal = fmt.Errorf("insert entry: %w", errno)
 		}

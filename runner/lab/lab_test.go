@@ -218,6 +218,21 @@ func TestMasquerade(t *testing.T) {
 	})
 }
 
+// With a range, masquerading takes ports of it, and the node's address all the same.
+func TestMasqueradePorts(t *testing.T) {
+	families(t, func(t *testing.T, family string) {
+		top := topology(t, family, service("web", "tcp", 2))
+		top.Lab.Proxy.Masquerade, top.Lab.Proxy.MasqueradePorts = true, &scenarios.PortRange{From: 2000, To: 2099}
+		l := up(t, top)
+		_, peers := answers(t, connects(t, l.host("client"), "tcp", l.Services()[0].Addr, 20, l.Entries()[0].Sources, 1))
+		require.Len(t, peers, 20)
+		for _, p := range peers {
+			assert.Equal(t, addressingOf(family == "ipv6").gateway, p.Addr())
+			assert.True(t, 2000 <= p.Port() && p.Port() <= 2099, "%v", p)
+		}
+	})
+}
+
 func TestNoEndpointIsRefused(t *testing.T) {
 	families(t, func(t *testing.T, family string) {
 		l := up(t, topology(t, family, service("none", "tcp", 0), service("web", "tcp", 1)))

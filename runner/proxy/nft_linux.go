@@ -10,10 +10,12 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // nft is the built-in proxy in mode nftables. Its rules have the shape and the semantics
@@ -38,7 +40,8 @@ import (
 type nft struct {
 	ipv6       bool
 	masquerade bool
-	passNew    bool // what no rule translated, except to a service without endpoints
+	passNew    bool                 // what no rule translated, except to a service without endpoints
+	ports      *scenarios.PortRange // of masquerading; nil: the kernel's choice
 	clients    netip.Prefix
 	vips       netip.Prefix
 	untracked  []uint16 // UDP ports
@@ -79,7 +82,12 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 			b.rule(forward, b.to(s), ctStateNew(), []expr.Any{b.unreachable()})
 		}
 	}
-	if p.masquerade {
+	switch {
+	case p.masquerade && p.ports != nil:
+		if err := b.masqueradeTo(leave, p.clients, services, p.ports); err != nil {
+			return err
+		}
+	case p.masquerade:
 		b.rule(leave, b.sourceIn(p.clients), ctStatusDNAT(), []expr.Any{&expr.Masq{FullyRandom: true}})
 	}
 	if !p.passNew {
@@ -190,6 +198,37 @@ func (b *nftBatch) to(s env.ServiceState) []expr.Any {
 		proto = unix.IPPROTO_UDP
 	}
 	return slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), portIs(proto, destinationPort, s.Port, s.Port+s.Ports-1))
+}
+
+// masqueradeTo adds, for each endpoint,
+//
+//	ip saddr CLIENTS ip daddr POD ct status dnat snat to ADDRESS:FROM-TO fully-random
+//
+// with the address that masquerading would take: that of the route there. The
+// kernel's own masquerade with a range would do the same in one rule, but
+// the nftables package writes no flags for it, and without them the kernel
+// ignores the range.
+func (b *nftBatch) masqueradeTo(chain *nftables.Chain, clients netip.Prefix, services []env.ServiceState, ports *scenarios.PortRange) error {
+	family := uint32(unix.NFPROTO_IPV4)
+	if b.ipv6 {
+		family = unix.NFPROTO_IPV6
+	}
+	for _, s := range services {
+		for _, e := range s.Usable() {
+			routes, err := netlink.RouteGet(e.Addr.AsSlice())
+			if err != nil || len(routes) == 0 {
+				return fmt.Errorf("find the route to pod %s at %v: %w", e.Name, e.Addr, err)
+			}
+			source, _ := netip.AddrFromSlice(routes[0].Src)
+			b.rule(chain, b.sourceIn(clients), b.destinationIn(netip.PrefixFrom(e.Addr, e.Addr.BitLen())), ctStatusDNAT(), []expr.Any{
+				&expr.Immediate{Register: 1, Data: source.Unmap().AsSlice()},
+				&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(uint16(ports.From))},
+				&expr.Immediate{Register: 3, Data: binaryutil.BigEndian.PutUint16(uint16(ports.To))},
+				&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, RegProtoMax: 3, FullyRandom: true},
+			})
+		}
+	}
+	return nil
 }
 
 func (b *nftBatch) sourceIn(p netip.Prefix) []expr.Any {

@@ -82,7 +82,7 @@ func open(ctx context.Context, j env.ProxyJob, out env.Recorder) (dataplane, err
 	case j.Proxy.Mode == "ipvs":
 		return openIPVS(j)
 	}
-	return &nft{ipv6: j.IPv6, masquerade: j.Proxy.Masquerade, passNew: j.Proxy.PassNew, clients: j.Clients, vips: j.VIPs, untracked: j.Untracked}, nil
+	return &nft{ipv6: j.IPv6, masquerade: j.Proxy.Masquerade, ports: j.Proxy.MasqueradePorts, passNew: j.Proxy.PassNew, clients: j.Clients, vips: j.VIPs, untracked: j.Untracked}, nil
 }
 
 // Update is part of env.Updater. It returns once the change is made: for new
