@@ -27,7 +27,7 @@ KUBERNETES := v1.36.3
 CLUSTER ?= out/cluster
 IMAGE ?= out/image/tablefull.tar
 
-.PHONY: help demo test test-user bench lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
+.PHONY: help demo test test-user prove bench lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
 
 ## help: this list
 help:
@@ -56,6 +56,10 @@ test: packages kube-proxies $(if $(ROOT),kube-programs)
 # The same tests as an unprivileged user: compiled here, run as nobody.
 test-user:
 	.ci/as-nobody $(GO)
+
+## prove: the proofs that are too long for every day, bounded by two hours; last results: docs/proofs.md
+prove: packages
+	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 2h -v -run '^TestProve' ./cmd/tablefull ./report/search
 
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages

@@ -131,6 +131,7 @@ func (l *log) findings() *Findings {
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
 	f.Sizing = l.sizing(l.busiest(first), f.Nodes)
+	f.Capacity = l.capacity()
 	f.Thresholds, f.Expected = []ThresholdResult{}, []ThresholdResult{}
 	if h := l.header; h != nil {
 		f.Thresholds, f.Expected = l.thresholds(h.Thresholds, f, a), l.thresholds(h.Expect, f, a)
@@ -143,6 +144,9 @@ func (l *log) findings() *Findings {
 	f.NotMeasured = append(f.NotMeasured, l.notMeasured(f)...)
 	l.judge(f, a, reasons)
 	f.Headline = headline(f)
+	if f.Capacity != nil {
+		l.judgeSearch(f)
+	}
 	return f
 }
 
@@ -192,8 +196,8 @@ func (t *traffic) finding() Traffic {
 	f.P50Ms, f.P99Ms, f.MaxMs = quantileMs(t.fromDue, 50), quantileMs(t.fromDue, 99), quantileMs(t.fromDue, 100)
 	f.StartP99Ms = quantileMs(t.started, 99)
 	if t.held != nil {
-		peak, end, lost := t.peak, t.held.Open, t.held.Lost
-		f.HeldPeak, f.HeldEnd, f.HeldLost = &peak, &end, &lost
+		peak, end, lost, alive := t.peak, t.held.Open, t.held.Lost, t.held.Validated
+		f.HeldPeak, f.HeldEnd, f.HeldLost, f.HeldAlive = &peak, &end, &lost, &alive
 	}
 	return f
 }

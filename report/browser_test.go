@@ -61,6 +61,9 @@ func seenRuns(t *testing.T) map[string]*Findings {
 	empty, err := Analyze(strings.NewReader(""))
 	require.NoError(t, err)
 	runs["empty"] = empty
+	for name, log := range map[string]searchLog{"search": {limit: 3000}, "search-held": {limit: 9000}, "search-silent": {limit: 9000, silentAbove: 3100}, "search-empty": {most: -1}} {
+		runs[name] = log.findings(t)
+	}
 	return runs
 }
 

@@ -48,6 +48,8 @@ type log struct {
 	drains    map[podKey]*drainPart
 	backendOf map[podKey]*Backend
 
+	trials []runlog.Trial // of a capacity search
+
 	events      []Event
 	otherEvents uint64
 	losses      map[runlog.Loss]uint64 // by What and Why, Count is 0 in the key
@@ -194,6 +196,8 @@ func (l *log) add(r *runlog.Record) {
 		l.addEndpoints(r.T, r.Endpoints)
 	case r.Dataplane != nil:
 		l.addDataplane(r.Host, r.T, r.Dataplane)
+	case r.Trial != nil:
+		l.addTrial(r.Trial)
 	}
 }
 

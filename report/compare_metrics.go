@@ -40,7 +40,7 @@ func runMetrics() []metric {
 		{name: "sync", unit: "s", about: "time of one programming of rules by kube-proxy, mean", less: true, abs: 0.02, rel: 0.1, of: proxyValue(func(p *ProxyProcess) *float64 { return p.SyncMeanS })},
 		{name: "proxy_cpu", unit: "s", about: "CPU time of kube-proxy", less: true, abs: 0.1, rel: 0.1, of: proxyValue(func(p *ProxyProcess) *float64 { return p.CPUS })},
 		{name: "proxy_memory", unit: "MiB", about: "most memory of kube-proxy", less: true, abs: 5, rel: 0.1, of: proxyValue(func(p *ProxyProcess) *float64 { return p.RSSMiB })},
-		{name: "capacity", unit: "1/s", about: "lower bound of the capacity that was searched for", gate: true, rel: 0.03, of: capacity},
+		{name: "capacity", unit: "", about: "lower bound of the capacity that was searched for, in the unit of what was turned", gate: true, rel: 0.03, of: capacity},
 	}
 }
 
@@ -294,8 +294,8 @@ func proxyValue(get func(*ProxyProcess) *float64) func(*Findings) float64 {
 }
 
 func capacity(f *Findings) float64 {
-	if f.Capacity == nil {
+	if f.Capacity == nil || f.Capacity.Lower == nil {
 		return math.NaN()
 	}
-	return f.Capacity.LowerPerS
+	return *f.Capacity.Lower
 }

@@ -17,6 +17,8 @@ func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 		return heldMetric(t.Traffic, f)
 	case "entry_expired":
 		return expiredMetric(t.Traffic, f)
+	case "capacity", "capacity_upper":
+		return capacityMetric(name, f)
 	case "stale", "stale_backends":
 		return staleMetric(name, f, t.Node)
 	case "draining_share":

@@ -123,6 +123,7 @@ type Traffic struct {
 	HeldPeak   *uint64           `json:"held_peak" jsonschema_description:"Most connections held open at once, of idle traffic."`
 	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
 	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
+	HeldAlive  *uint64           `json:"held_alive" jsonschema_description:"Of held_end, those that had answered a request in the last round, of idle traffic: held means alive."`
 	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
 }
 
@@ -269,12 +270,6 @@ type StaleBackend struct {
 	FromS   float64 `json:"from_s" jsonschema_description:"Run time in s."`
 	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first reading in which it was over, or of the log's end."`
 	Ended   bool    `json:"ended" jsonschema_description:"Whether it was over when the log ended."`
-}
-
-// Capacity is the result of a capacity search.
-type Capacity struct {
-	LowerPerS float64 `json:"lower_per_s"`
-	UpperPerS float64 `json:"upper_per_s"`
 }
 
 // ThresholdResult is one threshold and what was measured.

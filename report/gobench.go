@@ -112,7 +112,17 @@ func renderGoBench(f *Findings, w io.Writer) error {
 		b.add(benchOf("Sizing", 1).count(s.NeededEntries, "entries").count(s.RecommendedLimit, "limit").count(s.RunNeeded, "run-limit"))
 	}
 	if c := f.Capacity; c != nil {
-		b.add(benchOf("Capacity", 1).value(c.LowerPerS, "lower-conn/s").value(c.UpperPerS, "upper-conn/s"))
+		unit := map[bool]string{true: "conn/s", false: "conn"}[c.Unit == perSecondUnit]
+		line := benchOf("Capacity", 1)
+		if c.Lower != nil {
+			line = line.value(*c.Lower, "lower-"+unit)
+		}
+		if c.Upper != nil {
+			line = line.value(*c.Upper, "upper-"+unit)
+		}
+		if c.Lower != nil || c.Upper != nil {
+			b.add(line)
+		}
 	}
 	if _, err := io.WriteString(w, b.b.String()); err != nil {
 		return fmt.Errorf("write benchmark format: %w", err)

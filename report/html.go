@@ -31,18 +31,31 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("write html: %w", err)
 	}
-	text, err := assets.ReadFile("assets/report.html")
+	texts, err := readAssets("report.html", "capacity.html")
 	if err != nil {
-		return fmt.Errorf("read report template: %w", err)
+		return err
 	}
-	t, err := template.New("report").Funcs(htmlFuncs).Parse(string(text))
-	if err != nil {
-		return fmt.Errorf("parse report template: %w", err)
+	t := template.New("report").Funcs(htmlFuncs)
+	for i, name := range []string{"report", "capacity"} {
+		if t, err = t.New(name).Parse(texts[i]); err != nil {
+			return fmt.Errorf("parse %s template: %w", name, err)
+		}
 	}
-	if err := t.Execute(w, v); err != nil {
+	name, data := "report", any(v)
+	if c := f.Capacity; c != nil {
+		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about()}
+	}
+	if err := t.ExecuteTemplate(w, name, data); err != nil {
 		return fmt.Errorf("write html: %w", err)
 	}
 	return nil
+}
+
+// capacityView is what the template of a search's report sees.
+type capacityView struct {
+	*view
+	Bounds, Rows [][]string
+	About        string
 }
 
 func renderHTML(f *Findings, w io.Writer) error { return Page{}.Render(f, w) }

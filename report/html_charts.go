@@ -104,6 +104,10 @@ type charts struct {
 func newCharts(f *Findings) *charts {
 	c := &charts{f: f}
 	c.span()
+	if f.Capacity != nil {
+		c.first = f.Capacity.charts()
+		return c
+	}
 	head := headNode(f)
 	name := ""
 	if head != nil {

@@ -144,7 +144,6 @@ func crowd(t *testing.T) *Findings {
 		f.Timeline.ByLoad = append(f.Timeline.ByLoad, LoadPoint{AtS: float64(i), OfferedPerS: float64(100 * (i % 7)), Entries: uint64(i), Loss: 0.5})
 		f.Timeline.Latency = append(f.Timeline.Latency, LatencySeries{Traffic: fmt.Sprint(i), StepS: 1, T: []float64{0, 1, 2}, P50Ms: []*float64{nil, ref(0.2), nil}, P90Ms: []*float64{nil, ref(950.0), nil}, P99Ms: []*float64{nil, ref(3000.0), nil}, MaxMs: []*float64{nil, ref(5001.0), nil}})
 	}
-	f.Capacity = &Capacity{LowerPerS: 1, UpperPerS: 2}
 	f.Expected, f.Reproduced = []ThresholdResult{{Threshold: long, Result: Pass, Detail: "1234567"}}, ref(true)
 	f.Nodes[0].Stale = &Stale{MaxBackends: 3, MaxS: 4, MaxMissingS: 1, MaxDrainingS: 2, Other: 1, Backends: []StaleBackend{{Service: "web", Pod: long, Addr: "10.0.0.1:80", What: "stale", FromS: 1, ToS: 5}}}
 	f.Backends = []Backend{{Name: long, Service: long, AcceptedWhileDraining: ref(uint64(5)), DrainingShare: ref(0.5)}}

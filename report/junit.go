@@ -60,6 +60,15 @@ func renderJUnit(f *Findings, w io.Writer) error {
 		s.Cases = append(s.Cases, c)
 	}
 	add("verdict", f.Verdict, f.Headline, strings.Join(f.Reasons, "\n"))
+	if c := f.Capacity; c != nil {
+		for _, g := range c.Goals {
+			v, text := c.goalVerdict(g), c.goalText(g)
+			if f.Verdict == Inconclusive && v == Pass {
+				v, text = Inconclusive, "the search is inconclusive: "+first(f.Reasons)+"\n"+text
+			}
+			add(fmt.Sprintf("capacity, at most %s lost", percent(g.LossRatio)), v, c.goalText(g), text)
+		}
+	}
 	for i, r := range slices.Concat(f.Thresholds, f.Expected) {
 		v := r.Result
 		text := r.Detail

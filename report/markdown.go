@@ -18,9 +18,8 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
 	p("**%s**\n", md(f.Headline))
 	mdList(p, "", f.Reasons)
-	if picture != "" {
-		p("![%s](%s)\n", md("Entries against the limit, and attempts per second, over run time. "+f.Headline), picture)
-	}
+	mdPicture(p, f, picture)
+	mdCapacity(p, f.Capacity)
 	if len(f.Thresholds) > 0 {
 		p("### Thresholds\n")
 		p("| | threshold | measured |\n|---|---|---|")
@@ -30,6 +29,33 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 		p("")
 	}
 	mdExpected(p, f)
+	if f.Capacity == nil {
+		mdRun(p, f)
+	}
+	mdList(p, "### Doubts", f.Doubts)
+	mdList(p, "### Not measured", f.NotMeasured)
+	mdList(p, "### Not put back", f.UndoErrors)
+	if line := provenance(f); line != "" {
+		p("<sub>%s</sub>", md(line))
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("write markdown: %w", err)
+	}
+	return nil
+}
+
+func mdPicture(p func(string, ...any), f *Findings, picture string) {
+	what := "Entries against the limit, and attempts per second, over run time. "
+	if f.Capacity != nil {
+		what = "Loads tried, and what was lost, over the time of the search. "
+	}
+	if picture != "" {
+		p("![%s](%s)\n", md(what+f.Headline), picture)
+	}
+}
+
+// mdRun is what one run did.
+func mdRun(p func(string, ...any), f *Findings) {
 	mdList(p, "### Actions", actionLines(f))
 	mdTables(p, f)
 	if f.Predicted != nil {
@@ -45,16 +71,6 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 		p("")
 	}
 	mdSizing(p, f.Sizing)
-	mdList(p, "### Doubts", f.Doubts)
-	mdList(p, "### Not measured", f.NotMeasured)
-	mdList(p, "### Not put back", f.UndoErrors)
-	if line := provenance(f); line != "" {
-		p("<sub>%s</sub>", md(line))
-	}
-	if _, err := io.WriteString(w, b.String()); err != nil {
-		return fmt.Errorf("write markdown: %w", err)
-	}
-	return nil
 }
 
 func mdExpected(p func(string, ...any), f *Findings) {

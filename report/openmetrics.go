@@ -112,9 +112,12 @@ func renderOpenMetrics(f *Findings, w io.Writer) error {
 		x.family("tablefull_recommended_limit_entries", "gauge", "entries", "nf_conntrack_max that goes with it.").count(s.RecommendedLimit)
 	}
 	if c := f.Capacity; c != nil {
-		m := x.family("tablefull_capacity_attempts_per_second", "gauge", "", "Result of the capacity search: the true capacity is between the bounds.")
-		m.float(&c.LowerPerS, "bound", "lower")
-		m.float(&c.UpperPerS, "bound", "upper")
+		m := x.family("tablefull_capacity", "gauge", "", "Result of the capacity search, in the unit of what was searched: the true capacity is between the bounds.")
+		for _, g := range c.Goals {
+			loss := metricValue(g.LossRatio)
+			m.float(g.Lower, "measure", c.Measure, "unit", cmpOr(c.Unit, "connections"), "loss_ratio", loss, "bound", "lower")
+			m.float(g.Upper, "measure", c.Measure, "unit", cmpOr(c.Unit, "connections"), "loss_ratio", loss, "bound", "upper")
+		}
 	}
 	x.b.WriteString("# EOF\n")
 	if _, err := io.WriteString(w, x.b.String()); err != nil {

@@ -32,6 +32,10 @@ func newPicture(f *Findings) *picture.Picture {
 	if f.Verdict == Fail && len(f.Reasons) > 0 {
 		p.Reason = f.Reasons[0]
 	}
+	if f.Capacity != nil {
+		p.Panels, p.To = f.Capacity.panels()
+		return p
+	}
 	p.From, p.To = span(f)
 	p.Panels = append([]picture.Panel{tablePanel(f, p.From, p.To)}, loadPanels(f)...)
 	n := headNode(f)

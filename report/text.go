@@ -23,6 +23,13 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	t.para("", t.paint("1", plain(f.Headline)))
 	t.line("")
 	t.verdict(f)
+	if f.Capacity != nil {
+		t.capacity(f.Capacity)
+		t.expected(f)
+		t.thresholds(f)
+		t.ending(f)
+		return t.write(w)
+	}
 	for i := range f.Nodes {
 		t.node(&f.Nodes[i])
 	}
@@ -33,11 +40,20 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	t.expected(f)
 	t.thresholds(f)
 	t.sizing(f.Sizing)
+	t.ending(f)
+	return t.write(w)
+}
+
+// ending is what limits how far the rest can be trusted, and what was left.
+func (t *text) ending(f *Findings) {
 	t.list("doubts", f.Doubts)
 	t.list("not measured", f.NotMeasured)
 	if f.Restored != nil && !*f.Restored {
 		t.list("NOT PUT BACK", f.UndoErrors)
 	}
+}
+
+func (t *text) write(w io.Writer) error {
 	if _, err := io.WriteString(w, t.b.String()); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}

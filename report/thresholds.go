@@ -57,7 +57,7 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 		worst = v
 	default:
 		v, r.Detail = runMetric(t, f)
-		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f, t.Node) {
+		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f, t.Node) || beyondRange(t.Metric, f) {
 			worst = math.Inf(1)
 		}
 	}
@@ -71,7 +71,7 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 		r.Result = Fail
 	case !t.Holds(worst):
 		if math.IsInf(worst, 1) {
-			r.Detail += "; but it can have been more: not all of it was read"
+			r.Detail += "; but it can have been more: not all of it was looked at"
 		} else {
 			r.Detail += fmt.Sprintf("; but it can have been up to %.4g: that much is not known", worst)
 		}

@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -497,30 +495,9 @@ func (r *run) teardown(ctx context.Context) error {
 }
 
 func (r *run) writeHeader(zero int64) error {
-	p, s := r.Plan, r.Plan.Scenario
-	h := &runlog.Header{
-		Format: runlog.Format, Version: r.Version, RunID: r.RunID,
-		Started: time.Now().Add(time.Duration(zero - monotonic())).UTC().Format(time.RFC3339Nano),
-		Target:  r.Env.Name(), Scenario: s.Name, ScenarioYAML: string(p.YAML), Digest: scenarios.Digest(p.YAML),
-		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
-		Limit: p.Limit(), Buckets: p.Buckets(), EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
-		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
-		Services: r.lab.Services(), Thresholds: slices.Concat(s.Thresholds, s.AbortOn), AbortOn: s.AbortOn, Expect: s.Expect,
-		SampleEvery: s.Sampling.Every.Seconds(), CensusEvery: s.Sampling.CensusEvery.Seconds(),
-		LateAfter: p.lateAfter(), Masquerade: p.masquerade(),
-	}
-	if s.Sampling.NoCensus {
-		h.CensusEvery = 0
-	}
-	if s.Conntrack.Max != nil {
-		h.Sysctls = map[string]string{"nf_conntrack_max": strconv.FormatUint(p.Caps.Limit, 10)}
-	}
-	for _, c := range p.Caps.List {
-		h.Capabilities[c.Name] = string(c.State)
-		if c.Reason != "" && c.State != env.Yes {
-			h.Capabilities[c.Name] += ": " + c.Reason
-		}
-	}
+	h := r.Plan.header(r.Env.Name(), r.Version, r.RunID)
+	h.Started = time.Now().Add(time.Duration(zero - monotonic())).UTC().Format(time.RFC3339Nano)
+	h.Services = r.lab.Services()
 	for _, n := range r.nodes() {
 		h.Nodes = append(h.Nodes, n.Name())
 	}

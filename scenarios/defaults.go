@@ -41,6 +41,9 @@ func (s *Scenario) Defaults() {
 	for i := range s.Actions {
 		s.Actions[i].defaults()
 	}
+	if s.Search != nil {
+		s.Search.defaults(s.Traffic)
+	}
 	// An empty list and none are the same, also when they are compared.
 	if len(s.Thresholds) == 0 {
 		s.Thresholds = nil

@@ -220,7 +220,7 @@ actions:
 }
 
 func TestDefaultsTwiceIsOnce(t *testing.T) {
-	for _, src := range []string{everyShape, everyField} {
+	for _, src := range []string{everyShape, everyField, everySearch} {
 		once, err := Parse("once.yaml", []byte(src))
 		require.NoError(t, err)
 		twice, err := Parse("once.yaml", []byte(src))
@@ -232,7 +232,7 @@ func TestDefaultsTwiceIsOnce(t *testing.T) {
 }
 
 func TestYAMLIsReadBack(t *testing.T) {
-	for _, src := range []string{everyShape, everyField, small} {
+	for _, src := range []string{everyShape, everyField, everySearch, small} {
 		s, err := Parse("a.yaml", []byte(src))
 		require.NoError(t, err)
 		b, err := s.YAML()
@@ -247,10 +247,12 @@ func TestYAMLIsReadBack(t *testing.T) {
 // everyField must live up to its name: a field added to the types is noticed
 // here, and then takes part in the round trips.
 func TestEveryFieldIsEveryField(t *testing.T) {
-	s, err := Parse("every-field.yaml", []byte(everyField))
-	require.NoError(t, err)
 	set := map[string]bool{}
-	markSet(reflect.ValueOf(s), set)
+	for _, src := range []string{everyField, everySearch} {
+		s, err := Parse("every-field.yaml", []byte(src))
+		require.NoError(t, err)
+		markSet(reflect.ValueOf(s), set)
+	}
 	types := map[reflect.Type]bool{}
 	eachStruct(reflect.TypeFor[Scenario](), types)
 	for typ := range types {

@@ -11,7 +11,8 @@ import (
 
 func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
-		"bucket-degenerate", "closewait-pileup", "dns-flood", "dns-pair", "gateway", "healthy", "idle", "idle-expiry-nat-lost",
+		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate",
+		"closewait-pileup", "dns-flood", "dns-pair", "gateway", "healthy", "idle", "idle-expiry-nat-lost",
 		"port-reuse-rollout", "presync-blackhole", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp",
 		"short-lived", "snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",
 		"ways-around", "ways-around-ipvs",

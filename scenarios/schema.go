@@ -53,6 +53,20 @@ func Schema() ([]byte, error) {
 		return nil, fmt.Errorf("make schema: no field values")
 	}
 	values.AdditionalProperties = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string"}, {Type: "integer"}}}
+	// Numbers are text there, because a rate is; YAML takes plain ones for numbers.
+	number := []*jsonschema.Schema{{Type: "string"}, {Type: "number"}}
+	for _, name := range []string{"min", "max", "width", "exceed"} {
+		p, ok := def("Search").Properties.Get(name)
+		if !ok {
+			return nil, fmt.Errorf("make schema: Search has no field %s", name)
+		}
+		p.Type, p.AnyOf = "", number
+	}
+	goals, ok := def("Search").Properties.Get("goals")
+	if !ok {
+		return nil, fmt.Errorf("make schema: Search has no field goals")
+	}
+	goals.Items = &jsonschema.Schema{AnyOf: number}
 	for _, list := range []string{"services", "traffic"} {
 		if l, ok := def("Scenario").Properties.Get(list); ok {
 			l.MinItems = new(uint64(1))

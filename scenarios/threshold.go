@@ -63,6 +63,8 @@ func Metrics() []Metric {
 		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
 		{"held_lost", Count, true, true, "held connections that were lost"},
 		{"entry_expired", Count, true, true, "held connections that were lost because their entry had expired"},
+		{"capacity", Count, false, true, "of a search: the highest load that was shown to hold, for its strictest goal; rates per second"},
+		{"capacity_upper", Count, false, true, "the lowest load that was shown not to"},
 	}
 	for _, state := range TCPStates() {
 		list = append(list, Metric{stateMetric(state), Count, false, true, "most entries that a census found in " + state})
@@ -374,6 +376,14 @@ func (v *validator) thresholds() {
 			v.fail(path, "there is no node "+quote(t.Node), didYouMean(t.Node, "nodes are", v.s.NodeNames())).needs = []string{"lab.nodes"}
 		}
 		at := slices.Index(names, t.Traffic)
+		switch capacity := strings.HasPrefix(t.Metric, "capacity"); {
+		case capacity && v.s.Search == nil:
+			v.fail(path, t.Metric+" is the result of a search, and there is none", "leave it out, or add search")
+			continue
+		case !capacity && v.s.Search != nil:
+			v.fail(path, t.Metric+" is of one run, and a search makes many", "write for example capacity > 1000").needs = []string{"search"}
+			continue
+		}
 		switch {
 		case t.Traffic != "" && at < 0:
 			v.fail(path, "there is no traffic "+quote(t.Traffic), didYouMean(t.Traffic, "traffic is", names)).needs = needs

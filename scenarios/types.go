@@ -20,6 +20,7 @@ type Scenario struct {
 	Expect      []string  `yaml:"expect,omitempty" jsonschema_description:"What the run must show for the incident to count as reproduced, spelled like thresholds, for example: stale > 5s; stale_backend > 100; draining_share > 40%. Without thresholds the verdict is pass where all of it holds, and inconclusive otherwise."`
 	Arms        []Arm     `yaml:"arms,omitempty" jsonschema_description:"Variants of the scenario that are run under the same traffic and compared, the first of which the others are compared with."`
 	Trials      int       `yaml:"trials,omitempty" jsonschema_description:"How often each arm is run, at most 100; fixed before anything has been seen. A statement about a difference takes at least 4 of each, an interval 6. Default 1."`
+	Search      *Search   `yaml:"search,omitempty" jsonschema_description:"Runs the scenario again and again and looks for the highest load that holds. Thresholds and expectations are about the result then: capacity and capacity_upper."`
 }
 
 // Lab is the network on this machine.

@@ -71,6 +71,7 @@ func (s *Scenario) validate() Errors {
 	v.actions()
 	v.thresholds()
 	v.arms()
+	v.search()
 	return v.errs
 }
 

@@ -19,7 +19,7 @@ const module = "github.com/tablefull/tablefull/"
 // way, from scenario to rendering. A folder stands for those below it, too.
 var mayImport = map[string][]string{
 	"scenarios":          {},
-	"report/runlog":      {},
+	"report/runlog":      {"report/search"},
 	"report":             {"report", "report/runlog", "report/search", "scenarios"},
 	"report/search":      {},
 	"report/serve":       {"report", "report/runlog"},
@@ -36,11 +36,11 @@ var mayImport = map[string][]string{
 	"runner/proxy":       {"runner/env", "report/runlog", "scenarios", "runner/kubeapi", "runner/kubeproxy", "runner/sysctl"},
 	"runner/dataplane":   {"runner/env", "report/runlog", "scenarios"},
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack", "runner/proxy", "runner/isolate", "runner/sysctl"},
-	"runner":             {"runner/env", "report/runlog", "scenarios"},
+	"runner":             {"runner/env", "report/runlog", "report/search", "scenarios"},
 	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/serve", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

@@ -113,6 +113,11 @@ func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f r
 	if err != nil {
 		return err
 	}
+	if sc.Search != nil {
+		if err := checkSearch(plan); err != nil {
+			return err
+		}
+	}
 	plan.Refused = append(plan.Refused, missingProxies(sc)...)
 	if f.dryRun {
 		if err := plan.WriteText(s.Out); err != nil {
@@ -136,10 +141,14 @@ func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f r
 }
 
 func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir string, f runFlags, s Streams) error {
-	c := runner.Config{
-		Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(), Segment: int64(f.segment) << 20,
+	var runErr error
+	if plan.Scenario.Search != nil {
+		runErr = searchPlan(ctx, e, plan, dir, f, s)
+	} else {
+		runErr = runShown(ctx, runner.Config{
+			Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(), Segment: int64(f.segment) << 20,
+		}, f.quiet, s)
 	}
-	runErr := runShown(ctx, c, f.quiet, s)
 	if _, err := runlog.StatDir(dir); err != nil {
 		// It failed before there was anything to tell.
 		if ctx.Err() != nil && errors.Is(runErr, context.Canceled) {

@@ -133,7 +133,7 @@ function axes(chart, width) {
   const timed = chart.kind === "time";
   const out = [
     {...common, grid, space: timed && long() ? 76 : 56, size: 24, ...(timed && long() ? {incrs} : {}),
-      values: (u, splits, i, space, step) => timed && long() && step >= 1 ? splits.map(clock) : splits.map((v, k) => tick(v, step) + (k === splits.length - 1 ? (timed ? " s" : "/s") : ""))},
+      values: (u, splits, i, space, step) => timed && long() && step >= 1 ? splits.map(clock) : splits.map((v, k) => tick(v, step) + (k === splits.length - 1 ? (timed ? " s" : perSecond(chart)) : ""))},
     {...common, grid, scale: "y", size: left(width), space: 28,
       ...(chart.wide ? {splits: u => decades(u.scales.y.max), filter: (u, splits) => splits} : {}),
       values: (u, splits, i, space, step) => chart.wide ? splits.map(v => tick(v, 1)) : chart.log ? splits.map(v => v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? tick(v, v) : null)
@@ -298,10 +298,13 @@ function swatch(series) {
   return svg;
 }
 
+// perSecond is the unit of a load axis; a load can be a number, too.
+function perSecond(chart) { return chart.x_unit.endsWith("per second") ? "/s" : ""; }
+
 // at says which moment, or which step, the i-th point stands for.
 function at(chart, i) {
   const x = chart.x;
-  if (chart.kind !== "time") return number(x[i]) + "/s";
+  if (chart.kind !== "time") return number(x[i]) + perSecond(chart);
   if (chart.steps === "after") return `${moment(x[i])} to ${moment(i + 1 < x.length ? x[i + 1] : x[i] + (i > 0 ? x[i] - x[i - 1] : 0))}`;
   if (chart.steps === "before" && i > 0) return `${moment(x[i - 1])} to ${moment(x[i])}`;
   return moment(x[i]);

@@ -26,6 +26,7 @@ func (r *Record) Kind() string {
 	set("loss", r.Loss != nil)
 	set("endpoints", r.Endpoints != nil)
 	set("dataplane", r.Dataplane != nil)
+	set("trial", r.Trial != nil)
 	set("trailer", r.Trailer != nil)
 	if n != 1 {
 		return ""

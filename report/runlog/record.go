@@ -36,6 +36,8 @@ type Record struct {
 	Endpoints *Endpoints `json:"endpoints,omitempty"`
 	Dataplane *Dataplane `json:"dataplane,omitempty"`
 
+	Trial *Trial `json:"trial,omitempty"`
+
 	afterGap bool
 }
 
@@ -375,6 +377,9 @@ type Header struct {
 	// to: each carries one connection at a time to a pod address and port. Nil:
 	// they are not rewritten, or it changes in the run.
 	Masquerade *PortRange `json:"masquerade,omitempty"`
+	// Search is set in the log of a capacity search, which has Trial records
+	// and none of traffic. Each trial is a run with a log of its own.
+	Search *Search `json:"search,omitempty"`
 }
 
 // PortRange is consecutive ports.

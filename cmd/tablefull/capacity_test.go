@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner"
+)
+
+// proving says whether the proofs run that are too long for every day: make prove.
+func proving() bool { return os.Getenv("TABLEFULL_PROVE") != "" }
+
+// searchHonest is runHonest for a search: one that says of itself that trials
+// were too often disturbed is made again.
+func searchHonest(t *testing.T, scenario string, args ...string) result {
+	t.Helper()
+	for range 3 {
+		r := runIt(t, scenario, "", append([]string{"--quiet"}, args...)...)
+		require.NotNil(t, r.Capacity)
+		end := r.Capacity.Goals[0].End
+		if end != "generator" && end != "unfinished" && r.Capacity.Control.Result != "open" {
+			return r
+		}
+		t.Logf("disturbed: %v", r.Reasons)
+	}
+	require.FailNow(t, "this machine is too busy: too many trials were disturbed in each of 3 searches")
+	return result{}
+}
+
+// short makes a search of the library as short as it can be and still fail.
+func short(headroom int) []string {
+	return []string{
+		"--set", fmt.Sprintf("conntrack.headroom=%d", headroom), "--set", "search.goals=[0%]", "--set", "search.duration_sum=" + trialOf(1500),
+		"--set", "search.trial=" + trialOf(1500), "--set", "search.width=2%",
+	}
+}
+
+func trialOf(ms int) string { return fmt.Sprintf("%dms", ms) }
+
+// What a search finds is what the table has room for, and each connection too
+// many is a drop. The whole way: search, trials, reports.
+func TestTruthCapacity(t *testing.T) {
+	needLab(t)
+	r := searchHonest(t, "capacity-concurrent", append(short(2000), "--set", "traffic[0].idle.open_rate=2000/s", "--set", "traffic[0].idle.validate_every=500ms",
+		"--set", "expect=[capacity >= 1980, capacity_upper <= 2060]")...)
+	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+	assertReproduced(t, r, true)
+	c := r.Capacity
+	require.NotNil(t, c.Lower)
+	assert.InEpsilon(t, 2000, *c.Lower, 0.02)
+	assert.Equal(t, "held", c.Control.Result)
+	for _, tr := range c.Trials {
+		dir := filepath.Join(r.dir, tr.Dir)
+		assert.FileExists(t, filepath.Join(dir, runner.LogName))
+		if tr.Inconclusive {
+			continue
+		}
+		// An independent sum: what was too much was lost, and nothing else.
+		want := max(0, int(tr.Load)-2000)
+		if tr.Kind == "control" {
+			want = 0
+		}
+		assert.Equal(t, want, int(tr.Lost), "trial %d at %g", tr.Number, tr.Load) //nolint:gosec // a count
+		run, err := analyzeDir(dir)
+		require.NoError(t, err)
+		assert.Equal(t, tr.Lost, run.Nodes[0].Counters["drop"], "one SYN each")
+	}
+	// With the mechanism switched off, nothing of it is shown.
+	r = searchHonest(t, "capacity-rate", append(short(2000), "--set", "conntrack.headroom=null", "--set", "search.min=800/s", "--set", "search.max=1000/s")...)
+	assert.Equal(t, exitInconclusive, r.code)
+	assertReproduced(t, r, false)
+	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
+}
+
+// The long proof: with headroom H the capacity is H within 1 %, for three
+// shapes, ten times each. About 20 minutes.
+func TestProveCapacityIsTheHeadroom(t *testing.T) {
+	if !proving() {
+		t.Skip("takes 20 minutes: make prove")
+	}
+	needLab(t)
+	const repeats = 10
+	for _, c := range []struct {
+		scenario string
+		trial    float64 // s, over which a rate adds up; 1 for counts
+	}{{"capacity-concurrent", 1}, {"capacity-rate", 2}, {"capacity-dns", 2}} {
+		for i := range repeats {
+			headroom := 2000 + 200*i
+			t.Run(fmt.Sprintf("%s/%d", c.scenario, headroom), func(t *testing.T) {
+				r := searchHonest(t, c.scenario, "--set", fmt.Sprintf("conntrack.headroom=%d", headroom), "--set", "expect=null",
+					"--set", "search.goals=[0%]", "--set", "search.duration_sum=2s", "--set", "search.width=0.5%")
+				require.Equal(t, exitPass, r.code, "%v", r.Reasons)
+				require.NotNil(t, r.Capacity.Lower)
+				require.NotNil(t, r.Capacity.Upper)
+				low, high := *r.Capacity.Lower*c.trial, *r.Capacity.Upper*c.trial
+				t.Logf("PROVED %s: headroom %d, capacity %g to %g, %d trials", c.scenario, headroom, low, high, len(r.Capacity.Trials))
+				assert.InEpsilon(t, headroom, low, 0.01)
+				assert.InEpsilon(t, headroom, high, 0.01)
+				assert.Equal(t, "held", r.Capacity.Control.Result)
+			})
+		}
+	}
+}

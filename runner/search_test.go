@@ -1,0 +1,182 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/report/search"
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+const searched = `
+name: searched
+conntrack: {headroom: 3000}
+services: [{name: web}]
+traffic: [{to: web, name: held, idle: {count: 10, open_rate: 1000/s, validate_every: 1s}}]
+search: {knob: 'traffic[0].idle.count', min: 500, max: 8000, trial: 2s, duration_sum: 2s}
+`
+
+func searchPlan(t *testing.T, src string, sets ...string) *Plan {
+	t.Helper()
+	s, err := scenarios.Parse("searched.yaml", []byte(src), sets...)
+	require.NoError(t, err)
+	p, err := NewPlan(s, env.Capabilities{Limit: 262144, Timeouts: map[string]float64{"tcp_timeout_time_wait": 120, "udp_timeout": 30}})
+	require.NoError(t, err)
+	return p
+}
+
+func readTrials(t *testing.T, dir string) (h *runlog.Header, list []runlog.Trial, end *runlog.Trailer) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, LogName))
+	require.NoError(t, err)
+	defer f.Close()
+	r := runlog.NewReader(f)
+	require.NoError(t, r.Each(func(r *runlog.Record) {
+		switch {
+		case r.Header != nil:
+			h = r.Header
+		case r.Trial != nil:
+			list = append(list, *r.Trial)
+		case r.Trailer != nil:
+			end = r.Trailer
+		}
+	}))
+	assert.Empty(t, r.Problems())
+	return h, list, end
+}
+
+// Each trial gets its own scenario and directory, and the log has them all.
+func TestSearch(t *testing.T) {
+	p := searchPlan(t, searched)
+	dir := t.TempDir()
+	seeds := map[uint64]bool{}
+	err := Search(t.Context(), SearchConfig{Plan: p, Dir: dir, Try: func(_ context.Context, s *scenarios.Scenario, at string) (runlog.Trial, error) {
+		info, err := os.Stat(at)
+		require.NoError(t, err)
+		assert.True(t, info.IsDir())
+		assert.Nil(t, s.Search)
+		assert.False(t, seeds[s.Seed], "a seed of its own")
+		seeds[s.Seed] = true
+		n := s.Traffic[0].Idle.Count
+		out := runlog.Trial{Due: uint64(n), Traffic: "held"} //nolint:gosec // a count
+		if s.Conntrack.Headroom != nil && n > 3000 {
+			out.Lost = uint64(n - 3000)
+			out.Loss = float64(n-3000) / float64(n)
+		}
+		return out, nil
+	}})
+	require.NoError(t, err)
+	h, list, end := readTrials(t, dir)
+	require.NotNil(t, h)
+	require.NotNil(t, h.Search)
+	assert.InDelta(t, 3000, h.Search.Predicted, 0, "headroom, one entry each")
+	assert.True(t, h.Search.Control)
+	require.NotEmpty(t, list)
+	assert.Equal(t, "trials/001", list[0].Dir)
+	assert.Equal(t, search.Warmup, list[0].Kind)
+	assert.Equal(t, search.Control, list[len(list)-1].Kind, "and that one has the whole table")
+	got := search.Conclude(h.Search.Config, plainTrials(list))
+	assert.Equal(t, search.Bounded, got.Results[0].End)
+	assert.InDelta(t, 3000, got.Results[0].Lower, 0)
+	assert.Equal(t, search.ControlHeld, got.Control)
+	require.NotNil(t, end)
+	assert.Equal(t, "completed", end.Outcome)
+	assert.True(t, end.Restored)
+
+	err = Search(t.Context(), SearchConfig{Plan: p, Dir: dir})
+	assert.ErrorIs(t, err, os.ErrExist, "another search's log is not written over")
+}
+
+// How a search ends that cannot go on is in its log.
+func TestSearchEnds(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		err      error
+		cancel   bool
+		outcome  string
+		restored bool
+		fails    bool
+	}{
+		{"the tool fails", errors.New("no veth"), false, "failed", true, true},
+		{"something is left", &Dirty{Err: errors.New("a namespace")}, false, "failed", false, true},
+		{"interrupted", nil, true, "interrupted", true, false},
+		{"interrupted in a run", context.Canceled, true, "interrupted", true, false},
+		{"interrupted, and something is left", &Dirty{Err: errors.New("a namespace")}, true, "interrupted", false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			n := 0
+			err := Search(ctx, SearchConfig{Plan: searchPlan(t, searched), Dir: dir, Try: func(context.Context, *scenarios.Scenario, string) (runlog.Trial, error) {
+				if n++; n < 3 {
+					return runlog.Trial{}, nil
+				}
+				if c.cancel {
+					cancel()
+				}
+				return runlog.Trial{}, c.err
+			}})
+			if c.fails {
+				require.ErrorIs(t, err, c.err)
+			} else {
+				require.NoError(t, err)
+			}
+			_, list, end := readTrials(t, dir)
+			assert.Len(t, list, 2, "a trial that was cut short is none")
+			require.NotNil(t, end)
+			assert.Equal(t, c.outcome, end.Outcome)
+			assert.Equal(t, c.restored, end.Restored)
+		})
+	}
+}
+
+// Where a search begins, and whether it has a control arm.
+func TestSearchPredicts(t *testing.T) {
+	rate := `
+name: searched
+conntrack: {headroom: 3000}
+services: [{name: web}]
+traffic: [{to: web, name: clients, short_lived: {rate: 10/s}}]
+search: {knob: 'traffic[0].short_lived.rate', min: 100/s, max: 8000/s, trial: 2s}
+`
+	for _, c := range []struct {
+		name      string
+		src       string
+		sets      []string
+		predicted float64
+		noControl string
+	}{
+		{"held connections", searched, nil, 3000, ""},
+		{"a rate for the length of a trial", rate, nil, 1500, ""},
+		{"entries that a trial outlives", rate, []string{"search.trial=240s", "search.max=1000/s", "search.min=1/s"}, 25, ""},
+		{"the whole range fits", searched, []string{"search.max=2000"}, 0, ""},
+		{"not even the minimum", searched, []string{"search.min=4000"}, 4000, ""},
+		{"no headroom", searched, []string{"conntrack.headroom=null"}, 0, "whole table free"},
+		{"the table is too small for an arm without it", rate, []string{"conntrack.headroom=262000"}, 131000, "whole table holds 262144"},
+		{"connections are used again", rate, []string{"traffic[0].short_lived.source_ports={fixed: 5000}"}, 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.predicted > 100000 {
+				c.sets = append(c.sets, "search.max=200000/s")
+			}
+			got, err := searchPlan(t, c.src, c.sets...).Search()
+			require.NoError(t, err)
+			if c.predicted == 0 {
+				assert.Zero(t, got.Predicted)
+			} else {
+				assert.InEpsilon(t, c.predicted, got.Predicted, 0.002)
+			}
+			assert.Equal(t, c.noControl == "", got.Control)
+			assert.Contains(t, got.NoControl, c.noControl)
+		})
+	}
+}
