@@ -32,6 +32,11 @@ func snapshot(t *testing.T, programs map[string]string) machine {
 			m.Cgroups = append(m.Cgroups, path)
 		}
 	})
+	root, err := os.ReadDir("/")
+	require.NoError(t, err)
+	for _, d := range root {
+		m.Files = append(m.Files, "/"+d.Name())
+	}
 	for _, dir := range []string{"/etc", "/opt", "/run", "/srv", "/usr/libexec", "/usr/local", "/var"} {
 		walk(t, dir, 3, func(path string, _ fs.DirEntry) { m.Files = append(m.Files, path) })
 	}

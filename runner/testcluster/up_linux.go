@@ -140,8 +140,8 @@ func (l layout) writeFiles(plugins string) error {
 
 // environment is that of everything in the cluster, and of kubectl here: what
 // the user's says about proxies is not about addresses of ours.
-func environment() []string {
-	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"}
+func (l layout) environment() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + l.dir}
 }
 
 // startInit starts the cluster's first process, and lets it go on once it is
@@ -154,7 +154,7 @@ func (l layout) startInit(r *record) error {
 	defer out.Close()
 	cmd := exec.Command("/proc/self/exe", initStage, l.dir)
 	cmd.Args[0] = "testcluster"
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", environment(), out, out
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", l.environment(), out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -281,7 +281,7 @@ func (c *Cluster) NodeNames() []string { return c.hosts()[1:] }
 // Kubectl runs kubectl as the administrator and returns its standard output.
 func (c *Cluster) Kubectl(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, c.Programs["kubectl"], append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
-	cmd.Env = environment()
+	cmd.Env = c.environment()
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &stderr
 	out, err := cmd.Output()
