@@ -7,7 +7,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.9.1
 OUT ?= out/demo
 
 # What the tests use besides Go. The tests that need one of them fail without it.
-PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables chromium fonts-dejavu-core poppler-utils
+PACKAGES := conntrack iproute2 util-linux user-mode-linux nftables iptables ipset kmod chromium fonts-dejavu-core poppler-utils
 # Debian's npm and another nodejs than Debian's do not go together.
 PACKAGES += $(if $(shell command -v npm),,npm)
 # What the test cluster runs besides Kubernetes. It needs root. Docker brings

@@ -87,14 +87,12 @@ func (l *Lab) defaults() {
 
 func (p *Proxy) defaults() {
 	orElse(&p.Mode, "nftables")
-	if p.Mode != "ipvs" {
-		return
+	if p.Mode != "ipvs" || p.Binary != "" {
+		return // what a kube-proxy sets is for it to say
 	}
 	orElse(&p.IPVS.ConnReuseMode, new(1))
 	orElse(&p.IPVS.ExpireNodestConn, new(true))
-	if p.Binary == "" {
-		orElse(&p.IPVS.DrainCheck, Duration(time.Minute))
-	}
+	orElse(&p.IPVS.DrainCheck, Duration(time.Minute))
 }
 
 func (s *Service) defaults() {

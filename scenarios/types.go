@@ -65,10 +65,11 @@ type PortRange struct {
 }
 
 // IPVS is the settings of IPVS on the node. The defaults are what kube-proxy
-// sets on kernels from 5.9 on.
+// sets on kernels from 5.9 on. With a binary what is left out is for it to set,
+// and what is not is written over it.
 type IPVS struct {
-	ConnReuseMode    *int     `yaml:"conn_reuse_mode,omitempty" json:"conn_reuse_mode,omitempty" jsonschema_description:"net.ipv4.vs.conn_reuse_mode: 1 schedules a connection anew whose client port is reused, 0 does not. Default 1 in mode ipvs."`
-	ExpireNodestConn *bool    `yaml:"expire_nodest_conn,omitempty" json:"expire_nodest_conn,omitempty" jsonschema_description:"net.ipv4.vs.expire_nodest_conn: forget connections to servers that are gone or have weight 0. Default true in mode ipvs."`
+	ConnReuseMode    *int     `yaml:"conn_reuse_mode,omitempty" json:"conn_reuse_mode,omitempty" jsonschema_description:"net.ipv4.vs.conn_reuse_mode: 1 schedules a connection anew whose client port is reused, 0 does not. With binary it is written over what kube-proxy sets, after each of its starts. Default 1 in mode ipvs; with binary what kube-proxy sets, which leaves it alone on kernels from 5.9 on."`
+	ExpireNodestConn *bool    `yaml:"expire_nodest_conn,omitempty" json:"expire_nodest_conn,omitempty" jsonschema_description:"net.ipv4.vs.expire_nodest_conn: forget connections to servers that are gone or have weight 0. With binary it is written over what kube-proxy sets, after each of its starts. Default true in mode ipvs; with binary what kube-proxy sets, which is true."`
 	DrainCheck       Duration `yaml:"drain_check,omitempty" json:"drain_check,omitempty" jsonschema_description:"Built-in proxy: how often it looks whether a removed server, kept with weight 0, has lost its last connection. Default 1m in mode ipvs, as kube-proxy's."`
 }
 

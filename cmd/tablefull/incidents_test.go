@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -10,9 +9,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/tablefull/tablefull/runner/env/envtest"
-	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 // assertReproduced holds a run to what its scenario expects.
@@ -237,34 +233,4 @@ func drainingShare(r result) *float64 {
 		}
 	}
 	return most
-}
-
-// A real kube-proxy in the built-in one's place, in both modes that this
-// machine's kernel has: it hangs, pods go, its rules grow stale; it goes on, and
-// all is well. Then another version takes its place, and a rollout follows.
-func TestTruthKubeProxy(t *testing.T) {
-	needLab(t)
-	for _, v := range []string{"v1.36.3", "v1.35.4"} {
-		if _, err := proxy.Locate(v); err != nil {
-			envtest.Require(t, "kube-proxy", err.Error())
-		}
-	}
-	for _, mode := range []string{"nftables", "iptables"} {
-		if _, err := exec.LookPath(map[string]string{"nftables": "nft", "iptables": "iptables"}[mode]); err != nil {
-			envtest.Require(t, "kube-proxy", err.Error())
-		}
-		t.Run(mode, func(t *testing.T) {
-			r := runHonest(t, "stale-rules", "", "--set", "lab.proxy.mode="+mode, "--set", "lab.proxy.binary=v1.35.4",
-				"--set", "duration=30s", "--set", "expect[3]=failures < 10 during 13s..18s",
-				"--set", "actions[2]={name: heal, at: 9s, resume_proxy: {}}",
-				"--set", "actions[+]={name: upgrade, at: 18s, upgrade_proxy: {binary: v1.36.3, mode: "+mode+"}}")
-			assertReproduced(t, r, true)
-			require.NotNil(t, r.Nodes[0].Stale)
-			assert.EqualValues(t, 2, r.Nodes[0].Stale.MaxBackends)
-			require.Len(t, r.Spikes, 4)
-			upgrade := r.Spikes[3]
-			assert.Empty(t, upgrade.Error)
-			assert.Zero(t, upgrade.Failures, "the rules stay while one version gives way to the other")
-		})
-	}
 }

@@ -62,12 +62,18 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 	if c := private.Probe(ctx, privateFiles()); c.State != env.Yes {
 		return unfit(c.Reason)
 	}
+	if missing := missingProxies(sc); len(missing) > 0 {
+		return &runner.Unsupported{Reasons: missing}
+	}
 	yaml, err := sc.YAML()
 	if err != nil {
 		return fmt.Errorf("write resolved scenario: %w", err)
 	}
 	job := privateJob{Scenario: string(yaml), DryRun: f.dryRun, Quiet: f.quiet, Segment: f.segment}
 	c := private.Config{Files: privateFiles(), Memory: uint64(sc.Lab.Memory), Stdout: s.Out, Stderr: s.Err}
+	if err := sameFiles(&c); err != nil {
+		return err
+	}
 	if f.dryRun {
 		return bootPrivate(ctx, c, job)
 	}
@@ -99,6 +105,18 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 		return &runner.Dirty{Err: errors.Join(undoErr, err)}
 	}
 	return err
+}
+
+// sameFiles makes names of kube-proxies, which may be relative paths or
+// versions in the user's cache, lead to the same files inside.
+func sameFiles(c *private.Config) (err error) {
+	if c.WorkDir, err = os.Getwd(); err != nil {
+		return fmt.Errorf("find working directory: %w", err)
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		c.Env = map[string]string{"XDG_CACHE_HOME": cache}
+	}
+	return nil
 }
 
 // bootPrivate turns how a private kernel ended into an exit code.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -136,10 +137,13 @@ func settle() (request, error) {
 			return r, err
 		}
 	}
-	for name, value := range map[string]string{"PATH": r.Path, "HOME": "/run/tmp", "TMPDIR": "/run/tmp", "XDG_STATE_HOME": "/run/tmp"} {
-		if err := os.Setenv(name, value); err != nil {
-			return r, fmt.Errorf("set %s: %w", name, err)
-		}
+	if err := surroundings(r, m); err != nil {
+		return r, err
+	}
+	// All there is is loaded; a machine's modprobe would look for modules of this
+	// kernel in vain, at each call of iptables, and takes five times as long as that.
+	if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte("\n"), 0); err != nil {
+		return r, fmt.Errorf("stop the kernel from asking for modules: %w", err)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
 		return r, fmt.Errorf("raise the limit of open files: %w", err)
@@ -152,6 +156,70 @@ func settle() (request, error) {
 		return r, fmt.Errorf("set up lo: %w", err)
 	}
 	return r, nil
+}
+
+// surroundings sets the environment and the working directory.
+func surroundings(r request, m *modules) error {
+	path := r.Path
+	if _, legacy := m.path["iptable_filter"]; legacy {
+		if err := legacyXtables("/run/bin", filepath.SplitList(path)); err != nil {
+			return err
+		}
+		path = "/run/bin:" + path
+	}
+	// modprobe, which kube-proxy asks for what is loaded already, looks for
+	// modules in lib/modules below a directory.
+	if err := os.MkdirAll("/run/uml/lib", 0o755); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if err := os.Symlink(filepath.Dir(r.Modules), "/run/uml/lib/modules"); err != nil {
+		return fmt.Errorf("make link: %w", err)
+	}
+	values := map[string]string{
+		"PATH": path, "HOME": "/run/tmp", "TMPDIR": "/run/tmp", "XDG_STATE_HOME": "/run/tmp", "MODPROBE_OPTIONS": "-d /run/uml",
+	}
+	maps.Copy(values, r.Env)
+	for name, value := range values {
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	if r.WorkDir != "" {
+		_ = os.Chdir(r.WorkDir) // what was mounted above may hide it
+	}
+	return nil
+}
+
+// legacyXtables makes dir, in which the programs of iptables are those that
+// know the xtables of old: Debian builds this kernel without nf_tables for IP,
+// which the other variant, the default of most distributions, is made for.
+func legacyXtables(dir string, path []string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"", "-save", "-restore"} {
+			program, found := findProgram(name+"-legacy"+verb, path)
+			if !found {
+				continue // either iptables is that variant, or what needs it will say so
+			}
+			if err := os.Symlink(program, filepath.Join(dir, name+verb)); err != nil {
+				return fmt.Errorf("make link: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// findProgram is the file of that name in the first of the directories that has it.
+func findProgram(name string, path []string) (string, bool) {
+	for _, dir := range path {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file, true
+		}
+	}
+	return "", false
 }
 
 func mount(fs, at, data string) error {

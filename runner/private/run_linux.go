@@ -30,6 +30,10 @@ type Config struct {
 	// Remove is a directory below Dir that is removed at the end, as a run that
 	// did not get to its end may have left it. Empty: none.
 	Remove string
+	// WorkDir is where what runs inside begins, if it can be seen there.
+	WorkDir string
+	// Env is added to its environment, over what Init sets.
+	Env map[string]string
 	// Input is handed to what Init runs.
 	Input json.RawMessage
 	// Stdout and Stderr get what it writes.
@@ -38,13 +42,16 @@ type Config struct {
 
 // request is what a supervisor is told, the first line of its standard input.
 type request struct {
-	Kernel  string          `json:"kernel"`
-	Modules string          `json:"modules"`
-	Memory  uint64          `json:"memory"`
-	Dir     string          `json:"dir,omitempty"`
-	Remove  string          `json:"remove,omitempty"`
-	Path    string          `json:"path"` // $PATH of the caller
-	Input   json.RawMessage `json:"input"`
+	Kernel  string `json:"kernel"`
+	Modules string `json:"modules"`
+	Memory  uint64 `json:"memory"`
+	Dir     string `json:"dir,omitempty"`
+	Remove  string `json:"remove,omitempty"`
+	Path    string `json:"path"` // $PATH of the caller
+	WorkDir string `json:"work_dir,omitempty"`
+
+	Env   map[string]string `json:"env,omitempty"`
+	Input json.RawMessage   `json:"input"`
 }
 
 // stopLine asks, on the life-line and then on the console, to end in order.
@@ -83,7 +90,7 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 	}
 	line, err := json.Marshal(request{
 		Kernel: img.kernel, Modules: img.modules, Memory: c.Memory,
-		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), Input: c.Input,
+		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), WorkDir: c.WorkDir, Env: c.Env, Input: c.Input,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("encode request: %w", err)

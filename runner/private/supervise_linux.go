@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -154,7 +156,29 @@ func (s *supervisor) boot() (*exec.Cmd, io.Writer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return cmd, in, cmd.Start()
+	return cmd, in, onOneCPU(cmd.Start)
+}
+
+// onOneCPU calls start on a thread that is bound to the CPU it is on, and so
+// binds what start starts. The kernel has one CPU and runs its processes by
+// ptrace: of it and them one at a time runs, each system call and page fault
+// hands over twice, and handing over to another CPU is what takes long, most of
+// all on a busy machine.
+func onOneCPU(start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	var cpu uint32
+	_, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	one.Set(int(cpu))
+	if errno != 0 || unix.SchedGetaffinity(0, &all) != nil || unix.SchedSetaffinity(0, &one) != nil {
+		return start() // it is only slower
+	}
+	err := start()
+	if unix.SchedSetaffinity(0, &all) != nil {
+		runtime.LockOSThread() // and so never unlocked: nobody else gets this thread
+	}
+	return err
 }
 
 // follow passes on what is said in both directions until the kernel has

@@ -25,6 +25,8 @@ type Config struct {
 	Memory         uint64
 	Dir            string
 	Remove         string
+	WorkDir        string
+	Env            map[string]string
 	Input          json.RawMessage
 	Stdout, Stderr io.Writer
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/moby/ipvs"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/sysctl"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // ipvsPlane is the built-in proxy in mode ipvs, with the documented behaviour
@@ -78,19 +81,13 @@ func openIPVS(j env.ProxyJob) (dataplane, error) {
 // prepare makes the settings kube-proxy makes, and learns what an earlier
 // proxy has left: a real server with weight 0 is one that drains.
 func (p *ipvsPlane) prepare() error {
-	s := p.job.Proxy.IPVS
 	values := map[string]string{
 		"net/ipv4/vs/conntrack":                 "1",
 		"net/ipv4/vs/expire_quiescent_template": "1",
 		"net/ipv4/vs/expire_nodest_conn":        "1",
 		"net/ipv4/vs/conn_reuse_mode":           "1",
 	}
-	if s.ConnReuseMode != nil {
-		values["net/ipv4/vs/conn_reuse_mode"] = fmt.Sprint(*s.ConnReuseMode)
-	}
-	if s.ExpireNodestConn != nil && !*s.ExpireNodestConn {
-		values["net/ipv4/vs/expire_nodest_conn"] = "0"
-	}
+	maps.Copy(values, ipvsSettings(p.job.Proxy.IPVS))
 	if err := sysctl.SetAll(values); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w; the kernel has no IPVS in this namespace", err)
@@ -120,6 +117,21 @@ func (p *ipvsPlane) prepare() error {
 		}
 	}
 	return nil
+}
+
+// ipvsSettings are those that a scenario chooses, by name.
+func ipvsSettings(s scenarios.IPVS) map[string]string {
+	values := map[string]string{}
+	if s.ConnReuseMode != nil {
+		values["net/ipv4/vs/conn_reuse_mode"] = strconv.Itoa(*s.ConnReuseMode)
+	}
+	if s.ExpireNodestConn != nil {
+		values["net/ipv4/vs/expire_nodest_conn"] = "0"
+		if *s.ExpireNodestConn {
+			values["net/ipv4/vs/expire_nodest_conn"] = "1"
+		}
+	}
+	return values
 }
 
 // sync is part of dataplane.

@@ -20,6 +20,7 @@ import (
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/kubeapi"
 	"github.com/tablefull/tablefull/runner/kubeproxy"
+	"github.com/tablefull/tablefull/runner/sysctl"
 )
 
 const (
@@ -108,6 +109,19 @@ func (k *kubeProxy) start(ctx context.Context) error {
 	if k.p, err = kubeproxy.Start(ctx, c); err != nil {
 		return err
 	}
+	return k.override()
+}
+
+// override writes what the scenario chooses over what the kube-proxy has set.
+func (k *kubeProxy) override() error {
+	values := ipvsSettings(k.job.Proxy.IPVS)
+	if k.job.Proxy.Mode != kubeproxy.IPVS || len(values) == 0 {
+		return nil
+	}
+	if err := sysctl.SetAll(values); err != nil {
+		return fmt.Errorf("write over what kube-proxy has set: %w", err)
+	}
+	sysctl.Note(k.out, "set", values)
 	return nil
 }
 

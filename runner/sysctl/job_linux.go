@@ -48,7 +48,7 @@ func (s *job) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	if err := SetAll(s.values); err != nil {
 		return errors.Join(err, SetAll(old))
 	}
-	note(out, "set", s.values)
+	Note(out, "set", s.values)
 	ready()
 	if s.hold <= 0 {
 		return nil
@@ -57,11 +57,12 @@ func (s *job) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	if err := SetAll(old); err != nil {
 		return fmt.Errorf("put back: %w", err)
 	}
-	note(out, "restored", old)
+	Note(out, "restored", old)
 	return nil
 }
 
-func note(out env.Recorder, what string, values map[string]string) {
+// Note records values that were written, by path below /proc/sys.
+func Note(out env.Recorder, what string, values map[string]string) {
 	fields := map[string]string{}
 	for name, v := range values {
 		fields[Dotted(name)] = v

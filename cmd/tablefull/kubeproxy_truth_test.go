@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/proxy"
+)
+
+// needKubeProxy skips where one of the versions or programs is not there,
+// which TABLEFULL_REQUIRE=kube-proxy turns into a failure.
+func needKubeProxy(t *testing.T, versions, programs []string) {
+	t.Helper()
+	for _, v := range versions {
+		if _, err := proxy.Locate(v); err != nil {
+			envtest.Require(t, "kube-proxy", err.Error())
+		}
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			envtest.Require(t, "kube-proxy", err.Error())
+		}
+	}
+}
+
+// kubeProxyLife is a scenario in which a real kube-proxy goes through all that
+// can happen to one.
+func kubeProxyLife(mode string) string {
+	return `
+name: kube-proxy-life
+duration: 24s
+lab: {proxy: {mode: ` + mode + `, binary: v1.35.4}}
+services:
+  - {name: web, pods: 2, lifecycle: {pre_stop: 2s, grace: 5s, on_sigterm: drain}}
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 100/s}}
+actions:
+  - {name: roll, at: 1s, rollout: {service: web}}
+  - {name: hang, at: 5s, pause_proxy: {}}
+  - {name: roll-unseen, at: 5.5s, rollout: {service: web}}
+  - {name: go-on, at: 9s, resume_proxy: {}}
+  - {name: restart, at: 11s, restart_proxy: {}}
+  - {name: restart-clean, at: 14s, restart_proxy: {clean: true}}
+  - {name: upgrade, at: 18s, upgrade_proxy: {binary: v1.36.3, mode: ` + mode + `}}
+  - {name: roll-again, at: 20s, rollout: {service: web}}
+sampling: {census_every: 10s}
+`
+}
+
+// A real kube-proxy in the built-in one's place, in each mode: it follows a
+// rollout, hangs and is stale, goes on and is not, restarts and leaves its
+// rules in place, restarts and does not, and gives way to the next release.
+// Where the machine is quick enough for its rules to come before the end of a
+// pod, only what it does not know of and what has no rules loses anything.
+func TestTruthKubeProxy(t *testing.T) {
+	needLab(t)
+	for _, c := range []struct {
+		mode     string
+		programs []string
+	}{{"nftables", []string{"nft"}}, {"iptables", []string{"iptables"}}} {
+		needKubeProxy(t, []string{"v1.35.4", "v1.36.3"}, c.programs)
+		t.Run(c.mode, func(t *testing.T) {
+			r := runHonest(t, "-", kubeProxyLife(c.mode), "--set", "lab.kernel=host")
+			assertLife(t, r)
+			for _, s := range r.Spikes {
+				switch s.Action {
+				case "roll", "restart", "upgrade", "roll-again":
+					assert.Zero(t, s.Failures, s.Action)
+				case "roll-unseen", "restart-clean":
+					assert.NotZero(t, s.Failures, s.Action)
+				}
+			}
+		})
+	}
+}
+
+// assertLife holds what the kernel was programmed with, as the audit read it,
+// to the endpoints that there were, at each turn of kubeProxyLife.
+func assertLife(t *testing.T, r result) {
+	t.Helper()
+	for _, s := range r.Spikes {
+		assert.Empty(t, s.Error, s.Action)
+	}
+	l := readLife(t, r.dir)
+	followed := func(when string, at float64) {
+		assert.Equal(t, l.usable(at), l.programmed(at), when)
+	}
+	followed("a rollout", l.begin("hang"))
+	unseen, seen := l.begin("roll-unseen"), l.begin("go-on")
+	assert.Equal(t, l.programmed(unseen), l.programmed(seen), "a proxy that hangs changes nothing")
+	assert.NotEqual(t, l.usable(seen), l.programmed(seen))
+	followed("a hang", l.begin("restart"))
+
+	turns := l.restarts()
+	require.Len(t, turns, 3)
+	for i, what := range []string{"restart", "restart-clean", "upgrade"} {
+		empty := slices.ContainsFunc(l.between(turns[i]), func(b []netip.AddrPort) bool { return len(b) == 0 })
+		assert.Equal(t, what == "restart-clean", empty, "%s: whether there was a moment without rules", what)
+		followed(what, turns[i].to+0.3)
+	}
+	followed("an upgrade and a rollout", 24)
+}
+
+// life is what a run log says of endpoints, rules and the proxy, in order.
+type life struct {
+	t       *testing.T
+	records []runlog.Record
+}
+
+func readLife(t *testing.T, dir string) life {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, "run.jsonl"))
+	require.NoError(t, err)
+	defer f.Close()
+	l := life{t: t}
+	in := runlog.NewReader(f)
+	for {
+		rec, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		if rec.Endpoints != nil || rec.Dataplane != nil || rec.Event != nil {
+			l.records = append(l.records, rec)
+		}
+	}
+	slices.SortStableFunc(l.records, func(a, b runlog.Record) int {
+		switch {
+		case a.T < b.T:
+			return -1
+		case a.T > b.T:
+			return 1
+		}
+		return 0
+	})
+	return l
+}
+
+// begin is when an action began.
+func (l life) begin(action string) float64 {
+	for _, r := range l.records {
+		if e := r.Event; e != nil && e.Kind == "action" && e.Name == action && e.Fields["phase"] == "begin" {
+			return r.T
+		}
+	}
+	require.FailNow(l.t, "there was no action "+action)
+	return 0
+}
+
+// usable are the endpoints that new connections were to go to at a time.
+func (l life) usable(at float64) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, r := range l.records {
+		if r.Endpoints == nil || r.T > at {
+			continue
+		}
+		out = nil
+		for _, e := range runlog.Usable(r.Endpoints.Endpoints) {
+			out = append(out, netip.AddrPortFrom(e.Addr, 8080))
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out
+}
+
+// programmed are the backends that new connections did go to at a time.
+func (l life) programmed(at float64) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, r := range l.records {
+		if r.Dataplane != nil && r.T <= at {
+			out = l.backends(r)
+		}
+	}
+	return out
+}
+
+func (l life) backends(r runlog.Record) []netip.AddrPort {
+	var out []netip.AddrPort
+	assert.Empty(l.t, r.Dataplane.Failed)
+	for _, b := range r.Dataplane.Services[0].Backends {
+		if b.Weight > 0 {
+			out = append(out, b.Addr)
+		}
+	}
+	return out
+}
+
+// span is a stretch of run time, s.
+type span struct{ from, to float64 }
+
+// restarts are the times from the end of a proxy to the first rules of the next.
+func (l life) restarts() []span {
+	var out []span
+	for _, r := range l.records {
+		switch e := r.Event; {
+		case e == nil || e.Kind != "proxy":
+		case e.Name == "ended":
+			out = append(out, span{from: r.T})
+		case e.Name == "synced" && len(out) > 0:
+			out[len(out)-1].to = r.T
+		}
+	}
+	return out
+}
+
+// between are the backends of each time at which they were read, and had
+// changed.
+func (l life) between(s span) [][]netip.AddrPort {
+	out := [][]netip.AddrPort{l.programmed(s.from)}
+	for _, r := range l.records {
+		if r.Dataplane != nil && r.T > s.from && r.T <= s.to {
+			out = append(out, l.backends(r))
+		}
+	}
+	return out
+}
