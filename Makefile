@@ -27,7 +27,7 @@ KUBERNETES := v1.36.3
 CLUSTER ?= out/cluster
 IMAGE ?= out/image/tablefull.tar
 
-.PHONY: help demo test test-user prove bench lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
+.PHONY: help demo test test-user prove bench bench-day lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
 
 ## help: this list
 help:
@@ -64,6 +64,10 @@ prove: packages
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages
 	set -o pipefail; $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./runner/traffic ./runner/conntrack ./cmd/tablefull | .ci/bench-table
+
+## bench-day: analyse and render the log of a day (0.7 GB, written to TMPDIR): s/run and peak-MB of heap; 5 s and 300 MB are the aim
+bench-day:
+	$(GO) test -run '^$$' -bench '^BenchmarkDay$$' -benchtime 3x -timeout 10m ./report
 
 ## pictures: make the pictures of README.md and docs/ anew from real runs; look at them before you commit them
 pictures: build packages

@@ -208,8 +208,10 @@ func TestLongRun(t *testing.T) {
 	assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
 }
 
-// BenchmarkDay analyses and renders the log of a day: about 2 GB, which it
-// writes to a temporary file first.
+// BenchmarkDay analyses and renders the log of a day: 0.7 GB, which it writes
+// to a temporary file first. It is `make bench-day`. On a busy machine the wall
+// time says little; user and system time say what work there is, which two
+// processors share.
 func BenchmarkDay(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "run.jsonl")
 	f, err := os.Create(path)
