@@ -154,15 +154,16 @@ type udpEngine struct {
 	flights    []udpFlight
 	head, tail uint64 // ids
 
-	buf     []byte // a datagram to send
-	in      []byte // one received
-	oob     []byte
-	nextDue float64
-	nextSeq uint64
-	more    bool
-	pair    *pairSender // nil where one thread sends both
-	second  unix.Errno  // how sending the second datagram of the last pair ended
-	strays  uint64      // datagrams and errors that fit no attempt in flight
+	buf      []byte // a datagram to send
+	in       []byte // one received
+	oob      []byte
+	nextDue  float64
+	nextSeq  uint64
+	more     bool
+	pair     *pairSender // nil where one thread sends both
+	together bool        // the datagrams of the last pair were sent at once
+	second   unix.Errno  // how sending the second one ended then
+	strays   uint64      // datagrams and errors that fit no attempt in flight
 }
 
 func newUDPEngine(u *UDP, out env.Recorder) (*udpEngine, error) {
@@ -343,15 +344,17 @@ func (e *udpEngine) sendPart(s int32, id uint64, part int) unix.Errno {
 		return e.send(s, id, part)
 	}
 	if part == 1 {
-		if e.second != 0 { // an error of an earlier datagram, perhaps
-			return e.send(s, id, 1)
+		if e.together && e.second == 0 {
+			return 0
 		}
-		return 0
+		return e.send(s, id, 1) // not sent yet, or refused for an earlier datagram
 	}
 	wire.UDP{OneWay: !e.reply, Part: 1, Token: e.token, ID: id}.Put(e.pair.buf)
-	e.pair.begin(e.sockets[s].fd)
+	e.together = e.pair.begin(e.sockets[s].fd)
 	errno := e.send(s, id, 0)
-	e.second = e.pair.end()
+	if e.together {
+		e.second = e.pair.end()
+	}
 	return errno
 }
 
