@@ -149,17 +149,17 @@ func (l *log) decide() {
 	for _, t := range l.order {
 		for _, v := range t.lanes {
 			for c, list := range v.autopsies {
-				l.decideAll(t, class(c), list)
+				l.decideAll(v, class(c), list)
 			}
 		}
 	}
 }
 
-func (l *log) decideAll(t *traffic, c class, list []autopsy) {
+func (l *log) decideAll(v *lane, c class, list []autopsy) {
 	slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
 	for i := range list {
-		list[i].is = uint8(l.finding(t, c, &list[i], list[i].due)) //nolint:gosec // a few
-		if l.ambiguous(t, &list[i]) {
+		list[i].is = uint8(l.finding(v, c, &list[i], list[i].due)) //nolint:gosec // a few
+		if l.ambiguous(v.t, &list[i]) {
 			list[i].is = uint8(unclear)
 		}
 	}
@@ -167,14 +167,15 @@ func (l *log) decideAll(t *traffic, c class, list []autopsy) {
 
 // finding is what the look-up would say of an attempt like it that was due at
 // that time: what matters is what the address was when it was sent there.
-func (l *log) finding(t *traffic, c class, a *autopsy, due float64) finding {
+func (l *log) finding(v *lane, c class, a *autopsy, due float64) finding {
+	t := v.t
 	f := finding(a.seen)
 	if f == noEntry || f == noDNAT {
 		return f
 	}
 	addr, sent, failed := l.addrs[a.addr], due+float64(a.sent), due+float64(a.failed)
 	s := l.cluster.services[t.info.To]
-	switch l.roleOf(t.info.To, addr, sent) {
+	switch l.roleOf(t.info.To, v.stays(), addr, sent) {
 	case usable:
 		until := failed
 		if c == silent {
@@ -230,7 +231,7 @@ func (l *log) looked(it *item) *autopsies {
 			if x.is == uint8(unclear) {
 				continue
 			}
-			if own || uint8(l.finding(it.t, it.class, x, mid)) == x.is {
+			if own || uint8(l.finding(it.lane, it.class, x, mid)) == x.is {
 				sum[x.is]++
 			}
 		}

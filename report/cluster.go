@@ -177,9 +177,28 @@ func (s *endpointLog) at(t float64) []runlog.EndpointState {
 	return s.states[i-1]
 }
 
-// roleOf is what the address was to the service at that time. Without records
+// usableTo are the endpoints that new connections go to that entered by the
+// node; by any where that is empty, which is also so where they may leave it.
+func usableTo(node string, list []runlog.EndpointState) []runlog.EndpointState {
+	if node == "" {
+		return runlog.Usable(list)
+	}
+	return runlog.UsableOn(node, list)
+}
+
+// stays is the node that the lane's attempts do not leave (externalTrafficPolicy
+// Local); empty where they may.
+func (v *lane) stays() string {
+	if v.t.info.Local {
+		return v.node
+	}
+	return ""
+}
+
+// roleOf is what the address was to the service at that time, for what must
+// stay on a node if that is not empty. Without records
 // of endpoints the header's are taken for all times.
-func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
+func (l *log) roleOf(service, node string, addr netip.Addr, at float64) role {
 	s := l.cluster.services[service]
 	if s == nil || len(s.t) == 0 {
 		if l.isBackend(service, addr) {
@@ -188,7 +207,7 @@ func (l *log) roleOf(service string, addr netip.Addr, at float64) role {
 		return noPod
 	}
 	list := s.at(max(at, s.t[0]))
-	for _, e := range runlog.Usable(list) {
+	for _, e := range usableTo(node, list) {
 		if e.Addr == addr {
 			return usable
 		}
@@ -217,17 +236,17 @@ func (s *endpointLog) nameOf(addr netip.Addr, at float64) string {
 }
 
 // hasEndpoint says whether the service had a usable endpoint at any time from
-// a to b.
-func (l *log) hasEndpoint(s *runlog.ServiceInfo, a, b float64) bool {
+// a to b, for what must stay on a node if that is not empty.
+func (l *log) hasEndpoint(s *runlog.ServiceInfo, node string, a, b float64) bool {
 	e := l.cluster.services[s.Name]
 	if e == nil || len(e.t) == 0 {
-		return len(s.Backends) > 0
+		return slices.ContainsFunc(s.Backends, func(x runlog.BackendInfo) bool { return node == "" || x.Node == node })
 	}
-	if len(runlog.Usable(e.at(max(a, e.t[0])))) > 0 {
+	if len(usableTo(node, e.at(max(a, e.t[0])))) > 0 {
 		return true
 	}
 	for _, t := range l.changesBetween(a, b) {
-		if len(runlog.Usable(e.at(t))) > 0 {
+		if len(usableTo(node, e.at(t))) > 0 {
 			return true
 		}
 	}

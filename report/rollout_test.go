@@ -261,7 +261,7 @@ func TestAddressUsedAgain(t *testing.T) {
 	put(6, "1.2 T", "2 ST")
 	var got []role
 	for at := range 7 {
-		got = append(got, l.roleOf("web", podAddr(1).Addr(), float64(at)))
+		got = append(got, l.roleOf("web", "", podAddr(1).Addr(), float64(at)))
 	}
 	assert.Equal(t, []role{usable, draining, noPod, noPod, usable, usable, draining}, got)
 	assert.Equal(t, "web-1.2", log.nameOf(podAddr(1).Addr(), 4))

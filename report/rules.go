@@ -37,7 +37,7 @@ func (a *attribution) misled() {
 func (a *attribution) untranslated() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || !a.l.hasEndpoint(s, it.start(), it.end()) {
+		if s == nil || !a.l.hasEndpoint(s, it.lane.stays(), it.start(), it.end()) {
 			continue
 		}
 		if n := it.allow(foundAny(noDNAT)); n > 0 && (it.class == silent || it.class == refused || it.class == unreachable) {
@@ -100,7 +100,7 @@ func (a *attribution) ending(s *runlog.ServiceInfo, supplies []supply) (ending, 
 			times = append(times, log.t[i])
 		}
 		for _, t := range times {
-			if a.l.roleOf(s.Name, pods[x.host], t) == draining {
+			if a.l.roleOf(s.Name, "", pods[x.host], t) == draining {
 				x.a = t
 				ending = append(ending, x)
 				break
@@ -189,7 +189,7 @@ func (a *attribution) gainsOf(node string, of func(interval) uint64) []supply {
 func (a *attribution) withoutEndpoint() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || a.l.hasEndpoint(s, it.start(), it.end()) {
+		if s == nil || a.l.hasEndpoint(s, it.lane.stays(), it.start(), it.end()) {
 			continue
 		}
 		can := ^found(0)
@@ -204,7 +204,11 @@ func (a *attribution) withoutEndpoint() {
 		}
 		if n := it.allow(can); n > 0 {
 			a.take(it, noEndpoint, n, can)
-			a.of(noEndpoint, it).how = fmt.Sprintf("service %s had no usable endpoint when they were due", s.Name)
+			how := fmt.Sprintf("service %s had no usable endpoint", s.Name)
+			if on := it.lane.stays(); on != "" {
+				how += " on the node they entered by, which they must not leave,"
+			}
+			a.of(noEndpoint, it).how = how + " when they were due"
 		}
 	}
 }
@@ -239,7 +243,7 @@ func (a *attribution) resetsVia(node string) {
 			continue
 		}
 		// Without a pod's answer there is nothing that could have closed it.
-		if s := a.l.service(it.t.info.To); s != nil && a.l.hasEndpoint(s, it.start(), it.end()) {
+		if s := a.l.service(it.t.info.To); s != nil && a.l.hasEndpoint(s, it.lane.stays(), it.start(), it.end()) {
 			a.take(it, backendReset, it.left, ^found(0))
 			t := a.of(backendReset, it)
 			t.agree = foundAny(open, old)

@@ -96,7 +96,7 @@ func (w *staleWatch) compare(t float64, programmed []runlog.ProgrammedService) {
 			case b.Weight == 0:
 				now[staleKey{s.Service, a, "draining"}] = true
 				continue
-			case w.l.roleOf(s.Service, a, t) != usable:
+			case w.l.roleOf(s.Service, "", a, t) != usable:
 				now[staleKey{s.Service, a, "stale"}] = true
 			}
 			used[staleKey{service: s.Service, addr: a}] = true

@@ -202,6 +202,11 @@ func (p *Plan) trafficInfo(t scenarios.Traffic) runlog.TrafficInfo {
 	if t.Duration == 0 {
 		info.End = s.Duration.Seconds()
 	}
+	for _, svc := range s.Services {
+		if svc.Name == t.To {
+			info.Local = t.Via == "node_port" && svc.External == "Local"
+		}
+	}
 	state, entries := "", 1.0
 	switch {
 	case t.ShortLived != nil:

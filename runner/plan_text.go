@@ -65,7 +65,7 @@ func (p *Plan) WriteText(out io.Writer) error {
 	}
 	fmt.Fprintf(w, "lab\t%s, proxy %s, %s\n", s.Lab.Family, s.Lab.Proxy.Mode, hosts)
 	for _, svc := range s.Services {
-		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods\n", svc.Name, svc.Protocol, svc.Port, svc.Pods)
+		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods%s\n", svc.Name, svc.Protocol, svc.Port, svc.Pods, nodePortText(svc))
 	}
 	fmt.Fprintf(w, "limit\t%d entries\n", p.Limit())
 	if n := s.Conntrack.Buckets; n != nil {
@@ -80,7 +80,11 @@ func (p *Plan) WriteText(out io.Writer) error {
 	}
 	f := p.fill()
 	for i, t := range p.Traffic {
-		fmt.Fprintf(w, "traffic\t%s: %s to %s, %gs to %gs, timeout %gs\n", t.Name, t.Shape, t.To, t.Start, t.End, t.Timeout)
+		to := t.To
+		if s.Traffic[i].Via == "node_port" {
+			to += "'s node port"
+		}
+		fmt.Fprintf(w, "traffic\t%s: %s to %s, %gs to %gs, timeout %gs\n", t.Name, t.Shape, to, t.Start, t.End, t.Timeout)
 		if t.Residence > 0 && t.EntriesPerAttempt > 0 {
 			more := ""
 			if s.Lab.Nodes > 1 && !t.Local {
@@ -115,6 +119,18 @@ func (p *Plan) WriteText(out io.Writer) error {
 		fmt.Fprintf(w, "refused\t%s\n", r)
 	}
 	return w.Flush()
+}
+
+// nodePortText is like: , node port 30080 (Local), health check port 30081.
+func nodePortText(s scenarios.Service) string {
+	if s.NodePort == 0 {
+		return ""
+	}
+	out := fmt.Sprintf(", node port %d (%s)", s.NodePort, s.External)
+	if s.HealthCheck != 0 {
+		out += fmt.Sprintf(", health check port %d", s.HealthCheck)
+	}
+	return out
 }
 
 // actionText says when an action happens, and what it is: rollout: at 5s,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -436,6 +437,9 @@ func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 	}}
 	if len(entries) > 1 {
 		j.Load.Node = e.Node
+	}
+	if t.Via == "node_port" {
+		j.Load.Target, j.Load.Sources = netip.AddrPortFrom(e.NodeAddr, svc.NodePort), e.Outside
 	}
 	return j
 }

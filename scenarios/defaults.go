@@ -102,6 +102,9 @@ func (s *Service) defaults() {
 	if !s.NoPods {
 		orElse(&s.Pods, 2)
 	}
+	if s.NodePort != 0 {
+		orElse(&s.External, "Cluster")
+	}
 	orElse(&s.Server.Behaviour, "answer")
 	orElse(&s.Server.Backlog, 4096)
 	orElse(&s.Lifecycle.Grace, Duration(30*time.Second))
@@ -114,6 +117,7 @@ func (s *Service) defaults() {
 
 func (t *Traffic) defaults(scenario Duration, nodes int) {
 	orElse(&t.Name, t.Shape())
+	orElse(&t.Via, "cluster_ip")
 	orElse(&t.Timeout, Duration(900*time.Millisecond))
 	if p := t.Pacing(); p != nil {
 		p.defaults()

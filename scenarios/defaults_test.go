@@ -58,7 +58,7 @@ services:
   - {name: udp, protocol: udp}
   - {name: direct, headless: true, notrack: true}
   - {name: gateway, protocol: http, gateway: {to: web, keepalive: false, idle_connections: 7}}
-  - {name: web, protocol: http}
+  - {name: web, protocol: http, node_port: 30080, external_traffic_policy: Local, health_check_node_port: 30081}
   - {name: nobody, no_pods: true}
 traffic:
   - name: short

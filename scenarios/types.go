@@ -83,17 +83,20 @@ type Conntrack struct {
 
 // Service is one virtual address and the pods behind it.
 type Service struct {
-	Name      string    `yaml:"name" jsonschema:"required" jsonschema_description:"Name: lower case letters, digits and dashes, a letter first."`
-	Protocol  string    `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
-	Port      int       `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
-	PortCount int       `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
-	Pods      int       `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
-	Headless  bool      `yaml:"headless,omitempty" jsonschema_description:"Clients send to the pods' own addresses, each in turn, and the proxy has nothing to translate, as with clusterIP: None. Only short_lived and idle traffic, with the built-in proxy in mode nftables, and pods that stay. Default false."`
-	Notrack   bool      `yaml:"notrack,omitempty" jsonschema_description:"The node does not track connections to the service's pods. There is no translation of addresses without tracking, so this needs headless. Default false."`
-	NoPods    bool      `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
-	Server    Server    `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
-	Lifecycle Lifecycle `yaml:"lifecycle,omitempty" jsonschema_description:"How its pods come and go."`
-	Gateway   *Gateway  `yaml:"gateway,omitempty" jsonschema_description:"Makes the pods reverse proxies to another service (both with protocol http)."`
+	Name        string    `yaml:"name" jsonschema:"required" jsonschema_description:"Name: lower case letters, digits and dashes, a letter first."`
+	Protocol    string    `yaml:"protocol,omitempty" jsonschema:"enum=tcp,enum=udp,enum=http" jsonschema_description:"tcp: a small request/response protocol of ours. udp: the same in datagrams. http: HTTP/1.1. Default tcp."`
+	Port        int       `yaml:"port,omitempty" jsonschema_description:"First port, of the service and of its pods. Default 8080."`
+	PortCount   int       `yaml:"port_count,omitempty" jsonschema_description:"Consecutive ports from port on. Default 1, at most 256."`
+	Pods        int       `yaml:"pods,omitempty" jsonschema_description:"Pods behind the service, each a host and a process of its own. 0 with no_pods: none. Default 2, at most 64."`
+	Headless    bool      `yaml:"headless,omitempty" jsonschema_description:"Clients send to the pods' own addresses, each in turn, and the proxy has nothing to translate, as with clusterIP: None. Only short_lived and idle traffic, with the built-in proxy in mode nftables, and pods that stay. Default false."`
+	Notrack     bool      `yaml:"notrack,omitempty" jsonschema_description:"The node does not track connections to the service's pods. There is no translation of addresses without tracking, so this needs headless. Default false."`
+	NoPods      bool      `yaml:"no_pods,omitempty" jsonschema_description:"A service without any endpoint."`
+	NodePort    int       `yaml:"node_port,omitempty" jsonschema_description:"First port of the nodes that leads to the service, for clients outside the cluster: 30000 to 32767. As many as port_count. Absent: none."`
+	External    string    `yaml:"external_traffic_policy,omitempty" jsonschema:"enum=Cluster,enum=Local" jsonschema_description:"Cluster: what comes to a node port goes to any pod, and the client's address is rewritten to the node's. Local: it goes to pods of that node only, with the client's address, and is dropped where there is none. With node_port it is Cluster where left out."`
+	HealthCheck int       `yaml:"health_check_node_port,omitempty" jsonschema_description:"With external_traffic_policy Local: a port of the nodes where each answers HTTP, with 200 while it has ready pods of the service and its proxy is well, else with 503: 30000 to 32767. Absent: none."`
+	Server      Server    `yaml:"server,omitempty" jsonschema_description:"How its pods behave."`
+	Lifecycle   Lifecycle `yaml:"lifecycle,omitempty" jsonschema_description:"How its pods come and go."`
+	Gateway     *Gateway  `yaml:"gateway,omitempty" jsonschema_description:"Makes the pods reverse proxies to another service (both with protocol http)."`
 }
 
 // Server is how a pod behaves.
@@ -114,6 +117,7 @@ type Gateway struct {
 type Traffic struct {
 	Name     string   `yaml:"name,omitempty" jsonschema_description:"Name in reports. Default: the shape's name."`
 	To       string   `yaml:"to" jsonschema:"required" jsonschema_description:"Service it goes to."`
+	Via      string   `yaml:"via,omitempty" jsonschema:"enum=cluster_ip,enum=node_port" jsonschema_description:"cluster_ip: from inside the cluster, to the service's address. node_port: from outside, to the service's node port, of each node in turn. Default cluster_ip."`
 	Start    Duration `yaml:"start,omitempty" jsonschema_description:"Run time at which it begins. Default 0s."`
 	Duration Duration `yaml:"duration,omitempty" jsonschema_description:"How long it lasts. Default: as long as its stages, where it has any, otherwise to the end of the scenario."`
 	Timeout  Duration `yaml:"timeout,omitempty" jsonschema_description:"How long one attempt may take from its start, connecting included, at most 10m. Default 900ms: shorter than the first SYN retransmission, so that one attempt is one SYN."`

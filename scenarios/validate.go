@@ -264,6 +264,7 @@ func (v *validator) service(path string, s *Service) {
 		v.between(path+".pods", int64(s.Pods), 1, 64)
 	}
 	v.untranslated(path, s)
+	v.nodePorts(path, s)
 	v.oneOf(path+".server.behaviour", s.Server.Behaviour, "answer", "silent", "reset", "refuse", "stall", "gone")
 	if b := s.Server.Behaviour; s.Protocol == "udp" && (b == "reset" || b == "stall") {
 		v.fail(path+".server.behaviour", b+" is about connections, which udp has not", "write answer, silent, refuse or gone").needs = []string{path + ".protocol"}

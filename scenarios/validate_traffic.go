@@ -19,6 +19,10 @@ func (v *validator) traffic(path string, t *Traffic) {
 	v.lasts(path+".timeout", t.Timeout, millisecond, maxTimeout)
 	v.window(path, t)
 	to := v.to(path+".to", t.To)
+	v.oneOf(path+".via", t.Via, "cluster_ip", "node_port")
+	if to != nil && t.Via == "node_port" && to.NodePort == 0 {
+		v.fail(path+".via", to.Name+" has no node port", "give "+to.Name+" a node_port, such as 30080").needs = []string{v.pathOf(to) + ".node_port"}
+	}
 	for _, shape := range set {
 		if to != nil {
 			v.fits(path, t, shape, to)

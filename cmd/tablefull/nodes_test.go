@@ -5,6 +5,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 // Of three nodes one has little room: the knee is found there, when arithmetic
@@ -95,4 +98,45 @@ func dues(r result) []uint64 {
 		out = append(out, t.Due)
 	}
 	return out
+}
+
+// Node ports, as the built-in proxy serves them and as a real kube-proxy does:
+// policy Cluster reaches any pod from any node, Local only pods of the node that
+// was asked, and what has none there is dropped.
+func TestTruthNodePorts(t *testing.T) {
+	needLab(t)
+	for name, args := range map[string][]string{
+		"built-in":   nil,
+		"ipv6":       {"--set", "lab.family=ipv6"},
+		"kube-proxy": {"--set", "lab.proxy.binary=v1.36.3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "kube-proxy" {
+				if _, err := proxy.Locate("v1.36.3"); err != nil {
+					envtest.Require(t, "kube-proxy", err.Error())
+				}
+			}
+			r := runHonest(t, "-", `
+name: ports
+duration: 2s
+lab: {nodes: 3}
+services:
+  - {name: web, pods: 3, node_port: 30080, port_count: 2}
+  - {name: local, pods: 2, node_port: 30090, external_traffic_policy: Local, health_check_node_port: 30099}
+  - {name: dns, protocol: udp, port: 53, pods: 3, node_port: 30053, external_traffic_policy: Local}
+traffic:
+  - {name: inside, to: web, short_lived: {rate: 90/s}}
+  - {name: outside, to: web, via: node_port, short_lived: {rate: 90/s}}
+  - {name: stays, to: local, via: node_port, short_lived: {rate: 90/s}}
+  - {name: queries, to: dns, via: node_port, udp: {rate: 90/s}}
+thresholds: [failures == 0 on node1, failures == 0 on node2, "stays: errors == 100% on node3", no_endpoint > 55 on node3]
+`, args...)
+			assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+			for i := range r.Traffic {
+				if i != 2 {
+					assert.Zero(t, r.Traffic[i].Failed, r.Traffic[i].Name)
+				}
+			}
+		})
+	}
 }

@@ -282,6 +282,18 @@ func Usable(list []EndpointState) []EndpointState {
 	return ready
 }
 
+// UsableOn are the endpoints of one node that new connections go to which must
+// stay on it (externalTrafficPolicy Local).
+func UsableOn(node string, list []EndpointState) []EndpointState {
+	var on []EndpointState
+	for _, e := range list {
+		if e.Node == node {
+			on = append(on, e)
+		}
+	}
+	return Usable(on)
+}
+
 // Dataplane is what a node's kernel was found to be programmed with. It is
 // recorded at first, whenever it has changed, and every 10 s.
 type Dataplane struct {
@@ -418,6 +430,7 @@ type ServiceInfo struct {
 	Addr     netip.AddrPort `json:"addr"`
 	Protocol string         `json:"protocol"`
 	Gateway  string         `json:"gateway_to,omitempty"`
+	NodePort uint16         `json:"node_port,omitempty"`
 	Backends []BackendInfo  `json:"backends"`
 }
 

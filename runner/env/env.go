@@ -67,9 +67,12 @@ type Lab interface {
 type Entry struct {
 	Client Host
 	Node   string
-	// Sources are the addresses the client host may send from, and Floods
-	// those that floods pretend to come from.
-	Sources, Floods netip.Prefix
+	// Sources are the addresses the client host may send from as a pod of the
+	// cluster would, Outside those it sends from as somebody outside, and
+	// Floods those that floods pretend to come from.
+	Sources, Outside, Floods netip.Prefix
+	// NodeAddr is the node's own address, where its node ports are.
+	NodeAddr netip.Addr
 }
 
 // A Part is one of several jobs among which the attempts of a traffic are
@@ -239,6 +242,13 @@ type ServiceState struct {
 	Protocol string     `json:"protocol"` // tcp, udp
 	Port     uint16     `json:"port"`     // first one
 	Ports    uint16     `json:"ports"`    // how many; pods use the same
+	// NodePort is the first of as many ports of the nodes that lead to it; 0
+	// for none. Local keeps what comes to them on the node that it came to:
+	// externalTrafficPolicy Local. HealthCheck is where nodes say whether they
+	// have ready pods for that; 0 for nowhere.
+	NodePort    uint16 `json:"node_port,omitempty"`
+	Local       bool   `json:"local,omitempty"`
+	HealthCheck uint16 `json:"health_check,omitempty"`
 	// Endpoints are its pods, with the conditions of their EndpointSlice.
 	Endpoints []runlog.EndpointState `json:"endpoints"`
 	// Headless has no virtual address to translate; Notrack is a headless
@@ -249,6 +259,14 @@ type ServiceState struct {
 
 // Usable are the endpoints that new connections go to.
 func (s ServiceState) Usable() []runlog.EndpointState { return runlog.Usable(s.Endpoints) }
+
+// UsableFrom are those that new connections to the node port of a node go to.
+func (s ServiceState) UsableFrom(node string) []runlog.EndpointState {
+	if s.Local {
+		return runlog.UsableOn(node, s.Endpoints)
+	}
+	return s.Usable()
+}
 
 // ProxyJob is a node's service proxy: it makes connections to service
 // addresses reach pods. It is ready once the kernel has the first rules. Stop

@@ -19,6 +19,7 @@ type addressing struct {
 	node       netip.Addr   // on link
 	client     netip.Addr   // on link; the node's next hop to everything that is not in the lab
 	sources    netip.Prefix // what the first client host sends from
+	outside    netip.Prefix // what it sends from as somebody outside the cluster
 	floods     netip.Prefix // what floods are sent from; nobody answers there
 	gateway    netip.Addr   // the node, as every pod of its sees it
 	pods       netip.Prefix // pods of the first node are numbered from the address after gateway on
@@ -33,7 +34,7 @@ func addressingOf(ipv6 bool) addressing {
 	if ipv6 {
 		return addressing{
 			link: p("fd00:64::/126"), node: a("fd00:64::1"), client: a("fd00:64::2"),
-			sources: p("fd00:128::/112"), floods: p("2001:2::/48"),
+			sources: p("fd00:128::/112"), outside: p("fd00:136::/112"), floods: p("2001:2::/48"),
 			gateway: a("fd00:244::1"), pods: p("fd00:244::/112"),
 			services: p("fd00:96::/112"), serviceOne: a("fd00:96::10"),
 			all: p("::/0"), bits: 128,
@@ -41,7 +42,7 @@ func addressingOf(ipv6 bool) addressing {
 	}
 	return addressing{
 		link: p("10.64.0.0/30"), node: a("10.64.0.1"), client: a("10.64.0.2"),
-		sources: p("10.128.0.0/16"), floods: p("198.18.0.0/15"),
+		sources: p("10.128.0.0/16"), outside: p("10.136.0.0/16"), floods: p("198.18.0.0/15"),
 		gateway: a("10.244.0.1"), pods: p("10.244.0.0/16"),
 		services: p("10.96.0.0/16"), serviceOne: a("10.96.0.10"),
 		all: p("0.0.0.0/0"), bits: 32,
@@ -110,6 +111,7 @@ func (n *network) entryHosts(a addressing, t env.Topology) (clients, nodes []hos
 		client := hostPlan{Name: p.client, Role: env.Client, Reach: []netip.Addr{p.nodeAddr}, Sysctls: endSysctls(ipv6), Routes: []routePlan{
 			{Dst: a.all, Dev: hostDev, Via: p.nodeAddr},
 			{Kind: routeLocal, Dst: p.sources},
+			{Kind: routeLocal, Dst: p.outside},
 			{Kind: routeBlackhole, Dst: a.floods},
 		}}
 		if t.ReusePorts {
@@ -130,7 +132,7 @@ func (n *network) entryHosts(a addressing, t env.Topology) (clients, nodes []hos
 			addr := netip.PrefixFrom(q.nodeAddr, a.bits)
 			node.Reach = append(node.Reach, q.nodeAddr)
 			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: q.node})
-			for _, dst := range []netip.Prefix{q.sources, q.floods, q.pods} {
+			for _, dst := range []netip.Prefix{q.sources, q.outside, q.floods, q.pods} {
 				node.Routes = append(node.Routes, routePlan{Dst: dst, Dev: q.node, Via: q.nodeAddr})
 			}
 			if i < j {
@@ -190,6 +192,7 @@ func (n *network) placeServices(a addressing, t env.Topology) error {
 		if s.Gateway != nil {
 			info.Gateway = s.Gateway.To
 		}
+		info.NodePort = uint16(s.NodePort)
 		pods := s.Pods
 		if s.NoPods {
 			pods = 0

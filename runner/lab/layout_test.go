@@ -53,7 +53,7 @@ func TestLayout(t *testing.T) {
 func TestAddressingDoesNotOverlap(t *testing.T) {
 	for _, ipv6 := range []bool{false, true} {
 		a := addressingOf(ipv6)
-		ranges := []netip.Prefix{a.link, a.sources, a.floods, a.pods, a.services}
+		ranges := []netip.Prefix{a.link, a.sources, a.outside, a.floods, a.pods, a.services}
 		if !ipv6 {
 			ranges = append(ranges, netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("127.0.0.0/8")) // ballast, loopback
 		}
@@ -133,7 +133,7 @@ func TestPlacesDoNotOverlap(t *testing.T) {
 				assert.True(t, a.floods.Contains(p.floods.Addr()) && a.pods.Contains(p.pods.Addr()))
 				share := env.Part{Of: nodes}.Has(65534)
 				assert.Greater(t, 1<<min(30, a.bits-p.floods.Bits()), share)
-				ranges = append(ranges, netip.PrefixFrom(p.nodeAddr, a.link.Bits()).Masked(), p.sources, p.floods, p.pods)
+				ranges = append(ranges, netip.PrefixFrom(p.nodeAddr, a.link.Bits()).Masked(), p.sources, p.outside, p.floods, p.pods)
 			}
 			for i, p := range ranges {
 				for _, q := range ranges[:i] {

@@ -16,7 +16,8 @@ var _ = [1 << maxNodeBits]struct{}{scenarios.MaxNodes - 1: {}} // there are enou
 type place struct {
 	node, client         string
 	nodeAddr, clientAddr netip.Addr
-	sources              netip.Prefix // what the client host sends from
+	sources              netip.Prefix // what the client host sends from as a pod of the node
+	outside              netip.Prefix // what it sends from as somebody outside the cluster
 	floods               netip.Prefix // what floods from there pretend to be from
 	pods                 netip.Prefix // the node's pods
 }
@@ -27,7 +28,7 @@ func places(a addressing, nodes int) []place {
 	if nodes == 1 {
 		return []place{{
 			node: "node1", client: "client", nodeAddr: a.node, clientAddr: a.client,
-			sources: a.sources, floods: a.floods, pods: a.pods,
+			sources: a.sources, outside: a.outside, floods: a.floods, pods: a.pods,
 		}}
 	}
 	out := make([]place, nodes)
@@ -36,7 +37,7 @@ func places(a addressing, nodes int) []place {
 		out[i] = place{
 			node: fmt.Sprintf("node%d", i+1), client: fmt.Sprintf("client%d", i+1),
 			nodeAddr: link.Addr().Next(), clientAddr: link.Addr().Next().Next(),
-			sources: part(a.sources, 0, i), floods: part(a.floods, bitsFor(nodes), i), pods: part(a.pods, maxNodeBits, i),
+			sources: part(a.sources, 0, i), outside: part(a.outside, 0, i), floods: part(a.floods, bitsFor(nodes), i), pods: part(a.pods, maxNodeBits, i),
 		}
 	}
 	return out

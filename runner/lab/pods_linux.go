@@ -63,6 +63,7 @@ func (d *deployment) state() env.ServiceState {
 		Name: info.Name, Addr: info.Addr.Addr(), Protocol: transport(info.Protocol), Port: info.Addr.Port(),
 		Ports: uint16(d.spec.PortCount), Endpoints: []runlog.EndpointState{},
 		Headless: d.spec.Headless, Notrack: d.spec.Notrack,
+		NodePort: uint16(d.spec.NodePort), Local: d.spec.External == "Local", HealthCheck: uint16(d.spec.HealthCheck),
 	}
 	for _, p := range d.pods {
 		s.Endpoints = append(s.Endpoints, runlog.EndpointState{

@@ -72,9 +72,12 @@ func (k *kubeProxy) sync(ctx context.Context, services []env.ServiceState) error
 		kubeapi.ServiceCIDR(k.job.VIPs),
 	}
 	for _, s := range services {
-		svc := kubeapi.Service{Name: s.Name, ClusterIP: s.Addr}
+		svc := kubeapi.Service{Name: s.Name, ClusterIP: s.Addr, Local: s.Local, HealthCheckNodePort: s.HealthCheck}
 		for i := range s.Ports {
 			p := kubeapi.Port{Protocol: s.Protocol, Port: s.Port + i}
+			if s.NodePort != 0 {
+				p.NodePort = s.NodePort + i
+			}
 			if s.Ports > 1 {
 				p.Name = fmt.Sprintf("p%d", p.Port)
 			}

@@ -32,12 +32,18 @@ import (
 //     where the kernel drops ICMPv6 errors unless the socket has IPV6_RECVERR,
 //     as those of our traffic have; without that an IPv6 client learns of it
 //     one SYN retransmission later;
+//   - a new connection to a node port goes to any endpoint, masqueraded; with
+//     externalTrafficPolicy Local to one of this node, with the client's
+//     address. Where there is none it is rejected if the service has no endpoint
+//     at all, and else dropped;
 //   - masquerading chooses source ports fully at random;
 //   - packets in conntrack state INVALID are not dropped but forwarded as they
 //     are. kube-proxy's iptables mode drops them, its nftables mode does not.
 //
 // It uses the ip or ip6 family, not inet: some kernels have only those.
 type nft struct {
+	node       string
+	nodeAddr   netip.Addr // where node ports are
 	ipv6       bool
 	masquerade bool
 	passNew    bool                 // what no rule translated, except to a service without endpoints
@@ -45,6 +51,7 @@ type nft struct {
 	clients    netip.Prefix
 	vips       netip.Prefix
 	untracked  []uint16 // UDP ports
+	health     *health  // nil for none
 }
 
 var _ dataplane = (*nft)(nil)
@@ -69,6 +76,7 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 	// earlier sync go.
 	nat := b.chain("services", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 	leave := b.chain("masquerade", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	arrive := b.chain("node-ports", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	forward := b.chain("untranslated", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	c.FlushTable(b.table)
 
@@ -81,7 +89,13 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 		} else if p.passNew {
 			b.rule(forward, b.to(s), ctStateNew(), []expr.Any{b.unreachable()})
 		}
+		if s.NodePort != 0 {
+			if err := p.nodePorts(b, nat, arrive, s); err != nil {
+				return fmt.Errorf("program node ports of service %s: %w", s.Name, err)
+			}
+		}
 	}
+	b.rule(leave, marked(), []expr.Any{&expr.Masq{FullyRandom: true}})
 	switch {
 	case p.masquerade && p.ports != nil:
 		if err := b.masqueradeTo(leave, p.clients, services, p.ports); err != nil {
@@ -96,7 +110,17 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("program nftables: %w", err)
 	}
-	return nil
+	if p.health == nil {
+		return nil
+	}
+	return p.health.sync(services)
+}
+
+// hang is part of hanger.
+func (p *nft) hang(does bool) {
+	if p.health != nil {
+		p.health.hang(does)
+	}
 }
 
 // remove is part of dataplane. The node goes on tracking.
@@ -139,7 +163,12 @@ func addTracking(c *nftables.Conn, ipv6 bool) {
 }
 
 // close is part of dataplane: the rules stay.
-func (*nft) close() error { return nil }
+func (p *nft) close() error {
+	if p.health == nil {
+		return nil
+	}
+	return p.health.close()
+}
 
 func (p *nft) table() *nftables.Table {
 	return &nftables.Table{Name: tableName, Family: familyOf(p.ipv6)}
@@ -171,8 +200,34 @@ func (b *nftBatch) rule(chain *nftables.Chain, parts ...[]expr.Any) {
 //
 //	ip daddr VIP PROTO dport FIRST-LAST dnat to numgen random mod N map { 0 : POD, ... }
 func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable []runlog.EndpointState) error {
-	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
-	family := uint32(unix.NFPROTO_IPV4)
+	pods, family, err := b.listed(usable)
+	if err != nil {
+		return err
+	}
+	b.rule(chain, b.to(s), []expr.Any{
+		&expr.Numgen{Register: 1, Modulus: uint32(len(usable)), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: pods.ID, SetName: pods.Name},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+	})
+	return nil
+}
+
+// to matches what is for one of the service's ports.
+func (b *nftBatch) to(s env.ServiceState) []expr.Any { return b.portsOf(s, s.Addr, s.Port, s.Ports) }
+
+// portsOf matches packets of the service's protocol to so many ports of an address.
+func (b *nftBatch) portsOf(s env.ServiceState, addr netip.Addr, first, count uint16) []expr.Any {
+	proto := byte(unix.IPPROTO_TCP)
+	if s.Protocol == "udp" {
+		proto = unix.IPPROTO_UDP
+	}
+	return slices.Concat(b.destinationIn(netip.PrefixFrom(addr, addr.BitLen())), portIs(proto, destinationPort, first, first+count-1))
+}
+
+// listed is a map of numbers from 0 on to the endpoints' addresses.
+func (b *nftBatch) listed(usable []runlog.EndpointState) (set *nftables.Set, family uint32, err error) {
+	set = &nftables.Set{Table: b.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeIPAddr}
+	family = uint32(unix.NFPROTO_IPV4)
 	if b.ipv6 {
 		set.DataType, family = nftables.TypeIP6Addr, unix.NFPROTO_IPV6
 	}
@@ -181,23 +236,9 @@ func (b *nftBatch) translate(chain *nftables.Chain, s env.ServiceState, usable [
 		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: e.Addr.AsSlice()}
 	}
 	if err := b.c.AddSet(set, elements); err != nil {
-		return fmt.Errorf("list endpoints: %w", err)
+		return nil, 0, fmt.Errorf("list endpoints: %w", err)
 	}
-	b.rule(chain, b.to(s), []expr.Any{
-		&expr.Numgen{Register: 1, Modulus: uint32(len(usable)), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: set.ID, SetName: set.Name},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
-	})
-	return nil
-}
-
-// to matches packets to the service's address and ports.
-func (b *nftBatch) to(s env.ServiceState) []expr.Any {
-	proto := byte(unix.IPPROTO_TCP)
-	if s.Protocol == "udp" {
-		proto = unix.IPPROTO_UDP
-	}
-	return slices.Concat(b.destinationIn(netip.PrefixFrom(s.Addr, s.Addr.BitLen())), portIs(proto, destinationPort, s.Port, s.Port+s.Ports-1))
+	return set, family, nil
 }
 
 // masqueradeTo adds, for each endpoint,

@@ -31,6 +31,10 @@ type process interface {
 	resume(ctx context.Context) error
 }
 
+// A hanger is a dataplane without a process of its own that answers to others:
+// while it hangs, they wait.
+type hanger interface{ hang(does bool) }
+
 // A ticker is a dataplane that has something to do from time to time.
 type ticker interface {
 	// tick does what is due and says after how long to call again.
@@ -82,7 +86,10 @@ func open(ctx context.Context, j env.ProxyJob, out env.Recorder) (dataplane, err
 	case j.Proxy.Mode == "ipvs":
 		return openIPVS(j)
 	}
-	return &nft{ipv6: j.IPv6, masquerade: j.Proxy.Masquerade, ports: j.Proxy.MasqueradePorts, passNew: j.Proxy.PassNew, clients: j.Clients, vips: j.VIPs, untracked: j.Untracked}, nil
+	return &nft{
+		node: j.Node, nodeAddr: j.NodeAddr, ipv6: j.IPv6, masquerade: j.Proxy.Masquerade, ports: j.Proxy.MasqueradePorts, passNew: j.Proxy.PassNew,
+		clients: j.Clients, vips: j.VIPs, untracked: j.Untracked, health: newHealth(j),
+	}, nil
 }
 
 // Update is part of env.Updater. It returns once the change is made: for new
@@ -166,7 +173,7 @@ func (r *running) sync(ctx context.Context, plane dataplane) error {
 	if r.job.Proxy.Binary != "" || r.job.Proxy.KeepUDP {
 		return nil
 	}
-	return forgetUDP(r.job.Services, r.job.IPv6)
+	return forgetUDP(r.job)
 }
 
 // idleTick is how often a proxy is asked that has nothing to do by itself.
@@ -216,6 +223,9 @@ func (r *running) order(ctx context.Context, o env.ProxyOrder, pause time.Durati
 				return err
 			}
 		}
+		if h, answers := r.plane.(hanger); answers {
+			h.hang(true)
+		}
 		r.paused = true
 		r.note("paused")
 		return nil
@@ -227,6 +237,9 @@ func (r *running) order(ctx context.Context, o env.ProxyOrder, pause time.Durati
 			if err := own.resume(ctx); err != nil {
 				return err
 			}
+		}
+		if h, answers := r.plane.(hanger); answers {
+			h.hang(false)
 		}
 		r.paused = false
 		r.note("resumed")

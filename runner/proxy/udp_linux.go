@@ -15,9 +15,9 @@ import (
 // flow whose socket goes on sending would never be translated anew. Like
 // kube-proxy up to 1.36 it leaves out services without any serving endpoint
 // (kubernetes/kubernetes#139628).
-func forgetUDP(services []env.ServiceState, ipv6 bool) error {
+func forgetUDP(j env.ProxyJob) error {
 	f := udpFilter{}
-	for _, s := range services {
+	for _, s := range j.Services {
 		ends := map[netip.Addr]bool{}
 		for _, e := range s.Endpoints {
 			if e.Serving {
@@ -29,13 +29,16 @@ func forgetUDP(services []env.ServiceState, ipv6 bool) error {
 		}
 		for i := range s.Ports {
 			f[netip.AddrPortFrom(s.Addr, s.Port+i)] = ends
+			if s.NodePort != 0 {
+				f[netip.AddrPortFrom(j.NodeAddr, s.NodePort+i)] = ends
+			}
 		}
 	}
 	if len(f) == 0 {
 		return nil
 	}
 	family := netlink.InetFamily(unix.AF_INET)
-	if ipv6 {
+	if j.IPv6 {
 		family = unix.AF_INET6
 	}
 	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
