@@ -233,6 +233,11 @@ func mechanism(f *Findings, s *Spike) string {
 	case backendGone:
 		return ": the pods they had been sent to ended before they could answer"
 	case noEndpoint:
+		for node := range s.FailedBy {
+			if len(s.FailedBy) == 1 {
+				return ": there was no usable endpoint that " + node + " could send them to"
+			}
+		}
 		return ": their service had no usable endpoint"
 	case untranslated:
 		return ": their first packet met no rule for the service, and what they sent later followed its entry, to no pod"

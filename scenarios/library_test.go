@@ -11,10 +11,10 @@ import (
 
 func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
-		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate",
-		"closewait-pileup", "dns-flood", "dns-pair", "gateway", "healthy", "idle", "idle-expiry-nat-lost",
-		"port-reuse-rollout", "presync-blackhole", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp",
-		"short-lived", "snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",
+		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate", "closewait-pileup", "dns-flood",
+		"dns-pair", "etp-local-drop", "gateway", "healthy", "idle", "idle-expiry-nat-lost", "port-reuse-rollout",
+		"presync-blackhole", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp", "short-lived",
+		"snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",
 		"ways-around", "ways-around-ipvs",
 	}, Names())
 	for _, name := range Names() {

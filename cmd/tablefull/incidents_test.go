@@ -28,6 +28,7 @@ func TestTruthIncidents(t *testing.T) {
 	}{
 		{"stale-rules", []string{"actions[0]=null"}},
 		{"stale-node", []string{"actions[0]=null"}},
+		{"etp-local-drop", []string{"services[0].external_traffic_policy=Cluster", "services[0].health_check_node_port=null"}},
 		{"udp-stale-dead-pod", []string{"lab.proxy.keep_udp=false"}},
 		{"scale-to-zero-udp", []string{"actions[0].scale.to=1"}},
 		// Without the entries the rules, which are there again, are asked.
