@@ -535,6 +535,41 @@ func TestAborted(t *testing.T) {
 	assert.Equal(t, Inconclusive, aborted("interrupted").Verdict)
 }
 
+// What ends a run early does not stand in place of what it was to show.
+func TestAbortOnIsNoThresholdForExpectations(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.fill("web", 100, 0, 10)
+	s.header.Thresholds, s.header.AbortOn = []string{"drop <= 0"}, []string{"drop <= 0"}
+	s.header.Expect = []string{"table_full > 100"}
+	f := s.analyze()
+	assert.Equal(t, Inconclusive, f.Verdict, "%v", f.Reasons)
+	s.header.Expect = []string{"drop == 0"}
+	f = s.analyze()
+	assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
+	assert.Contains(t, f.Reasons[0], "reproduced")
+}
+
+// Clients of a headless service send to its pods: their entries are not
+// translated, and need not be.
+func TestHeadlessIsNotUntranslated(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	for i, due := range dues(0, 10, 100) {
+		if due < 3 || due >= 5 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		seq := s.fail("web", due, runlog.ConnectTimeout, 1)
+		if i%5 == 0 {
+			s.autopsy("web", seq, due, true, "SYN_SENT", false)
+			a := s.records[len(s.records)-1].Autopsy
+			a.DNAT, a.Tuple.Dst, a.ReplySrc = false, netip.MustParseAddrPort("10.244.0.2:8080"), netip.MustParseAddrPort("10.244.0.2:8080")
+		}
+		s.bump(due, "web-1", "TcpExt.ListenDrops", 1)
+	}
+	assert.Equal(t, map[string]uint64{"listen_overflow": 200}, causesOf(s.analyze()))
+}
+
 func TestTwoNodes(t *testing.T) {
 	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
 	s.header.Nodes = []string{"node0", simNode}

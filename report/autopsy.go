@@ -86,6 +86,7 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	if a.Error != "" {
 		return // it says nothing about the entry
 	}
+	a = l.direct(a)
 	f, ok := l.joins[attempt{a.Traffic, a.Node, a.Seq}]
 	switch {
 	case !ok && l.traffic(a.Traffic).idle():
@@ -107,6 +108,18 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	}
 	v := l.lane(t, a.Node)
 	v.autopsies[f.class] = append(v.autopsies[f.class], x)
+}
+
+// direct marks as translated what needs no translation: clients of a headless
+// service send to its pods.
+func (l *log) direct(a *runlog.Autopsy) *runlog.Autopsy {
+	s := l.service(l.traffic(a.Traffic).info.To)
+	if !a.Found || s == nil || !a.Tuple.Dst.IsValid() || a.Tuple.Dst.Addr() == s.Addr.Addr() || !l.isBackend(s.Name, a.Tuple.Dst.Addr()) {
+		return a
+	}
+	x := *a
+	x.DNAT = true
+	return &x
 }
 
 func (l *log) addrIndex(a netip.Addr) uint32 {

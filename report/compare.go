@@ -57,6 +57,9 @@ type TrialFindings struct {
 	Discarded string   `json:"discarded" jsonschema_description:"Why it does not count and was made again; empty where it counts."`
 	Seed      uint64   `json:"seed"`
 	Started   string   `json:"started"`
+
+	aborted   bool
+	disturbed []string
 }
 
 // MetricRow is one metric in all arms.
@@ -139,6 +142,7 @@ func armFindings(a ExperimentArm, trials []Trial) ArmFindings {
 		default:
 			r.Verdict, r.Headline, r.Seed, r.Started = f.Verdict, f.Headline, f.Environment.Seed, f.Environment.Started
 			r.Unsound = append(r.Unsound, f.unsound...)
+			r.aborted, r.disturbed = f.aborted, f.Disturbed()
 		}
 		out.Runs = append(out.Runs, r)
 		if t.Discarded == "" && t.Findings != nil {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tablefull/tablefull/report/search"
 )
 
 // A metric is one number of a run that arms can be compared by.
@@ -294,6 +296,9 @@ func proxyValue(get func(*ProxyProcess) *float64) func(*Findings) float64 {
 }
 
 func capacity(f *Findings) float64 {
+	if c := f.Capacity; c != nil && len(c.Goals) > 0 && c.Goals[0].End == string(search.BelowMin) {
+		return 0 // not even the least load holds
+	}
 	if f.Capacity == nil || f.Capacity.Lower == nil {
 		return math.NaN()
 	}

@@ -25,6 +25,7 @@ type made struct {
 	spikes  []uint64
 	verdict Verdict
 	unsound string
+	aborted bool
 	kernel  string
 }
 
@@ -44,6 +45,10 @@ func (m made) findings() *Findings {
 	for i, n := range m.spikes {
 		to, end := 10.0, 5.5
 		f.Spikes = append(f.Spikes, Spike{Action: "a", Kind: "rollout", Number: i + 1, Failures: n, WatchedToS: &to, StartS: finite(5), EndS: &end})
+	}
+	f.aborted = m.aborted
+	if math.IsNaN(m.p99) {
+		f.Traffic[0].P99Ms = nil
 	}
 	if m.unsound != "" {
 		f.Verdict, f.unsound = Inconclusive, []string{m.unsound}
@@ -124,6 +129,9 @@ func TestGateVerdicts(t *testing.T) {
 			{kernel: "6.1", p99: 10},
 		}, want: Inconclusive, say: "a ran under kernel 6.18"},
 		{name: "errors from none", a: around(8, 10, 0), b: around(8, 10, 500), want: Fail, say: "b: errors is worse"},
+		{name: "a metric nobody has", a: around(8, 10, 0), b: around(8, 10, 0), want: Inconclusive, say: "no run has a value of stale", twist: func(e *Experiment) { e.Gate = []string{"p99", "stale"} }},
+		{name: "no value in some", a: around(8, 10, 0), b: append(around(5, 10, 0), made{p99: math.NaN()}, made{p99: math.NaN()}, made{p99: math.NaN()}), want: Inconclusive, say: "p99 has no value in 0 trials of a and 3 of b"},
+		{name: "ended early", a: around(8, 10, 0), b: append(around(7, 10, 0), made{p99: 10, aborted: true}), want: Inconclusive, say: "b, trial 8 was ended early"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			e, trials := experimentWith(gate, x.a, x.b)

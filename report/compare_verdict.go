@@ -155,7 +155,7 @@ func (c *Comparison) judge(e *Experiment) {
 	}
 	shown := c.shown()
 	if len(e.Gate) > 0 {
-		gateOpen, gateFails := c.gate()
+		gateOpen, gateFails := c.gate(e)
 		open, fails = append(open, gateOpen...), append(fails, gateFails...)
 	}
 	switch {
@@ -183,6 +183,10 @@ func (c *Comparison) incomplete() []string {
 			case r.Discarded != "":
 			case len(r.Unsound) > 0:
 				out = append(out, fmt.Sprintf("%s, trial %d says nothing: %s", a.Name, r.Trial, r.Unsound[0]))
+			case r.aborted:
+				out = append(out, fmt.Sprintf("%s, trial %d was ended early by abort_on and is no whole run", a.Name, r.Trial))
+			case len(r.disturbed) > 0:
+				out = append(out, fmt.Sprintf("%s, trial %d says little: %s", a.Name, r.Trial, r.disturbed[0]))
 			default:
 				sound++
 			}
@@ -226,7 +230,7 @@ func (a *ArmFindings) judge() {
 	a.Verdict = worst
 	if worst == Pass {
 		what := "its thresholds hold"
-		if f := a.trials[0].Findings; f.Reproduced != nil {
+		if !slices.ContainsFunc(a.trials, func(t Trial) bool { return t.Findings.Reproduced == nil || !*t.Findings.Reproduced }) {
 			what = "as expected"
 		}
 		if n := len(a.trials); n > 1 {
@@ -237,11 +241,12 @@ func (a *ArmFindings) judge() {
 }
 
 // gate says what the gating metrics decide.
-func (c *Comparison) gate() (open, fails []string) {
+func (c *Comparison) gate(e *Experiment) (open, fails []string) {
 	rows := slices.DeleteFunc(slices.Clone(c.Metrics), func(r MetricRow) bool { return !r.Gate })
 	if len(rows) == 0 {
 		return []string{"no data: no run has a value of a metric that decides"}, nil
 	}
+	open = c.withoutValue(e, rows)
 	for _, a := range c.Arms[1:] {
 		if len(a.trials) == 0 || len(c.Arms[0].trials) == 0 {
 			continue
@@ -263,10 +268,31 @@ func (c *Comparison) gate() (open, fails []string) {
 				open = append(open, fmt.Sprintf("too few trials for %s: %s", r.Metric, cmp.Or(first(v.Against.Warnings), "one of each says nothing about another")))
 			case v.Against.Result == Worse:
 				fails = append(fails, r.sentence(v))
+			case v.Missing > 0 || r.Arms[0].Missing > 0:
+				// Which trials those are is no chance: the rest is a selection.
+				open = append(open, fmt.Sprintf("%s has no value in %s of %s and %d of %s", r.Metric, plural(uint64(r.Arms[0].Missing), "trial"), c.Baseline, v.Missing, v.Arm)) //nolint:gosec // a length
 			}
 		}
 	}
 	return slices.Compact(open), fails
+}
+
+// withoutValue are the metrics that are to decide and have no row, because no
+// run has a value of them. Of the default ones many do not apply to a scenario:
+// that is a warning, and open only where somebody asked for the metric.
+func (c *Comparison) withoutValue(e *Experiment, rows []MetricRow) (open []string) {
+	for _, g := range e.Gate {
+		if slices.ContainsFunc(rows, func(r MetricRow) bool { return r.Group == g }) {
+			continue
+		}
+		text := "no data: no run has a value of " + g + " that could decide"
+		if slices.Equal(e.Gate, DefaultGate()) {
+			c.Warnings = append(c.Warnings, text)
+		} else {
+			open = append(open, text)
+		}
+	}
+	return open
 }
 
 // sentence is like: candidate: p99 is worse: 12 ms [11, 13] against 8 ms [7, 9], +50.0 %, p 0.002.
@@ -345,8 +371,12 @@ func (c *Comparison) differ() {
 	}
 	var firsts []Trial
 	for _, a := range c.Arms {
-		// Each trial has a seed of its own, and so another resolved scenario.
-		varied(a.Name, a.trials, "seed", "scenario as resolved")
+		// Each planned trial has a seed of its own, and so another resolved scenario.
+		skip := []string{"seed"}
+		if c.Trials > 0 {
+			skip = append(skip, "scenario as resolved")
+		}
+		varied(a.Name, a.trials, skip...)
 		if len(a.trials) > 0 {
 			firsts = append(firsts, a.trials[0])
 		}

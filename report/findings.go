@@ -67,6 +67,7 @@ type Findings struct {
 	Timeline    Timeline    `json:"timeline" jsonschema_description:"The run as series, thinned out for plotting."`
 
 	unsound []string // see Unsound
+	aborted bool     // ended early, as abort_on asked
 }
 
 // Knee holds the three onsets. A null onset did not happen, or could not be

@@ -86,7 +86,7 @@ func (l *log) heldCauses(t *traffic, lost uint64) []HeldCause {
 		out = append(out, HeldCause{Cause: entryExpired, Connections: expired, Evidence: text})
 	}
 	if rest := lost - expired; rest > 0 {
-		out = append(out, HeldCause{Cause: unknownCause, Connections: rest, Evidence: l.unexplainedText(t, timeout)})
+		out = append(out, HeldCause{Cause: unknownCause, Connections: rest, Evidence: l.unexplainedText(t, lost, timeout)})
 	}
 	slices.SortStableFunc(out, func(x, y HeldCause) int {
 		return boolOrder(x.Connections < y.Connections, y.Connections < x.Connections)
@@ -95,7 +95,7 @@ func (l *log) heldCauses(t *traffic, lost uint64) []HeldCause {
 }
 
 // unexplainedText says why nothing is said of the losses that are left.
-func (l *log) unexplainedText(t *traffic, timeout float64) string {
+func (l *log) unexplainedText(t *traffic, lost uint64, timeout float64) string {
 	if timeout <= 0 {
 		return "the node's nf_conntrack_tcp_timeout_established is not known, or was changed during the run"
 	}
@@ -117,8 +117,14 @@ func (l *log) unexplainedText(t *traffic, timeout float64) string {
 	if old > 0 {
 		parts = append(parts, fmt.Sprintf("%d had an entry when they failed", old))
 	}
+	if unseen > 0 {
+		parts = append(parts, fmt.Sprintf("%d were not looked up", unseen))
+	}
+	if n := uint64(len(t.lostOnes)); lost > n {
+		parts = append(parts, fmt.Sprintf("%d were counted and not recorded one by one", lost-n))
+	}
 	if len(parts) == 0 {
-		return fmt.Sprintf("%d were not looked up", unseen)
+		return "nothing is known of them"
 	}
 	return strings.Join(parts, ", ")
 }

@@ -90,6 +90,10 @@ func (a *attribution) settle(proofs []proof, demands []demand, agree func(*item)
 		}
 		byItem[d.item] = append(byItem[d.item], d)
 	}
+	had := map[tallyKey]uint64{}
+	for key, t := range a.tallies {
+		had[key] = t.failures
+	}
 	carried := map[*lane]*[kinds + 1]portion{}
 	nodes := map[string]found{} // what autopsies agree with, by node
 	for _, it := range order {
@@ -103,9 +107,10 @@ func (a *attribution) settle(proofs []proof, demands []demand, agree func(*item)
 	}
 	for k, p := range proofs {
 		for node, agrees := range nodes {
-			t := a.tallies[tallyKey{p.cause, node}]
-			if t == nil {
-				continue
+			key := tallyKey{p.cause, node}
+			t := a.tallies[key]
+			if t == nil || t.failures == had[key] {
+				continue // none of these increments are theirs
 			}
 			t.counter = p.counter
 			t.gained(deltas[k])

@@ -159,6 +159,17 @@ func TestVerificationJudges(t *testing.T) {
 	}
 }
 
+// Clashes are no full table.
+func TestTrialOfWithClashes(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 200, 0, 10)
+	s.bump(5, simNode, "drop", 3)
+	s.bump(5, simNode, "insert_failed", 3)
+	x := TrialOf(s.analyze(), 3000, "d")
+	assert.True(t, x.Holds)
+	assert.Zero(t, x.Dropped)
+}
+
 func TestTrialOf(t *testing.T) {
 	for _, c := range []struct {
 		headroom uint64
@@ -171,6 +182,7 @@ func TestTrialOf(t *testing.T) {
 		assert.Equal(t, c.holds, x.Holds)
 		assert.Equal(t, c.holds, x.Dropped == 0)
 		assert.Equal(t, int64(c.headroom), *x.FreeThen)
+		assert.NotEmpty(t, TrialOf(s.analyze(), c.headroom+100, "d").Unsound, "not what was asked for")
 		s.noSample = true
 		assert.NotEmpty(t, TrialOf(s.analyze(), c.headroom, "d").Unsound, "no data holds nothing")
 	}

@@ -109,7 +109,7 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 		inconclusive = append(inconclusive, "no data: no attempt was started")
 	}
 	inconclusive = append(inconclusive, l.blanks(f)...)
-	f.unsound = slices.Clone(inconclusive)
+	f.unsound, f.aborted = slices.Clone(inconclusive), l.aborted()
 	if l.aborted() {
 		fails = append(fails, fmt.Sprintf("the run was ended at %s, as abort_on asks: %s", seconds(l.endedAt()), cmpOr(l.trailer.Error, "the log does not say why")))
 	}
@@ -125,8 +125,10 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	unanswered := len(notes) > 0
 	table, without, other := l.weigh(f, a)
 	expected, shown := expectations(f)
+	// What only ends a run early says nothing about what it was to show.
+	judging := len(f.Thresholds) - l.aborting()
 	switch {
-	case len(f.Expected) > 0 && len(f.Thresholds) == 0 && !shown:
+	case len(f.Expected) > 0 && judging <= 0 && !shown:
 		inconclusive = append(inconclusive, expected...)
 	default:
 		notes = append(notes, expected...)
@@ -164,7 +166,7 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 }
 
 func (l *log) passText(f *Findings) string {
-	if f.Reproduced != nil && *f.Reproduced && len(f.Thresholds) == 0 {
+	if f.Reproduced != nil && *f.Reproduced && len(f.Thresholds) <= l.aborting() {
 		return "reproduced: all that the scenario expects was shown"
 	}
 	if n := len(f.Thresholds); n > 0 {
@@ -237,6 +239,14 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 
 // aborted is the outcome of a run that a threshold of abort_on has ended.
 const aborted = "aborted"
+
+// aborting is how many of the thresholds are those of abort_on.
+func (l *log) aborting() int {
+	if l.header == nil {
+		return 0
+	}
+	return len(l.header.AbortOn)
+}
 
 func (l *log) aborted() bool { return l.trailer != nil && l.trailer.Outcome == aborted }
 

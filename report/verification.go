@@ -35,7 +35,11 @@ func TrialOf(f *Findings, free uint64, dir string) VerificationTrial {
 	}
 	n := &f.Nodes[0]
 	t.FreeThen = n.HeadroomAtStart
-	t.Dropped = n.Counters["drop"] + n.Counters["early_drop"]
+	asked := int64(free) //nolint:gosec // entries of a table
+	if why := strangeStart(n, &asked); why != "" {
+		t.Unsound = append(t.Unsound, why)
+	}
+	t.Dropped = n.TableFullDrops + n.Counters["early_drop"]
 	t.Holds = n.Knee.Drop == nil && n.Knee.EarlyDrop == nil && t.Dropped == 0
 	return t
 }

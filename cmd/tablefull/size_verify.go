@@ -71,7 +71,7 @@ func toVerify(f *report.Findings) (*scenarios.Scenario, uint64, error) {
 			return refuse(fmt.Sprintf("action %s changes what is free", a.Name))
 		}
 	}
-	sc.Thresholds, sc.Expect = nil, nil
+	sc.Thresholds, sc.AbortOn, sc.Expect = nil, nil, nil
 	return sc, *f.Predicted.PeakEntries - *f.Nodes[0].StartEntries, nil
 }
 
