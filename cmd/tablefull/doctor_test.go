@@ -14,6 +14,7 @@ func capable() env.Capabilities {
 	for _, name := range runner.NeededForLab() {
 		c.List = append(c.List, env.Capability{Name: name, State: env.Yes})
 	}
+	c.List = append(c.List, env.Capability{Name: "private_kernel", State: env.Yes}) // what some of the library need
 	return c
 }
 
