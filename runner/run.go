@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -250,6 +251,14 @@ func (r *run) hosts(role env.Role) []env.Host {
 
 func (r *run) nodes() []env.Host { return r.hosts(env.Node) }
 
+// entered are the nodes that traffic enters by: all of a lab's, and the chosen
+// ones of a cluster's. The others are only looked at.
+func (r *run) entered() []env.Host {
+	return slices.DeleteFunc(r.nodes(), func(h env.Host) bool {
+		return !slices.ContainsFunc(r.lab.Entries(), func(e env.Entry) bool { return e.Node == h.Name() })
+	})
+}
+
 // start begins a job that runs until teardown.
 func (r *run) start(ctx context.Context, h env.Host, j env.Job) error {
 	ready := r.collect.step("start " + started{h, j.ID}.String())
@@ -270,7 +279,7 @@ func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 		return fmt.Errorf("bring services up: %w", err)
 	}
 	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
-		for _, n := range r.nodes() {
+		for _, n := range r.entered() {
 			j := env.Job{ID: env.BallastID(n.Name()), Epoch: epochs[n.Name()], Ballast: &env.BallastJob{
 				Headroom: uint64(*h), Timeout: ballastTimeout, IPv6: r.Plan.Scenario.Lab.Family == "ipv6",
 			}}
@@ -431,17 +440,27 @@ func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 	e, part := entries[k], env.Part{Index: k, Of: len(entries)}
 	j := env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
 		Traffic: t, Start: info.Start, End: info.End, Target: target, Targets: targets, Ports: ports, Part: part,
-		Sources: e.Sources, SourceCount: part.Has(r.Plan.Scenario.Lab.Clients.Addresses), Floods: e.Floods,
+		Sources: e.Sources, SourceCount: min(part.Has(r.Plan.Scenario.Lab.Clients.Addresses), hostsIn(e.Sources)), Floods: e.Floods,
 		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: max(1, failuresPerSecond/len(entries)),
 		LateAfter: r.Plan.lateAfter(),
 	}}
-	if len(entries) > 1 {
+	if len(r.nodes()) > 1 {
 		j.Load.Node = e.Node
 	}
 	if t.Via == "node_port" {
 		j.Load.Target, j.Load.Sources = netip.AddrPortFrom(e.NodeAddr, svc.NodePort), e.Outside
 	}
 	return j
+}
+
+// hostsIn is how many addresses of p are hosts', at most a million: a pod has
+// one, whatever the scenario wants.
+func hostsIn(p netip.Prefix) int {
+	bits := min(p.Addr().BitLen()-p.Bits(), 20)
+	if bits < 2 {
+		return 1 << max(0, bits)
+	}
+	return 1<<bits - 1
 }
 
 func (r *run) stopAll(ctx context.Context, jobs []started) error {

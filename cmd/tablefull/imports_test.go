@@ -36,11 +36,13 @@ var mayImport = map[string][]string{
 	"runner/proxy":       {"runner/env", "report/runlog", "scenarios", "runner/kubeapi", "runner/kubeproxy", "runner/sysctl"},
 	"runner/dataplane":   {"runner/env", "report/runlog", "scenarios"},
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack", "runner/proxy", "runner/isolate", "runner/sysctl"},
+	"manifests":          {},
+	"runner/cluster":     {"runner/env", "report/runlog", "scenarios", "runner/agent", "manifests"},
 	"runner":             {"runner/env", "report/runlog", "report/search", "scenarios"},
 	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/cluster", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

@@ -170,7 +170,7 @@ Data goes to standard output, messages to standard error.
 	})
 	root.AddCommand(
 		runCommand(s), reportCommand(s), compareCommand(s), gateCommand(s), scenariosCommand(s),
-		doctorCommand(s), restoreCommand(s), kubeProxyCommand(s),
+		doctorCommand(s), restoreCommand(s), cleanCommand(s), kubeProxyCommand(s),
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),
 	)

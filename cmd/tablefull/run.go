@@ -34,6 +34,7 @@ type runFlags struct {
 
 func runCommand(s Streams) *cobra.Command {
 	var f runFlags
+	k := newKubeFlags()
 	c := &cobra.Command{
 		Use:   "run SCENARIO",
 		Short: "Run a scenario and report what it showed",
@@ -71,10 +72,11 @@ at once, and "tablefull restore" puts back what may remain.
 		Args:              exactArgs(1, "one scenario"),
 		ValidArgsFunction: completeOneScenario,
 		RunE: func(c *cobra.Command, args []string) error {
-			return runScenario(c.Context(), args[0], f, s)
+			return runScenario(c.Context(), args[0], k, f, s)
 		},
 	}
-	c.Flags().StringVar(&f.target, "target", "lab", "where to run: lab (this machine)")
+	c.Flags().StringVar(&f.target, "target", "lab", "where to run: lab (this machine) or kubernetes (a cluster)")
+	k.bind(c.Flags())
 	c.Flags().StringArrayVar(&f.sets, "set", nil, "change the scenario: `path=value`, for example conntrack.headroom=2000")
 	c.Flags().StringVar(&f.out, "out", "", "`directory` for the results (default tablefull-out/SCENARIO-TIME)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the resolved plan and touch nothing")
@@ -83,9 +85,9 @@ at once, and "tablefull restore" puts back what may remain.
 	return c
 }
 
-func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
-	if f.target != "lab" {
-		return usagef("--target %s: this version knows lab", f.target)
+func runScenario(ctx context.Context, ref string, k kubeFlags, f runFlags, s Streams) error {
+	if f.target != "lab" && f.target != "kubernetes" {
+		return usagef("--target %s: there are lab and kubernetes", f.target)
 	}
 	if f.segment < 1 || f.segment > 1<<20 {
 		return usagef("--log-segment %d: must be 1 to %d MiB", f.segment, 1<<20)
@@ -93,6 +95,12 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 	sc, arms, source, err := scenarios.LoadArms(ref, s.In, f.sets...)
 	if err != nil {
 		return scenarioError(err)
+	}
+	if f.target == "kubernetes" {
+		if len(arms) > 0 {
+			return usagef("arms are compared in the lab: --target kubernetes runs a scenario once")
+		}
+		return runInCluster(ctx, sc, k, f, s)
 	}
 	if len(arms) > 0 {
 		return runExperiment(ctx, newExperiment(sc, arms, source, f.sets), f, s)
@@ -106,6 +114,9 @@ func runScenario(ctx context.Context, ref string, f runFlags, s Streams) error {
 // runHere runs a scenario under the kernel that this process runs under.
 func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f runFlags, s Streams) error {
 	caps, err := e.Probe(ctx)
+	if err != nil && e.Name() == "kubernetes" && ctx.Err() == nil {
+		return &runner.Unsupported{Reasons: []string{err.Error()}} // or not reached, or no rights there
+	}
 	if err != nil {
 		return fmt.Errorf("probe this machine: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"sync"
@@ -69,11 +70,7 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	if cfg.Gone == nil {
 		cfg.Gone = func() error { return nil }
 	}
-	c := &Client{cfg: cfg, http: &http.Client{Transport: &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.Dial(ctx) },
-		MaxIdleConnsPerHost: 8,
-		DisableCompression:  true,
-	}}}
+	c := newClient(cfg)
 	h, err := c.Health(ctx)
 	if err == nil && h.Host != cfg.Name {
 		err = fmt.Errorf("the agent calls itself %q", h.Host)
@@ -83,6 +80,39 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 		return nil, fmt.Errorf("reach agent %s: %w", cfg.Name, err)
 	}
 	return c, nil
+}
+
+func newClient(cfg ClientConfig) *Client {
+	return &Client{cfg: cfg, http: &http.Client{Transport: &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.Dial(ctx) },
+		MaxIdleConnsPerHost: 8,
+		DisableCompression:  true,
+	}}}
+}
+
+// ask asks once, over a connection of its own, how the agent fares.
+func (c *Client) ask(ctx context.Context) (Health, error) {
+	defer c.http.CloseIdleConnections()
+	var h Health
+	err := c.call(ctx, http.MethodGet, "/v1/health", nil, &h)
+	return h, err
+}
+
+// Facts asks for what the agent's machine is, and for the settings of
+// connection tracking in its network namespace. The list of capabilities is
+// empty.
+func (c *Client) Facts(ctx context.Context) (env.Capabilities, error) {
+	var f env.Capabilities
+	err := c.insist(ctx, func() error { return c.call(ctx, http.MethodGet, "/v1/facts", nil, &f) })
+	return f, c.named(err)
+}
+
+// Peer has the agent ask the agent at addr, which has the same token, for its
+// health: so one learns whom a service leads to, from there. It asks once.
+func (c *Client) Peer(ctx context.Context, addr netip.AddrPort) (Health, error) {
+	var h Health
+	err := c.call(ctx, http.MethodGet, "/v1/peer?addr="+url.QueryEscape(addr.String()), nil, &h)
+	return h, c.named(err)
 }
 
 // Name is part of env.Host.

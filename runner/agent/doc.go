@@ -9,6 +9,8 @@
 //	GET    /v1/records?from=N  records from number N on, one JSON line each; follows
 //	GET    /v1/clock           the monotonic clock, ns
 //	GET    /v1/health          who this is, and how it fares
+//	GET    /v1/facts           the machine, and the settings of connection tracking here
+//	GET    /v1/peer?addr=A:P   the health of the agent that answers at an address, asked from here
 //	POST   /v1/shutdown        stop every job and end the record stream; reading goes on
 //	POST   /v1/exit            after shutdown: end the process
 //

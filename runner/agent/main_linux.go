@@ -30,6 +30,7 @@ const TokenVar = "TABLEFULL_TOKEN"
 //	--spool PATH      file for its records, which must not exist; its directory's owner removes it
 //	--listen WHERE    fd:N (an inherited listener), unix:PATH or tcp:HOST:PORT
 //	--lifeline        end when stdin does
+//	--lonely TIME     end when no caller has been heard of for so long
 //
 // The token comes from the environment variable TABLEFULL_TOKEN.
 func Main(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer) error {
@@ -47,6 +48,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 	spoolPath := fs.String("spool", "", "file for records")
 	where := fs.String("listen", "", "fd:N, unix:PATH or tcp:HOST:PORT")
 	lifeline := fs.Bool("lifeline", false, "end when stdin does")
+	lonely := fs.Duration("lonely", 0, "end when no caller has been heard of for so long")
 	if err := fs.Parse(args); err != nil {
 		return fmt.Errorf("read arguments: %w", err)
 	}
@@ -80,7 +82,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 			cancel()
 		}()
 	}
-	s := NewServer(Config{Host: *host, Token: token, Spool: spool, Build: build, Errs: stderr})
+	s := NewServer(Config{Host: *host, Token: token, Spool: spool, Build: build, Lonely: *lonely, Errs: stderr})
 	err = s.Serve(ctx, l)
 	return errors.Join(err, spool.Remove())
 }

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,7 +38,11 @@ type Config struct {
 	Token string                            // what callers must know; empty: none is asked for
 	Spool *Spool                            // its records
 	Build func(env.Job) (env.Worker, error) // how a job becomes a worker; nil: New
-	Errs  io.Writer                         // for stacks of workers that panicked; nil: discarded
+	// Lonely is how long the agent goes on without hearing of its controller: it
+	// then ends as when it is told to, and whatever its jobs hold is given
+	// back. 0 is for ever.
+	Lonely time.Duration
+	Errs   io.Writer // for stacks of workers that panicked; nil: discarded
 }
 
 // A Server is an agent: Serve until Shutdown and Exit.
@@ -50,6 +55,9 @@ type Server struct {
 	unasked  atomic.Bool // it shut down although no caller asked for it
 	exit     chan struct{}
 	exitOnce sync.Once
+
+	answering atomic.Int64 // requests
+	heard     atomic.Int64 // when the last one ended, ns since 1970
 }
 
 // NewServer returns an agent that does not serve yet.
@@ -78,12 +86,23 @@ func NewServer(cfg Config) *Server {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	served := make(chan error, 1)
 	linger := 10 * time.Second
+	alone := make(chan struct{})
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	if s.cfg.Lonely > 0 {
+		watching.Go(func() { s.watch(waiting, alone) })
+	}
 	go func() { served <- s.http.Serve(l) }()
 	select {
 	case err := <-served:
 		s.Shutdown()
 		return fmt.Errorf("serve: %w", err)
 	case <-s.exit:
+	case <-alone:
+		s.shutdown(false)
+		linger = time.Second
 	case <-ctx.Done():
 		s.shutdown(false)
 		// Nobody said that he had read everything, and perhaps nobody reads.
@@ -128,6 +147,11 @@ func (s *Server) handler() http.Handler {
 		reply(w, nil, clockReply{Nanoseconds: monotonic()})
 	})
 	mux.HandleFunc("GET /v1/health", s.getHealth)
+	mux.HandleFunc("GET /v1/facts", func(w http.ResponseWriter, _ *http.Request) {
+		f, err := facts()
+		reply(w, err, f)
+	})
+	mux.HandleFunc("GET /v1/peer", s.getPeer)
 	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, _ *http.Request) {
 		s.Shutdown()
 		reply(w, nil, s.health())
@@ -136,7 +160,38 @@ func (s *Server) handler() http.Handler {
 		reply(w, nil, struct{}{})
 		s.exitOnce.Do(func() { close(s.exit) })
 	})
-	return s.authorize(mux)
+	return s.authorize(s.busy(mux))
+}
+
+// busy counts the requests that are being answered: see Config.Lonely.
+func (s *Server) busy(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.answering.Add(1)
+		defer func() {
+			s.heard.Store(time.Now().UnixNano())
+			s.answering.Add(-1)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// watch closes alone once nobody who knows the token has been heard of for
+// Config.Lonely. It ends with ctx.
+func (s *Server) watch(ctx context.Context, alone chan<- struct{}) {
+	s.heard.Store(time.Now().UnixNano())
+	tick := time.NewTicker(s.cfg.Lonely / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if s.answering.Load() == 0 && time.Since(time.Unix(0, s.heard.Load())) > s.cfg.Lonely {
+			close(alone)
+			return
+		}
+	}
 }
 
 // authorize lets through who knows the token.
@@ -170,6 +225,22 @@ func (s *Server) health() Health {
 }
 
 func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) { reply(w, nil, s.health()) }
+
+// getPeer asks the agent at an address for its health, over this host's
+// network: so a caller learns which agents a service leads to from here.
+func (s *Server) getPeer(w http.ResponseWriter, r *http.Request) {
+	addr, err := netip.ParseAddrPort(r.URL.Query().Get("addr"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read addr: %w", err))
+		return
+	}
+	var d net.Dialer
+	peer, err := newClient(ClientConfig{
+		Name: addr.String(), Token: s.cfg.Token,
+		Dial: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr.String()) },
+	}).ask(r.Context())
+	reply(w, err, peer)
+}
 
 func (s *Server) postJob(w http.ResponseWriter, r *http.Request) {
 	var j env.Job

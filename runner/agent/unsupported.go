@@ -22,5 +22,7 @@ func monotonic() int64 { return int64(time.Since(start)) }
 // New makes the worker for a job.
 func New(env.Job) (env.Worker, error) { return nil, errLinux }
 
+func facts() (env.Capabilities, error) { return env.Capabilities{}, errLinux }
+
 // Main is the hidden command agent.
 func Main(context.Context, []string, io.Reader, io.Writer) error { return errLinux }

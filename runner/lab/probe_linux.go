@@ -7,13 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 
 	tc "github.com/ti-mo/conntrack"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/runner/agent"
 	"github.com/tablefull/tablefull/runner/conntrack"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/isolate"
@@ -32,7 +32,7 @@ type probeResult struct {
 // Probe is part of env.Environment. It tries each thing in a throw-away
 // process in namespaces of its own.
 func (e *Env) Probe(ctx context.Context) (env.Capabilities, error) {
-	caps, err := machineFacts()
+	caps, err := agent.MachineFacts()
 	if err != nil {
 		return env.Capabilities{}, fmt.Errorf("probe machine: %w", err)
 	}
@@ -52,23 +52,6 @@ func (e *Env) Probe(ctx context.Context) (env.Capabilities, error) {
 		canOpen("slabinfo", "/proc/slabinfo", os.O_RDONLY,
 			"only root may read /proc/slabinfo; without it the memory of the table is estimated"))
 	return caps, nil
-}
-
-// machineFacts reads what needs no namespace.
-func machineFacts() (env.Capabilities, error) {
-	var u unix.Utsname
-	var si unix.Sysinfo_t
-	var files unix.Rlimit
-	if err := errors.Join(unix.Uname(&u), unix.Sysinfo(&si), unix.Getrlimit(unix.RLIMIT_NOFILE, &files)); err != nil {
-		return env.Capabilities{}, err
-	}
-	return env.Capabilities{
-		Kernel:      unix.ByteSliceToString(u.Release[:]),
-		Arch:        unix.ByteSliceToString(u.Machine[:]),
-		CPUs:        runtime.NumCPU(),
-		MemoryBytes: uint64(si.Totalram) * uint64(si.Unit), //nolint:unconvert // 32 bits on some machines
-		MaxFiles:    files.Max,
-	}, nil
 }
 
 // probeInside runs the hidden command lab --probe.

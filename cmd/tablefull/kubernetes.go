@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+
+	"github.com/tablefull/tablefull/runner"
+	"github.com/tablefull/tablefull/runner/cluster"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// kubeFlags say which cluster, and what runs in it.
+type kubeFlags struct {
+	config *genericclioptions.ConfigFlags
+	image  string
+	nodes  []string
+}
+
+// newKubeFlags are kubectl's flags, less the namespace: each run has its own.
+func newKubeFlags() kubeFlags {
+	c := genericclioptions.NewConfigFlags(true)
+	c.Namespace, c.CacheDir = nil, nil
+	return kubeFlags{config: c}
+}
+
+// imageVar names the image where --image does not.
+const imageVar = "TABLEFULL_IMAGE"
+
+func (k *kubeFlags) bind(f *pflag.FlagSet) {
+	k.config.AddFlags(f)
+	f.StringVar(&k.image, "image", os.Getenv(imageVar), "with --target kubernetes: tablefull's container `image`, which the nodes have or can pull (default $"+imageVar+")")
+	f.StringSliceVar(&k.nodes, "node", nil, "with --target kubernetes: the `nodes`, as many as lab.nodes, that traffic enters by and whose tables are filled to the headroom (default: the first by name that take ordinary pods)")
+}
+
+// runInCluster runs a scenario in the cluster that the flags name.
+func runInCluster(ctx context.Context, sc *scenarios.Scenario, k kubeFlags, f runFlags, s Streams) error {
+	if k.image == "" {
+		return usagef("--target kubernetes needs --image, a tablefull image that the nodes have or can pull (see: make image)")
+	}
+	if n := max(1, sc.Lab.Nodes); len(k.nodes) > 0 && len(k.nodes) != n {
+		return usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
+	}
+	// What no cluster can do is said before anything is asked of one.
+	if refused := cluster.Refusals(sc); len(refused) > 0 {
+		return &runner.Unsupported{Reasons: refused}
+	}
+	config, err := k.config.ToRESTConfig()
+	if err != nil {
+		return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
+	}
+	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes})
+	if err != nil {
+		return err
+	}
+	return runHere(ctx, e, sc, f, s)
+}
+
+func cleanCommand(s Streams) *cobra.Command {
+	k := newKubeFlags()
+	c := &cobra.Command{
+		Use: "clean", Short: "Remove what killed runs have left in a cluster", GroupID: groupMachine,
+		Long: `Clean removes every namespace of a run (label tablefull/run) from the cluster,
+with all that is in it, and prints their names. A run that ends, in whatever
+way, removes its own; only one whose controller was killed does not. Its agents
+end by themselves a minute after that, and take their ballast out of the nodes'
+tables; the empty pods stay until this.
+
+Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
+
+` + exitHelp + seeAlso("run", "restore"),
+		Example: `  tablefull clean --context staging`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("clean takes no arguments")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error {
+			config, err := k.config.ToRESTConfig()
+			if err != nil {
+				return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
+			}
+			removed, err := cluster.Clean(c.Context(), config)
+			for _, name := range removed {
+				fmt.Fprintln(s.Out, name)
+			}
+			if err != nil {
+				return &runner.Dirty{Err: err}
+			}
+			return nil
+		},
+	}
+	k.config.AddFlags(c.Flags())
+	return c
+}

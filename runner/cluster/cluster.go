@@ -1,0 +1,232 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+// Config is how a cluster is reached and what runs in it.
+type Config struct {
+	REST  *rest.Config
+	Image string // of tablefull, for the nodes' platform
+	// Nodes are where traffic enters: a worker runs on each, and their tables
+	// are filled to the scenario's headroom. They are as many as the scenario's
+	// lab.nodes. Empty: the first ones by name that take ordinary pods.
+	Nodes []string
+}
+
+// An Env runs scenarios in a cluster.
+type Env struct {
+	cfg    Config
+	client kubernetes.Interface
+}
+
+var _ env.Environment = (*Env)(nil)
+
+// New returns the environment. Nothing is asked of the cluster yet.
+func New(cfg Config) (*Env, error) {
+	if cfg.Image == "" {
+		return nil, errors.New("no image: name one that the nodes have or can pull")
+	}
+	rc := rest.CopyConfig(cfg.REST)
+	rc.QPS, rc.Burst = 50, 100 // the default of 5/s is for controllers that run for ever
+	client, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return nil, fmt.Errorf("prepare client: %w", err)
+	}
+	cfg.REST = rc
+	return &Env{cfg: cfg, client: client}, nil
+}
+
+// Name is part of env.Environment.
+func (*Env) Name() string { return "kubernetes" }
+
+// How long things may take in a cluster.
+const (
+	podsTimeout   = 90 * time.Second
+	removeTimeout = 2 * time.Minute
+	poll          = 200 * time.Millisecond
+	// patience is how long an agent is asked again: an API server that is
+	// restarted is away for some seconds.
+	patience = time.Minute
+)
+
+// Probe is part of env.Environment. To read a node's settings it starts one
+// pod on the first node that traffic enters by, in a namespace of its own, and removes
+// both.
+func (e *Env) Probe(ctx context.Context) (caps env.Capabilities, err error) {
+	nodes, err := e.entryNodes(ctx, max(1, len(e.cfg.Nodes)))
+	if err != nil {
+		return caps, fmt.Errorf("probe cluster: %w", err)
+	}
+	node := nodes[0]
+	s := e.settings("probe-"+randomHex(4), nodes[:1], nil)
+	defer func() {
+		removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		defer cancel()
+		if rerr := remove(removeCtx, e.client, s.namespace); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}()
+	objects, err := s.objects("namespace.yaml", "accounts.yaml", "sampler.yaml")
+	if err != nil {
+		return caps, err
+	}
+	for _, o := range objects {
+		if ds, ok := o.(*appsv1.DaemonSet); ok {
+			ds.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: on(s.nodes)}
+		}
+	}
+	if err := apply(ctx, e.client, objects); err != nil {
+		return caps, fmt.Errorf("probe cluster: %w", err)
+	}
+	pods, err := e.waitForPods(ctx, s, "sampler", 1)
+	if err != nil {
+		return caps, fmt.Errorf("probe cluster: %w", err)
+	}
+	a, err := e.dial(ctx, s, pods[0], pods[0].Spec.NodeName, env.Node)
+	if err != nil {
+		return caps, fmt.Errorf("probe cluster: %w", err)
+	}
+	defer a.forward.Close()
+	if caps, err = a.Facts(ctx); err != nil {
+		return caps, fmt.Errorf("probe cluster: read settings of connection tracking of node %s: %w", node, err)
+	}
+	caps.List = capabilities()
+	return caps, nil
+}
+
+// settings are those of one run.
+func (e *Env) settings(run string, nodes []string, services []scenarios.Service) settings {
+	return settings{
+		namespace: "tablefull-" + strings.ToLower(run), run: run, token: randomHex(32), image: e.cfg.Image,
+		port: freePort(services, mathrand.IntN), nodes: nodes, services: services,
+	}
+}
+
+// entryNodes are the n nodes that traffic enters by: Config.Nodes, or the
+// first by name that take ordinary pods.
+func (e *Env) entryNodes(ctx context.Context, n int) ([]string, error) {
+	list, err := e.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var fit, unfit []string
+	why := map[string]string{}
+	for _, node := range list.Items {
+		why[node.Name] = unfitNode(node)
+		if why[node.Name] == "" {
+			fit = append(fit, node.Name)
+		} else {
+			unfit = append(unfit, node.Name+" "+why[node.Name])
+		}
+	}
+	for _, name := range e.cfg.Nodes {
+		reason, known := why[name]
+		switch {
+		case !known:
+			return nil, fmt.Errorf("the cluster has no node %s", name)
+		case reason != "":
+			return nil, fmt.Errorf("node %s %s", name, reason)
+		}
+	}
+	if len(e.cfg.Nodes) > 0 {
+		if len(e.cfg.Nodes) != n {
+			return nil, fmt.Errorf("the scenario has %d nodes (lab.nodes), and %d are named", n, len(e.cfg.Nodes))
+		}
+		return e.cfg.Nodes, nil
+	}
+	if len(fit) < n {
+		return nil, fmt.Errorf("the scenario needs %d nodes (lab.nodes), and %d of the cluster's %d take ordinary pods: %s", n, len(fit), len(list.Items), strings.Join(unfit, "; "))
+	}
+	slices.Sort(fit)
+	return fit[:n], nil
+}
+
+// unfitNode is why ordinary pods cannot run on a node; empty where they can.
+func unfitNode(n corev1.Node) string {
+	if n.Spec.Unschedulable {
+		return "is cordoned"
+	}
+	for _, t := range n.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute {
+			return "has the taint " + t.Key
+		}
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+			return ""
+		}
+	}
+	return "is not ready"
+}
+
+// remove deletes a namespace and waits until it is gone, with all in it. An API
+// server that cannot be reached is asked again until ctx ends.
+func remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	for {
+		// Deleting what is being deleted already changes nothing.
+		err := client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+		if err == nil || apierrors.IsConflict(err) {
+			_, err = client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		}
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case apierrors.IsForbidden(err):
+			return fmt.Errorf("remove namespace %s: %w", namespace, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove namespace %s (kubectl delete namespace %s): %w", namespace, namespace, errors.Join(ctx.Err(), err))
+		case <-time.After(poll):
+		}
+	}
+}
+
+// Clean removes what runs whose controller was killed have left: all
+// namespaces with our label. It returns their names. It must not be called
+// while a run goes on in the cluster.
+func Clean(ctx context.Context, config *rest.Config) ([]string, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare client: %w", err)
+	}
+	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedBy + "=" + managedByUs + "," + runLabel})
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
+	}
+	var removed []string
+	var errs []error
+	for _, n := range list.Items {
+		if err := remove(ctx, client, n.Name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, n.Name)
+	}
+	return removed, errors.Join(errs...)
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

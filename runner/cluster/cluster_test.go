@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tablefull/tablefull/scenarios"
+)
+
+func testSettings() settings {
+	return settings{
+		namespace: "tablefull-r", run: "r", token: "secret", image: "image:1", port: 61001, nodes: []string{"a", "b"},
+		services: []scenarios.Service{
+			{Name: "web", Protocol: "tcp", Port: 80, PortCount: 2, Pods: 3},
+			{Name: "dns", Protocol: "udp", Port: 5353, PortCount: 1},
+		},
+	}
+}
+
+var allFiles = []string{"namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml"}
+
+// Everything is in the run's namespace, carries its labels, and may do what it
+// needs and nothing else.
+func TestObjects(t *testing.T) {
+	objects, err := testSettings().objects(allFiles...)
+	require.NoError(t, err)
+	kinds := map[string]int{}
+	for _, o := range objects {
+		m := o.(metav1.Object)
+		kind := o.GetObjectKind().GroupVersionKind().Kind
+		kinds[kind]++
+		assert.Equal(t, "r", m.GetLabels()[runLabel], kind)
+		assert.Equal(t, managedByUs, m.GetLabels()[managedBy], kind)
+		if kind == "Namespace" {
+			assert.Equal(t, "tablefull-r", m.GetName())
+		} else {
+			assert.Equal(t, "tablefull-r", m.GetNamespace(), kind)
+		}
+		switch o := o.(type) {
+		case *appsv1.DaemonSet:
+			checkPod(t, o.Spec.Template, []corev1.Capability{"NET_ADMIN"})
+			assert.True(t, o.Spec.Template.Spec.HostNetwork)
+			assert.Contains(t, o.Spec.Template.Spec.Containers[0].Args, "--listen=tcp:127.0.0.1:61001", "on loopback alone: it is the node's network")
+		case *batchv1.Job:
+			checkPod(t, o.Spec.Template, nil)
+			assert.Equal(t, int32(2), *o.Spec.Completions)
+			assert.Equal(t, int32(2), *o.Spec.Parallelism)
+			assert.Len(t, o.Spec.Template.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms, 2)
+		case *appsv1.Deployment:
+			checkPod(t, o.Spec.Template, nil)
+			assert.Equal(t, o.Spec.Selector.MatchLabels[nameLabel], o.Name)
+			assert.Equal(t, o.Name == "web", len(o.Spec.Template.Spec.SecurityContext.Sysctls) == 1, "for ports below 1024")
+		}
+	}
+	assert.Equal(t, map[string]int{"Namespace": 1, "Secret": 1, "ServiceAccount": 3, "DaemonSet": 1, "Job": 1, "Deployment": 2, "Service": 2}, kinds)
+}
+
+func checkPod(t *testing.T, pod corev1.PodTemplateSpec, capabilities []corev1.Capability) {
+	t.Helper()
+	assert.False(t, *pod.Spec.AutomountServiceAccountToken)
+	require.Len(t, pod.Spec.Containers, 1)
+	c := pod.Spec.Containers[0]
+	assert.Equal(t, "image:1", c.Image)
+	assert.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
+	assert.False(t, *c.SecurityContext.AllowPrivilegeEscalation)
+	assert.Nil(t, c.SecurityContext.Privileged)
+	assert.Equal(t, []corev1.Capability{"ALL"}, c.SecurityContext.Capabilities.Drop)
+	assert.Equal(t, capabilities, c.SecurityContext.Capabilities.Add)
+	assert.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, c.SecurityContext.SeccompProfile.Type)
+	assert.NotContains(t, strings.Join(c.Args, " "), "10399")
+	assert.Contains(t, c.Args, "--lonely=1m")
+	if c.ReadinessProbe != nil {
+		assert.Equal(t, 61001, c.ReadinessProbe.TCPSocket.Port.IntValue())
+	}
+}
+
+func TestPorts(t *testing.T) {
+	s := testSettings()
+	assert.Equal(t, "80 TCP, 81 TCP", portsOf(s.ports(s.services[0])))
+	assert.Equal(t, "5353 UDP", portsOf(s.ports(s.services[1])))
+	draws := []int{7, 8}
+	taken := []scenarios.Service{{Port: 61007, PortCount: 1}}
+	assert.Equal(t, 61008, freePort(taken, func(int) int { d := draws[0]; draws = draws[1:]; return d }), "not a service's own")
+}
+
+func portsOf(ports []corev1.ServicePort) string {
+	var out []string
+	for _, p := range ports {
+		if p.Name != "agent" {
+			out = append(out, p.TargetPort.String()+" "+string(p.Protocol))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// What a cluster cannot do is refused by its name; the rest of the library is
+// not.
+func TestRefusals(t *testing.T) {
+	for name, want := range map[string]string{
+		"short-lived": "", "healthy": "", "idle": "", "dns-flood": "", "gateway": "",
+		"syn-flood": "flood", "stale-rules": "pause_proxy", "rollout-termination-race": "rollout", "port-reuse-rollout": "source_ports",
+	} {
+		s, _, err := scenarios.Load(name, nil)
+		require.NoError(t, err)
+		got := strings.Join(Refusals(s), "\n")
+		if want == "" {
+			assert.Empty(t, got, name)
+		} else {
+			assert.Contains(t, got, want, name)
+		}
+	}
+}
+
+// So is every setting of the lab's own network, one by one.
+func TestRefusedSettings(t *testing.T) {
+	for name, set := range map[string]func(s *scenarios.Scenario){
+		"lab.kernel":    func(s *scenarios.Scenario) { s.Lab.Kernel = "private" },
+		"lab.family":    func(s *scenarios.Scenario) { s.Lab.Family = "ipv6" },
+		"lab.proxy":     func(s *scenarios.Scenario) { s.Lab.Proxy.Masquerade = true },
+		"lab.tunnel":    func(s *scenarios.Scenario) { s.Lab.Tunnel = &scenarios.Tunnel{} },
+		"conntrack.max": func(s *scenarios.Scenario) { s.Conntrack.Max = new(int64) },
+		"conntrack.timeouts": func(s *scenarios.Scenario) {
+			s.Conntrack.Timeouts = map[string]scenarios.Duration{"tcp_timeout_time_wait": 1}
+		},
+		"services[0].headless":          func(s *scenarios.Scenario) { s.Services[0].Headless = true },
+		"services[0].notrack":           func(s *scenarios.Scenario) { s.Services[0].Notrack = true },
+		"services[0].port_count":        func(s *scenarios.Scenario) { s.Services[0].PortCount = maxPorts + 1 },
+		"services[0].server.behaviour":  func(s *scenarios.Scenario) { s.Services[0].Server.Behaviour = "gone" },
+		"traffic[0].short_lived.source": func(s *scenarios.Scenario) { s.Traffic[0].ShortLived.SourcePorts = &scenarios.SourcePorts{Fixed: 1} },
+	} {
+		s, _, err := scenarios.Load("short-lived", nil)
+		require.NoError(t, err)
+		set(s)
+		refused := Refusals(s)
+		require.Len(t, refused, 1, name)
+		assert.Contains(t, refused[0], name)
+	}
+}
+
+func TestNotReady(t *testing.T) {
+	status := func(c ...corev1.ContainerStatus) corev1.PodStatus { return corev1.PodStatus{ContainerStatuses: c} }
+	waiting := func(reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
+	}
+	condition := func(kind corev1.PodConditionType, is corev1.ConditionStatus) corev1.PodStatus {
+		return corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: kind, Status: is, Message: "0/2 nodes are available"}}}
+	}
+	for _, c := range []struct {
+		status corev1.PodStatus
+		why    string
+		final  bool
+	}{
+		{condition(corev1.PodReady, corev1.ConditionTrue), "", false},
+		{condition(corev1.PodScheduled, corev1.ConditionFalse), "0/2 nodes are available", false},
+		{status(waiting("ContainerCreating")), "it is starting", false},
+		{status(waiting("ErrImagePull")), "ErrImagePull", false},
+		{status(waiting("ErrImageNeverPull")), "ErrImageNeverPull", true},
+		{status(corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}}), "it ended with exit code 1", true},
+	} {
+		why, final := notReady(corev1.Pod{Status: c.status})
+		assert.Equal(t, c.why, strings.TrimSpace(why))
+		assert.Equal(t, c.final, final)
+	}
+}

@@ -1,0 +1,129 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tablefull/tablefull/runner/agent"
+	"github.com/tablefull/tablefull/runner/env"
+)
+
+// waitForPods waits until n pods of a component are ready, and returns them by
+// name.
+func (e *Env) waitForPods(ctx context.Context, s settings, component string, n int) ([]corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, podsTimeout)
+	defer cancel()
+	for {
+		list, err := e.client.CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: componentLabel + "=" + component})
+		var waiting []string
+		var ready []corev1.Pod
+		if err == nil {
+			for _, p := range list.Items {
+				switch why, final := notReady(p); {
+				case final:
+					return nil, fmt.Errorf("start %s: pod %s: %s", component, p.Name, why)
+				case why == "":
+					ready = append(ready, p)
+				default:
+					waiting = append(waiting, p.Name+": "+why)
+				}
+			}
+			if len(ready) == n {
+				slices.SortFunc(ready, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+				return ready, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("start %s: %d of %d pods are ready: %s: %w", component, len(ready), n, strings.Join(waiting, "; "), context.Cause(ctx)), err)
+		case <-time.After(poll):
+		}
+	}
+}
+
+// notReady is why a pod is not ready; empty where it is. Final says that
+// waiting is in vain.
+func notReady(p corev1.Pod) (why string, final bool) {
+	if p.DeletionTimestamp != nil {
+		return "it is being deleted", false
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+			return strings.TrimSpace(w.Reason + " " + w.Message), w.Reason == "ErrImageNeverPull" || w.Reason == "InvalidImageName"
+		}
+		if t := c.State.Terminated; t != nil {
+			return fmt.Sprintf("it ended with exit code %d %s", t.ExitCode, t.Message), true
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		switch {
+		case c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue:
+			return "", false
+		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
+			return c.Message, false
+		}
+	}
+	return "it is starting", false
+}
+
+// remote is an agent in a pod.
+type remote struct {
+	*agent.Client
+	pod     corev1.Pod
+	addr    netip.Addr // the pod's
+	forward *forwarder
+}
+
+// dial reaches the agent of a pod, which calls itself name.
+func (e *Env) dial(ctx context.Context, s settings, pod corev1.Pod, name string, role env.Role) (*remote, error) {
+	addr, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil {
+		return nil, fmt.Errorf("read address of pod %s: %w", pod.Name, err)
+	}
+	f, err := newForwarder(e.cfg.REST, e.client, s.namespace, pod.Name, s.port)
+	if err != nil {
+		return nil, err
+	}
+	c, err := agent.Dial(ctx, agent.ClientConfig{
+		Name: name, Role: role, Token: s.token, Dial: f.Dial, Patience: patience,
+		Gone: func() error { return e.gone(pod) },
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &remote{Client: c, pod: pod, addr: addr, forward: f}, nil
+}
+
+// gone returns an error once a pod's agent is known to have ended.
+func (e *Env) gone(pod corev1.Pod) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	now, err := e.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("pod %s on node %s has been deleted", pod.Name, pod.Spec.NodeName)
+	case err != nil:
+		return nil //nolint:nilerr // nothing is known
+	case now.UID != pod.UID:
+		return fmt.Errorf("pod %s on node %s is another one now", pod.Name, pod.Spec.NodeName)
+	}
+	for _, c := range now.Status.ContainerStatuses {
+		t := c.State.Terminated
+		if t == nil {
+			t = c.LastTerminationState.Terminated
+		}
+		if t != nil {
+			return fmt.Errorf("the agent in pod %s on node %s ended: %s, exit code %d", pod.Name, pod.Spec.NodeName, t.Reason, t.ExitCode)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,277 @@
+//go:build linux
+
+package cluster_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/tablefull/tablefull/runner/env/envtest"
+	"github.com/tablefull/tablefull/runner/kubeproxy"
+	"github.com/tablefull/tablefull/runner/testcluster"
+	"github.com/tablefull/tablefull/runner/testcluster/ociimage"
+)
+
+func TestMain(m *testing.M) {
+	testcluster.Stage()
+	os.Exit(m.Run())
+}
+
+const (
+	version = "v1.36.3"
+	image   = "localhost/tablefull:test"
+)
+
+// setup is a cluster that runs, and the program.
+type setup struct {
+	cluster *testcluster.Cluster
+	program string
+}
+
+// TestRealCluster runs the program against a real Kubernetes.
+func TestRealCluster(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a test cluster needs root") // which CI runs these tests as, too
+	}
+	programs, err := testcluster.Find(t.Context(), kubeproxy.Getter{Site: "http://127.0.0.1:1", Go: "/nonexistent"}, version)
+	if err != nil {
+		envtest.Require(t, "cluster", err.Error()+" (see: make kube-programs)")
+	}
+	s := setup{program: filepath.Join(t.TempDir(), "tablefull")}
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", s.program, "github.com/tablefull/tablefull/cmd/tablefull")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	images := t.TempDir()
+	archives, err := testcluster.MakeImages(t.Context(), images, version, programs["kube-proxy"])
+	require.NoError(t, err)
+	ours := filepath.Join(images, "tablefull.tar")
+	require.NoError(t, ociimage.WriteFile(ours, testcluster.TablefullImage(image, s.program)))
+	dir := filepath.Join(t.TempDir(), "cluster")
+	s.cluster, err = testcluster.Up(t.Context(), testcluster.Config{Dir: dir, Version: version, Programs: programs, Images: append(archives, ours)})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, testcluster.Down(context.Background(), dir)) })
+	before := s.objects(t)
+	t.Run("truth", func(t *testing.T) { checkTruth(t, s) })
+	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
+	t.Run("killed", func(t *testing.T) { checkKilled(t, s) })
+	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
+	assert.Equal(t, before, s.objects(t))
+}
+
+// command is the program with the cluster's kubeconfig.
+func (s setup) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.program, args...)
+	// What the user's environment says about proxies is not about this cluster.
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + s.cluster.Kubeconfig(), "XDG_STATE_HOME=" + t.TempDir(), "HOME=" + t.TempDir(), "TABLEFULL_IMAGE=" + image}
+	return cmd
+}
+
+// objects are the names of what a run could leave behind.
+func (s setup) objects(t *testing.T) string {
+	t.Helper()
+	out, err := s.cluster.Kubectl(t.Context(), nil, "get", "namespaces,clusterroles,clusterrolebindings,nodes", "--output=name")
+	require.NoError(t, err)
+	return string(out)
+}
+
+// summary is what this test reads of a run's findings.
+type summary struct {
+	Target, Verdict string
+	Reasons         []string
+	Restored        *bool
+	Knee            struct{ Drop *onset }
+	Causes          []struct {
+		Cause string
+		Share float64
+	}
+	Nodes []struct {
+		Name        string
+		PeakEntries float64            `json:"peak_entries"`
+		Headroom    float64            `json:"headroom_at_start"`
+		Counters    map[string]float64 `json:"counters"`
+		Knee        struct{ Drop *onset }
+	}
+}
+
+type onset struct {
+	At float64 `json:"at_s"`
+}
+
+// run runs a scenario and returns its exit code and findings.
+func (s setup) run(t *testing.T, args ...string) (int, summary, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "run")
+	cmd := s.command(t.Context(), t, append([]string{"run", "--target", "kubernetes", "--out", dir}, args...)...)
+	var talk bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &talk, &talk
+	_ = cmd.Run() // its code says more
+	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	require.NoError(t, err, talk.String())
+	var sum summary
+	require.NoError(t, json.Unmarshal(b, &sum))
+	return cmd.ProcessState.ExitCode(), sum, dir
+}
+
+// A node's table is full when it must be; the other node's, which traffic does
+// not enter by, stays what it was.
+func checkTruth(t *testing.T, s setup) {
+	const headroom, rate = 2000.0, 500.0
+	for try := 1; ; try++ {
+		code, sum, _ := s.run(t, "short-lived", "--node", "node-b", "--set", fmt.Sprintf("conntrack.headroom=%v", headroom),
+			"--set", fmt.Sprintf("traffic[0].short_lived.rate=%v/s", rate), "--set", "duration=6s")
+		if sum.Verdict == "inconclusive" && try < 4 {
+			t.Log("again, because of the run's own conditions:", sum.Reasons)
+			continue
+		}
+		require.Equal(t, 3, code, "%v", sum.Reasons)
+		assert.Equal(t, "kubernetes", sum.Target)
+		assert.True(t, sum.Restored != nil && *sum.Restored)
+		require.NotEmpty(t, sum.Causes)
+		assert.Equal(t, "table_full", sum.Causes[0].Cause)
+		assert.Greater(t, sum.Causes[0].Share, 0.99)
+		require.Len(t, sum.Nodes, 2)
+		for _, n := range sum.Nodes {
+			if n.Name == "node-b" {
+				// What else the node tracks (probes, kubelet) takes a few entries.
+				assert.InDelta(t, headroom, n.Headroom, 30)
+				require.NotNil(t, n.Knee.Drop)
+				assert.InEpsilon(t, n.Headroom/rate, n.Knee.Drop.At, 0.03)
+				continue
+			}
+			assert.Nil(t, n.Knee.Drop, n.Name)
+			assert.Zero(t, n.Counters["drop"], n.Name)
+			assert.Less(t, n.PeakEntries, headroom, "%s has no ballast", n.Name)
+		}
+		return
+	}
+}
+
+// An API server that is restarted in the middle of a run is away for seconds.
+// The records are all there, once.
+func checkRestart(t *testing.T, s setup) {
+	restarted := make(chan error, 1)
+	go func() {
+		restarted <- s.whenTrafficFlows(t, func() error { return s.cluster.Signal("control", "kube-apiserver", unix.SIGTERM) })
+	}()
+	code, sum, dir := s.run(t, "healthy", "--set", "traffic[0].short_lived.rate=50/s", "--set", "duration=15s")
+	require.NoError(t, <-restarted)
+	assert.Contains(t, []int{0, 4}, code, "%v", sum.Reasons) // the restart is load, so that attempts may be late
+	assert.True(t, sum.Restored != nil && *sum.Restored)
+	checkRecords(t, filepath.Join(dir, "run.jsonl"))
+}
+
+// whenTrafficFlows calls f as soon as a worker has a job.
+func (s setup) whenTrafficFlows(t *testing.T, f func() error) error {
+	for range 1200 {
+		out, err := s.cluster.Kubectl(t.Context(), nil, "get", "pods", "--all-namespaces", "--selector=app.kubernetes.io/component=worker", "--output=jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}")
+		if err == nil && strings.Contains(string(out), "True") {
+			time.Sleep(4 * time.Second) // servers, samplers, and run time 0
+			return f()
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("no worker was ready in two minutes")
+}
+
+// checkRecords counts each host's records: they are numbered without a gap and
+// as many as the trailer says.
+func checkRecords(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	last := map[string]uint64{}
+	var trailer struct {
+		Outcome string
+		Records map[string]uint64
+	}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 64<<20)
+	for lines.Scan() {
+		var r struct {
+			N       uint64          `json:"n"`
+			Host    string          `json:"host"`
+			Trailer json.RawMessage `json:"trailer"`
+		}
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &r))
+		require.Equal(t, last[r.Host]+1, r.N, "of %s", r.Host)
+		last[r.Host] = r.N
+		if r.Trailer != nil {
+			require.NoError(t, json.Unmarshal(r.Trailer, &trailer))
+		}
+	}
+	require.NoError(t, lines.Err())
+	assert.Equal(t, "completed", trailer.Outcome)
+	delete(last, "controller")
+	assert.Len(t, last, 5) // one worker, two nodes, two pods
+	for host, n := range last {
+		assert.Equal(t, trailer.Records[host], n, host)
+	}
+}
+
+// A controller that is killed leaves its namespace; clean removes it, and the
+// ballast goes with its agent.
+func checkKilled(t *testing.T, s setup) {
+	cmd := s.command(t.Context(), t, "run", "short-lived", "--target", "kubernetes", "--node", "node-a", "--out", filepath.Join(t.TempDir(), "run"))
+	require.NoError(t, cmd.Start())
+	full := func() bool { return s.entries(t, "node-a") > 200_000 }
+	require.Eventually(t, full, 3*time.Minute, 50*time.Millisecond, "there is ballast")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
+	_ = cmd.Wait()
+	clean := s.command(t.Context(), t, "clean")
+	out, err := clean.Output()
+	require.NoError(t, err)
+	assert.Regexp(t, `^tablefull-\S+\n$`, string(out))
+	assert.Less(t, s.entries(t, "node-a"), 20_000)
+	out, err = s.command(t.Context(), t, "clean").Output()
+	require.NoError(t, err)
+	assert.Empty(t, out)
+}
+
+// entries is how many a node's table has.
+func (s setup) entries(t *testing.T, node string) (n int) {
+	assert.NoError(t, s.cluster.Inside(node, func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
+		if err != nil {
+			return err
+		}
+		_, lines, _ := strings.Cut(string(b), "\n")
+		_, err = fmt.Sscanf(lines, "%x", &n)
+		return err
+	}))
+	return n
+}
+
+// What cannot be is said, with its reason, and leaves nothing.
+func checkRefused(t *testing.T, s setup) {
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"rollout-termination-race"}, 5, "actions[0] rollout"},
+		{[]string{"healthy", "--node", "node-c"}, 5, "no node node-c"},
+		{[]string{"healthy", "--node", "node-a,node-b"}, 2, "lab.nodes"},
+		{[]string{"healthy", "--context", "other"}, 2, "other"},
+	} {
+		cmd := s.command(t.Context(), t, append([]string{"run", "--target", "kubernetes", "--out", filepath.Join(t.TempDir(), "run")}, c.args...)...)
+		out, _ := cmd.CombinedOutput()
+		assert.Equal(t, c.code, cmd.ProcessState.ExitCode(), "%s: %s", c.args, out)
+		assert.Contains(t, string(out), c.says)
+	}
+}
