@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,6 +108,56 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, left)
 	assertAsBefore(t, before)
+}
+
+// The same of runs in which pods and proxies come and go, and of those that
+// boot a kernel: five at once, because most of their time is waiting.
+func TestKilledIncidents(t *testing.T) {
+	needPrivate(t)
+	for _, c := range []struct {
+		scenario, kernel string
+		within           time.Duration // booting, and putting back, included
+	}{{"stale-rules", "host", 14 * time.Second}, {"port-reuse-rollout", "private", 20 * time.Second}} {
+		t.Run(c.scenario, func(t *testing.T) {
+			before := lookAround(t)
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			state := t.TempDir()
+			logs := 0
+			for range 3 {
+				var wait sync.WaitGroup
+				var dirs []string
+				for range 5 {
+					dir := filepath.Join(t.TempDir(), "out")
+					dirs = append(dirs, dir)
+					p, _ := program(t, state, "run", c.scenario, "--out", dir, "--quiet", "--set", "lab.kernel="+c.kernel)
+					require.NoError(t, p.Start())
+					after := time.Duration(rnd.Int64N(int64(c.within)))
+					wait.Go(func() {
+						time.Sleep(after)
+						_ = p.Process.Kill() // or it has ended by itself
+						_ = p.Wait()
+					})
+				}
+				wait.Wait()
+				for _, dir := range dirs {
+					if _, err := os.Stat(filepath.Join(dir, "run.jsonl")); err == nil {
+						_, err := analyzeDir(dir)
+						require.NoError(t, err)
+						logs++
+					}
+				}
+			}
+			assert.NotZero(t, logs, "some kills must have hit a run that had begun")
+			r, errOut := program(t, state, "restore")
+			require.NoError(t, r.Run(), errOut.String())
+			left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
+			require.NoError(t, err)
+			assert.Empty(t, left)
+			assertNothingOf(t, before)
+		})
+	}
 }
 
 // One signal stops in order: everything is put back, the log is whole and
