@@ -66,6 +66,19 @@ func (l blinkingLab) Hosts() []env.Host {
 	return out
 }
 
+// Entries are those by which traffic begins, which is when the blinking does.
+func (l blinkingLab) Entries() []env.Entry {
+	hosts := map[string]env.Host{}
+	for _, h := range l.Hosts() {
+		hosts[h.Name()] = h
+	}
+	out := l.Lab.Entries()
+	for i := range out {
+		out[i].Client = hosts[out[i].Client.Name()]
+	}
+	return out
+}
+
 type blinkingHost struct {
 	env.Host
 	b     *blinking
