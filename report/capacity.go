@@ -309,16 +309,7 @@ func (l *log) judgeSearch(f *Findings) {
 	} else {
 		notes = append(notes, expected...)
 	}
-	switch {
-	case len(inconclusive) > 0:
-		f.Verdict = Inconclusive
-	case len(fails) > 0:
-		f.Verdict = Fail
-	case unanswered:
-		f.Verdict = Inconclusive
-	default:
-		f.Verdict = Pass
-	}
+	f.Verdict = judged(inconclusive, fails, unanswered)
 	f.Reasons = slices.Concat(inconclusive, fails, notes)
 	f.Doubts, f.NotMeasured = c.doubts(), []string{}
 	f.Headline = c.headline(f)

@@ -158,14 +158,7 @@ func (c *Comparison) judge(e *Experiment) {
 		gateOpen, gateFails := c.gate(e)
 		open, fails = append(open, gateOpen...), append(fails, gateFails...)
 	}
-	switch {
-	case len(open) > 0:
-		c.Verdict = Inconclusive
-	case len(fails) > 0:
-		c.Verdict = Fail
-	default:
-		c.Verdict = Pass
-	}
+	c.Verdict = judged(open, fails, false)
 	c.Reasons = append(c.Reasons, slices.Concat(open, fails, shown, notes)...)
 	c.headline(e, shown)
 }

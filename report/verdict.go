@@ -149,20 +149,25 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	}
 	notes = append(notes, other...)
 
-	switch {
-	case len(inconclusive) > 0:
-		f.Verdict = Inconclusive
-	case len(fails) > 0:
-		f.Verdict = Fail
-	case unanswered:
-		f.Verdict = Inconclusive
-	default:
-		f.Verdict = Pass
-	}
+	f.Verdict = judged(inconclusive, fails, unanswered)
 	f.Reasons = slices.Concat(inconclusive, fails, notes)
 	if f.Verdict == Pass {
 		f.Reasons = append([]string{l.passText(f)}, f.Reasons...)
 	}
+}
+
+// judged weighs what leaves it open, what has definitely failed, and whether
+// a threshold has no answer.
+func judged(open, fails []string, unanswered bool) Verdict {
+	switch {
+	case len(open) > 0:
+		return Inconclusive
+	case len(fails) > 0:
+		return Fail
+	case unanswered:
+		return Inconclusive
+	}
+	return Pass
 }
 
 func (l *log) passText(f *Findings) string {
