@@ -261,6 +261,24 @@ func TestRollout(t *testing.T) {
 	}
 }
 
+// A connection that arrives while the proxy changes its rules is translated by
+// the old ones or by the new ones, never by neither: the built-in proxy adds no
+// errors of its own to a rollout.
+func TestSyncLosesNothing(t *testing.T) {
+	l, _ := serve(t, topology(t, "ipv4", withLife(service("web", "tcp", 3), scenarios.Lifecycle{Grace: ms(30_000), OnSIGTERM: "drain"})), 3)
+	l.statesMu.Lock()
+	three := slices.Clone(l.states)
+	l.statesMu.Unlock()
+	two := slices.Clone(three)
+	two[0].Endpoints = two[0].Endpoints[:2]
+	stop := flow(t, l, 1500)
+	for i := range 1000 {
+		require.NoError(t, l.host("node1").Update(t.Context(), proxyJob, env.Update{Services: [][]env.ServiceState{two, three}[i%2]}))
+	}
+	outcomes := stop()
+	assert.Equal(t, []runlog.Outcome{runlog.OK}, slices.Collect(maps.Keys(outcomes)), "%v", outcomes)
+}
+
 // Without preStop, and with pods that close at once, connections are lost
 // while the proxy has not heard yet.
 func TestRolloutRace(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/env"
 )
@@ -13,12 +12,12 @@ import (
 // is kube-proxy's.
 const masqueradeMark = 0x4000
 
-// nodePorts adds for each node port
+// nodePorts adds for each node port, and each of N endpoints as translate does,
 //
-//	ip daddr NODE PROTO dport NODEPORT [meta mark set mark or 0x4000] dnat to numgen random mod N map { 0 : POD, ... } : PORT
+//	ip daddr NODE PROTO dport NODEPORT numgen random mod N == 0 [meta mark set mark or 0x4000] dnat to POD:PORT
 //
 // and, where there is nobody to translate to, what becomes of the packet.
-func (p *nft) nodePorts(b nftBatch, nat, arrive *nftables.Chain, s env.ServiceState) error {
+func (p *nft) nodePorts(b nftBatch, nat, arrive *nftables.Chain, s env.ServiceState) {
 	usable := s.UsableFrom(p.node)
 	if len(usable) == 0 {
 		verdict := []expr.Any{b.unreachable()}
@@ -26,25 +25,21 @@ func (p *nft) nodePorts(b nftBatch, nat, arrive *nftables.Chain, s env.ServiceSt
 			verdict = []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 		}
 		b.rule(arrive, b.portsOf(s, p.nodeAddr, s.NodePort, s.Ports), ctStateNew(), verdict)
-		return nil
+		return
+	}
+	var asked []expr.Any
+	if !s.Local {
+		asked = mark()
 	}
 	for i := range s.Ports {
-		pods, family, err := b.listed(usable) // a set without a name is of one rule
-		if err != nil {
-			return err
+		for k, e := range usable {
+			b.rule(nat, b.portsOf(s, p.nodeAddr, s.NodePort+i, 1), oneOf(len(usable)-k), asked, []expr.Any{
+				&expr.Immediate{Register: 1, Data: e.Addr.AsSlice()},
+				&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(s.Port + i)},
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: b.nfproto(), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+			})
 		}
-		rule := b.portsOf(s, p.nodeAddr, s.NodePort+i, 1)
-		if !s.Local {
-			rule = append(rule, mark()...)
-		}
-		b.rule(nat, rule, []expr.Any{
-			&expr.Numgen{Register: 1, Modulus: uint32(len(usable)), Type: unix.NFT_NG_RANDOM},
-			&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetID: pods.ID, SetName: pods.Name},
-			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(s.Port + i)},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
-		})
 	}
-	return nil
 }
 
 // mark sets the bit that asks for masquerading.
