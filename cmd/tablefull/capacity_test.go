@@ -19,7 +19,7 @@ func proving() bool { return os.Getenv("TABLEFULL_PROVE") != "" }
 // were too often disturbed is made again.
 func searchHonest(t *testing.T, scenario string, args ...string) result {
 	t.Helper()
-	for range 3 {
+	for range 4 {
 		r := runIt(t, scenario, "", append([]string{"--quiet"}, args...)...)
 		require.NotNil(t, r.Capacity)
 		end := r.Capacity.Goals[0].End
@@ -28,7 +28,7 @@ func searchHonest(t *testing.T, scenario string, args ...string) result {
 		}
 		t.Logf("disturbed: %v", r.Reasons)
 	}
-	require.FailNow(t, "this machine is too busy: too many trials were disturbed in each of 3 searches")
+	require.FailNow(t, "this machine is too busy: too many trials were disturbed in each of 4 searches")
 	return result{}
 }
 
@@ -46,7 +46,7 @@ func trialOf(ms int) string { return fmt.Sprintf("%dms", ms) }
 // many is a drop. The whole way: search, trials, reports.
 func TestTruthCapacity(t *testing.T) {
 	needLab(t)
-	r := searchHonest(t, "capacity-concurrent", append(short(2000), "--set", "traffic[0].idle.open_rate=2000/s", "--set", "traffic[0].idle.validate_every=500ms",
+	r := searchHonest(t, "capacity-concurrent", append(short(2000), "--set", "search.trial="+trialOf(2500), "--set", "search.duration_sum="+trialOf(2500),
 		"--set", "expect=[capacity >= 1980, capacity_upper <= 2060]")...)
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
 	assertReproduced(t, r, true)

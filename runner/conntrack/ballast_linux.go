@@ -483,7 +483,7 @@ func FlushBallast(ctx context.Context) error {
 	return flushBallast(ctx, c)
 }
 
-var onlyBallast = markFilter{mark: ballastMark, mask: 0xffffffff}
+var onlyBallast = markFilter{mark: ballastMark &^ bulkBit, mask: ^uint32(bulkBit)}
 
 func flushBallast(ctx context.Context, c *client) error {
 	if err := c.command(ctx, ctDelete, 0, afUnspec, onlyBallast.append); err != nil {
@@ -503,7 +503,7 @@ func countBallast(ctx context.Context, c *client) (n uint64, err error) {
 		if !e.parse(body) {
 			return errMalformed
 		}
-		if e.mark == ballastMark { // a kernel that knows no filter sends all
+		if isBallast(e.mark) { // a kernel that knows no filter sends all
 			n++
 		}
 		return nil

@@ -33,7 +33,7 @@ const (
 // tally counts entries in constant memory.
 type tally struct {
 	entries, ballast, other uint64
-	lookalikes              uint64 // have ballastBit, but are not ballast
+	lookalikes              uint64 // have bulkBit, but are not ballast
 	groups                  map[groupKey]*uint64
 	counts                  []uint64 // backs groups
 	sources                 *spaceSaving
@@ -64,11 +64,11 @@ func (t *tally) reset() {
 
 func (t *tally) add(e *entry) {
 	t.entries++
-	if e.mark == ballastMark {
+	if isBallast(e.mark) {
 		t.ballast++
 		return
 	}
-	if e.mark&ballastBit != 0 {
+	if e.mark&bulkBit != 0 {
 		t.lookalikes++
 	}
 	if t.sources != nil {

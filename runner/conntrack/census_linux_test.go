@@ -54,7 +54,7 @@ func expected(flows []ctlib.Flow) (groups map[runlog.CensusGroup]uint64, ballast
 	groups, sources = make(map[runlog.CensusGroup]uint64), make(map[netip.Addr]uint64)
 	states := []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}
 	for _, f := range flows {
-		if f.Mark == ballastMark {
+		if isBallast(f.Mark) {
 			ballast++
 			continue
 		}
@@ -307,7 +307,7 @@ func TestCensusLeavesBallastOut(t *testing.T) {
 	conn, err := ctlib.Dial(nil)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
-	require.NoError(t, conn.Create(ctlib.NewFlow(protoUDP, 0, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), 1, 2, 60, ballastBit|5)))
+	require.NoError(t, conn.Create(ctlib.NewFlow(protoUDP, 0, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), 1, 2, 60, bulkBit|5)))
 	_, err = walk(t.Context(), tl, 20, false)
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, tl.lookalikes)

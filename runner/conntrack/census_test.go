@@ -38,7 +38,8 @@ func TestTallyGroups(t *testing.T) {
 	add(3, func(e *entry) { e.state, e.status = 1, 0; e.src = addr4("10.0.0.2") })
 	add(2, func(e *entry) { e.proto, e.state, e.status = protoUDP, 0, statusSeenReply; e.dstPort = 53 })
 	add(1, func(e *entry) { e.proto, e.srcPort, e.dstPort, e.replySrcPort, e.state = protoICMP, 0, 0, 0, 0 })
-	add(7, func(e *entry) { e.mark = ballastMark })
+	add(6, func(e *entry) { e.mark = ballastMark })
+	add(1, func(e *entry) { e.mark = ballastMark &^ bulkBit })
 	c := tl.census(1)
 	vip, pod := netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("10.1.0.5:8080")
 	assert.Equal(t, &runlog.Census{

@@ -64,7 +64,7 @@ func (f *flush) delete(ctx context.Context, c *tc.Conn) (int, error) {
 	}
 	n := 0
 	for _, flow := range flows {
-		if flow.TupleOrig.Proto.Protocol != f.proto || flow.Mark == ballastMark {
+		if flow.TupleOrig.Proto.Protocol != f.proto || isBallast(flow.Mark) {
 			continue
 		}
 		if ctx.Err() != nil {
