@@ -88,7 +88,7 @@ func (r *nftReader) elements(name string) ([]nftables.SetElement, error) {
 }
 
 // own reads the built-in proxy's rules: each matches an address, a protocol
-// and ports, and looks the pod up in a map.
+// and ports, and translates to one pod.
 func (r *nftReader) own(t table) error {
 	rules, err := r.chain("services")
 	if err != nil {
@@ -98,6 +98,7 @@ func (r *nftReader) own(t table) error {
 		var k target
 		var addr netip.Addr
 		var compared int
+		values := map[uint32][]byte{} // of registers
 		for _, e := range rule.Exprs {
 			switch e := e.(type) {
 			case *expr.Cmp:
@@ -110,16 +111,18 @@ func (r *nftReader) own(t table) error {
 				case 3:
 					k.addr = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(e.Data))
 				}
-			case *expr.Lookup:
-				list, err := r.elements(e.SetName)
-				if err != nil {
-					return err
+			case *expr.Immediate:
+				values[e.Register] = e.Data
+			case *expr.NAT:
+				pod, ok := netip.AddrFromSlice(values[e.RegAddrMin])
+				if !ok {
+					return fmt.Errorf("read rule %d of chain services: it translates to no address", rule.Handle)
 				}
-				for _, x := range list {
-					if a, ok := netip.AddrFromSlice(x.Val); ok {
-						t[k] = append(t[k], runlog.ProgrammedBackend{Addr: netip.AddrPortFrom(a, k.addr.Port()), Weight: 1})
-					}
+				port := k.addr.Port() // it stays as it is
+				if e.RegProtoMin != 0 {
+					port = binary.BigEndian.Uint16(values[e.RegProtoMin])
 				}
+				t[k] = append(t[k], runlog.ProgrammedBackend{Addr: netip.AddrPortFrom(pod, port), Weight: 1})
 			}
 		}
 	}
