@@ -28,8 +28,19 @@ func Analyze(r io.Reader) (*Findings, error) {
 // An Analysis draws conclusions from a run log as far as it has been read,
 // again and again while it grows. One goroutine uses it.
 type Analysis struct {
+	// OnRecord is given each record that has been read, on the goroutine that
+	// reads. It must not keep it. Nil: nobody wants them.
+	OnRecord func(*runlog.Record)
+
 	in  *runlog.Reader
 	log *log
+}
+
+func (a *Analysis) add(r *runlog.Record) {
+	a.log.add(r)
+	if a.OnRecord != nil {
+		a.OnRecord(r)
+	}
 }
 
 // NewAnalysis returns an Analysis of the log in r, of which it reads nothing yet.
@@ -41,7 +52,7 @@ func NewAnalysis(r io.Reader) *Analysis {
 
 // Read reads the log to its end. The error is that of the reader only.
 func (a *Analysis) Read() error {
-	if err := a.in.Each(a.log.add); err != nil {
+	if err := a.in.Each(a.add); err != nil {
 		return fmt.Errorf("analyze run log: %w", err)
 	}
 	return nil
@@ -51,7 +62,7 @@ func (a *Analysis) Read() error {
 // Reader.Follow does, until the run has ended or ctx is done. It calls
 // caughtUp whenever there is something new, from which Findings can be called.
 func (a *Analysis) Follow(ctx context.Context, caughtUp func() error) error {
-	if err := a.in.Follow(ctx, a.log.add, caughtUp); err != nil {
+	if err := a.in.Follow(ctx, a.add, caughtUp); err != nil {
 		return fmt.Errorf("follow run log: %w", err)
 	}
 	return nil

@@ -185,31 +185,33 @@ func (x *experiment) turn(ctx context.Context, dir string, turn runner.Turn, aga
 	r := report.ExperimentRun{Arm: x.arms[turn.Arm].Name, Trial: turn.Trial, Dir: filepath.ToSlash(filepath.Join(x.arms[turn.Arm].Name, name))}
 	sc := *x.arms[turn.Arm].Scenario
 	sc.Seed = turn.Seed
-	findings, err := runInto(ctx, &sc, filepath.Join(dir, r.Dir), f.quiet, s)
+	findings, err := runInto(ctx, &sc, runFlags{
+		out: filepath.Join(dir, r.Dir), quiet: f.quiet, follow: f.follow, arm: r.Arm, trial: turn.Trial,
+	}, s)
 	if findings != nil {
 		x.Runs = append(x.Runs, r)
 	}
 	return findings, err
 }
 
-// runInto runs a resolved scenario into a directory of its own, where it leaves
-// its log and all renderings, and returns what it shows. The error is of a run
+// runInto runs a resolved scenario into a directory of its own, f.out, where it
+// leaves its log and all renderings, and returns what it shows. The error is of a run
 // that could not be made, or could not put everything back; there can be
 // findings all the same.
-func runInto(ctx context.Context, sc *scenarios.Scenario, dir string, quiet bool, s Streams) (*report.Findings, error) {
+func runInto(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Streams) (*report.Findings, error) {
 	s.Out = io.Discard
-	err := runResolved(ctx, sc, runFlags{out: dir, quiet: quiet}, s)
+	err := runResolved(ctx, sc, f, s)
 	var verdict exitWith
 	if errors.As(err, &verdict) {
 		err = nil
 	}
-	if _, statErr := runlog.StatDir(dir); statErr != nil {
+	if _, statErr := runlog.StatDir(f.out); statErr != nil {
 		if err == nil {
-			err = fmt.Errorf("run %s: it left no log in %s", sc.Name, dir)
+			err = fmt.Errorf("run %s: it left no log in %s", sc.Name, f.out)
 		}
 		return nil, err
 	}
-	findings, readErr := analyzeDir(dir)
+	findings, readErr := analyzeDir(f.out)
 	return findings, errors.Join(err, readErr)
 }
 

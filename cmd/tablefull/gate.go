@@ -79,6 +79,7 @@ was the limit. The number of trials is fixed beforehand, and so are the metrics.
 	c.Flags().StringVar(&f.out, "out", "", "`directory` for the results (default tablefull-out/SCENARIO-TIME)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan of both and touch nothing")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress, only the result")
+	bindMetrics(c.Flags(), &f.metrics)
 	return c
 }
 
@@ -112,6 +113,12 @@ func gate(ctx context.Context, ref string, f gateFlags, s Streams) error {
 	if len(x.Gate) == 0 {
 		return usagef("--gate: no metric decides; there are %s", strings.Join(report.MetricNames(), ", "))
 	}
+	f.target = "lab"
+	endMetrics, err := f.serveMetrics(ctx, sc.Name, s)
+	if err != nil {
+		return err
+	}
+	defer endMetrics()
 	return runExperiment(ctx, x, f.runFlags, s)
 }
 

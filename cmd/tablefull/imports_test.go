@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"report":             {"report", "report/runlog", "report/search", "scenarios"},
 	"report/search":      {},
 	"report/serve":       {"report", "report/runlog"},
+	"report/metrics":     {"report", "report/runlog"},
 	"runner/env":         {"report/runlog", "scenarios"},
 	"runner/traffic":     {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
 	"runner/server":      {"runner/env", "report/runlog", "scenarios", "runner/server"},
@@ -42,7 +43,7 @@ var mayImport = map[string][]string{
 	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/cluster", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "scenarios"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/cluster", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "report/metrics", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

@@ -100,7 +100,9 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 	if !f.quiet {
 		fmt.Fprintf(s.Err, "tablefull: booting a private kernel (%s)\n", private.Probe(ctx, privateFiles()).Reason)
 	}
+	endFollowing := f.followed(c.Dir)
 	err = bootPrivate(ctx, c, job)
+	endFollowing()
 	if undoErr := journal.Undo(); undoErr != nil {
 		return &runner.Dirty{Err: errors.Join(undoErr, err)}
 	}

@@ -30,6 +30,21 @@ type runFlags struct {
 	quiet  bool
 	// segment is at how many MiB the run log begins a new segment.
 	segment int
+	// metrics is where to serve metrics; empty is nowhere. follow exports the
+	// run in dir until the function it returns is called; nil does nothing.
+	metrics string
+	follow  func(dir, arm string, trial int) (end func())
+	// arm and trial say which run of several this is.
+	arm   string
+	trial int
+}
+
+// followed begins to export the run in dir, if metrics are wanted.
+func (f *runFlags) followed(dir string) (end func()) {
+	if f.follow == nil {
+		return func() {}
+	}
+	return f.follow(dir, f.arm, f.trial)
 }
 
 func runCommand(s Streams) *cobra.Command {
@@ -82,6 +97,7 @@ at once, and "tablefull restore" puts back what may remain.
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the resolved plan and touch nothing")
 	c.Flags().IntVar(&f.segment, "log-segment", runlog.SegmentBytes>>20, "`MiB` at which run.jsonl becomes a compressed segment and begins again")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress, only the result")
+	bindMetrics(c.Flags(), &f.metrics)
 	return c
 }
 
@@ -96,6 +112,11 @@ func runScenario(ctx context.Context, ref string, k kubeFlags, f runFlags, s Str
 	if err != nil {
 		return scenarioError(err)
 	}
+	endMetrics, err := f.serveMetrics(ctx, sc.Name, s)
+	if err != nil {
+		return err
+	}
+	defer endMetrics()
 	if f.target == "kubernetes" {
 		if len(arms) > 0 {
 			return usagef("arms are compared in the lab: --target kubernetes runs a scenario once")
@@ -146,7 +167,9 @@ func runHere(ctx context.Context, e env.Environment, sc *scenarios.Scenario, f r
 	if err != nil {
 		return err
 	}
+	endFollowing := f.followed(dir)
 	err = runPlan(ctx, e, plan, dir, f, s)
+	endFollowing()
 	cleanup()
 	return err
 }

@@ -85,7 +85,7 @@ func verifyTrial(ctx context.Context, sc *scenarios.Scenario, free uint64, dir s
 		if again > 0 {
 			out += fmt.Sprintf("-again-%d", again)
 		}
-		f, err := runInto(ctx, &with, out, quiet, s)
+		f, err := runInto(ctx, &with, runFlags{out: out, quiet: quiet}, s)
 		if err != nil {
 			return report.VerificationTrial{}, err
 		}
