@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
@@ -387,7 +388,11 @@ func (l *log) notMeasured(f *Findings) []string {
 	var out []string
 	for _, k := range l.lossOrder {
 		if (k.What == "failures" || k.What == "autopsies") && l.losses[k] > 0 {
-			out = append(out, fmt.Sprintf("%d %s were counted and not recorded one by one: %s", l.losses[k], k.What, k.Why))
+			what, was := k.What, "were"
+			if l.losses[k] == 1 {
+				what, was = strings.TrimSuffix(k.What, "s"), "was"
+			}
+			out = append(out, fmt.Sprintf("%d %s %s counted and not recorded one by one: %s", l.losses[k], what, was, k.Why))
 		}
 	}
 	for _, n := range f.Nodes {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -88,6 +89,7 @@ func TestReportInABrowser(t *testing.T) {
 	t.Run("reading", func(t *testing.T) { checkReading(t, b) })
 	t.Run("access", func(t *testing.T) { checkAccess(t, b) })
 	t.Run("links", func(t *testing.T) { checkLinks(t, b) })
+	t.Run("fingers", func(t *testing.T) { checkFingers(t, b) })
 	t.Run("controls", func(t *testing.T) { checkControls(t, b) })
 	t.Run("without scripts", func(t *testing.T) { checkWithoutScripts(t, b) })
 	t.Run("paper", func(t *testing.T) { checkPaper(t, b) })
@@ -249,6 +251,43 @@ func checkLinks(t *testing.T, b *browser.Browser) {
 	agree(whole.From, whole.To, 1e-6)
 	require.NoError(t, p.Do(chromedp.KeyEvent("+"), chromedp.Click(chromedp.CSS(`#zoombar [data-do="reset"]`))))
 	agree(whole.From, whole.To, 1e-6)
+	assert.Empty(t, p.Problems())
+}
+
+// A finger that moves across a plot zooms all of them; one that moves up scrolls
+// the page, and one that taps shows what is under it.
+func checkFingers(t *testing.T, b *browser.Browser) {
+	file := files(t, map[string]*Findings{"hard": goldenRuns(t)["hard"].analyze()})["hard"]
+	p := openPage(t, b, file, phone)
+	eval[bool](t, p, `document.querySelector("[data-chart=entries-1]").scrollIntoView({block: "center"}); true`)
+	place := eval[struct{ X, Y, Width, Height float64 }](t, p, `(({x, y, width, height}) => ({x, y, width, height}))(document.querySelector("[data-chart=entries-1] .u-over").getBoundingClientRect())`)
+	stroke := func(from, to [2]float64) {
+		t.Helper()
+		const steps = 8
+		for i := range steps + 1 {
+			share := float64(i) / steps
+			kind := input.DispatchTouchEventTypeTouchMove
+			if i == 0 {
+				kind = input.DispatchTouchEventTypeTouchStart
+			}
+			at := input.TouchPoint{X: place.X + place.Width*(from[0]+share*(to[0]-from[0])), Y: place.Y + place.Height*(from[1]+share*(to[1]-from[1]))}
+			require.NoError(t, p.Touch(kind, &at))
+		}
+		require.NoError(t, p.Touch(input.DispatchTouchEventTypeTouchEnd))
+	}
+	whole := timed(eval[[]plotted](t, p, "lookAt.plots()"))[0]
+	stroke([2]float64{0.25, 0.5}, [2]float64{0.75, 0.55})
+	span := whole.To - whole.From
+	for _, g := range timed(eval[[]plotted](t, p, "lookAt.plots()")) {
+		assert.InDelta(t, whole.From+span/4, g.From, span/50, g.ID)
+		assert.InDelta(t, whole.To-span/4, g.To, span/50, g.ID)
+	}
+	eval[bool](t, p, `tablefull.reset(); true`)
+	y := eval[float64](t, p, "scrollY")
+	stroke([2]float64{0.5, 0.9}, [2]float64{0.5, 0.1})
+	_, err := browser.Poll(p, fmt.Sprintf(`scrollY > %g ? "scrolled" : ""`, y+20))
+	require.NoError(t, err, "the page does not scroll by a finger on a plot")
+	assert.InDelta(t, whole.To, timed(eval[[]plotted](t, p, "lookAt.plots()"))[0].To, 1e-6, "scrolling zooms")
 	assert.Empty(t, p.Problems())
 }
 

@@ -150,9 +150,10 @@ func (c *Capacity) charts() []chart {
 		name, color string
 		is          func(CapacityTrial) bool
 	}{
+		// Those that say nothing come first, so that they hide none that does.
+		{"trials that say nothing", "orange", func(t CapacityTrial) bool { return t.Inconclusive }},
 		{"trials", "blue", func(t CapacityTrial) bool { return t.Kind == string(search.Measure) && !t.Inconclusive }},
 		{"control arm", "green", func(t CapacityTrial) bool { return t.Kind == string(search.Control) && !t.Inconclusive }},
-		{"trials that say nothing", "orange", func(t CapacityTrial) bool { return t.Inconclusive }},
 	} {
 		v := make(values, len(loads))
 		any := false

@@ -170,11 +170,30 @@ func TestArmsVerdicts(t *testing.T) {
 	c := compare()
 	assert.Equal(t, Pass, c.Verdict, "nobody asked for anything: they are only shown beside each other")
 	assert.Empty(t, c.Test)
-	assert.Contains(t, c.Headline, "one trial of each")
+	assert.Contains(t, c.Headline, "One trial of each of 2 arms: attempts fail in ")
 	assert.Equal(t, Pass, compare(asked(Pass)).Verdict)
 	assert.Equal(t, Fail, compare(asked(Pass), asked(Fail)).Verdict)
 	assert.Equal(t, Inconclusive, compare(asked(Inconclusive), asked(Fail)).Verdict)
 	assert.Equal(t, Inconclusive, compare(nil, made{unsound: "no data"}.findings()).Verdict)
+}
+
+// Where no test can decide, the headline still says which arm did what.
+func TestHeadlineOfOneTrialEach(t *testing.T) {
+	for _, x := range []struct {
+		arms []made
+		want string
+	}{
+		{[]made{{drop: 4, failed: 9}, {}, {drop: 1.35, failed: 20}}, "One trial of each of 3 arms: a and c drop new connections (from 4 s, from 1.35 s), b never."},
+		{[]made{{failed: 9}, {}, {}}, "One trial of each of 3 arms: attempts fail in a (9), none in b and c."},
+		{[]made{{}, {}}, "One trial of each of 2 arms, which shows what happened, and not whether it would again."},
+	} {
+		var arms [][]made
+		for _, m := range x.arms {
+			arms = append(arms, []made{m})
+		}
+		e, trials := experimentWith(nil, arms...)
+		assert.Equal(t, x.want, Compare(e, trials).Headline)
+	}
 }
 
 // That a table never drops is better than any moment at which it does.

@@ -329,12 +329,58 @@ func (c *Comparison) headline(e *Experiment, shown []string) {
 	case len(e.Gate) > 0:
 		c.Headline = fmt.Sprintf("Nothing is shown to be worse than %s in any of %s that decide.", c.Baseline, plural(uint64(n), "metric")) //nolint:gosec // a length
 	case c.Test == "":
-		c.Headline = fmt.Sprintf("%s, %s: one trial of each, which shows what happened, and not whether it would again.", c.Scenario, plural(uint64(len(c.Arms)), "arm"))
+		c.Headline = c.beside()
 	case len(shown) == 0:
 		c.Headline = fmt.Sprintf("No arm is shown to differ from %s.", c.Baseline)
 	default:
 		c.Headline = fmt.Sprintf("%s is shown: %s.", plural(uint64(len(shown)), "difference", "differences"), shown[0])
 	}
+}
+
+// beside is what arms of one trial each showed: which dropped because their
+// table was full, and when, and which did not; where none did, or nobody can
+// tell, which lost attempts.
+func (c *Comparison) beside() string {
+	s := fmt.Sprintf("One trial of each of %s", plural(uint64(len(c.Arms)), "arm")) //nolint:gosec // a length
+	for _, x := range []struct{ metric, bad, good string }{
+		{"drop_at", "%s drop new connections (%s)", "%s never"},
+		{"failures", "attempts fail in %s (%s)", "none in %s"},
+	} {
+		var bad, values, good []string
+		for _, r := range c.Metrics {
+			for _, v := range r.Arms {
+				switch {
+				case r.Metric != x.metric || len(v.values) != 1:
+				case v.values[0] == 0 || math.IsInf(v.values[0], 1):
+					good = append(good, v.Arm)
+				default:
+					bad, values = append(bad, v.Arm), append(values, v.Text)
+				}
+			}
+		}
+		if len(bad)+len(good) != len(c.Arms) || len(bad) == 0 {
+			continue
+		}
+		if x.metric == "drop_at" {
+			for i := range values {
+				values[i] = "from " + values[i]
+			}
+		}
+		s += ": " + fmt.Sprintf(x.bad, listed(bad), strings.Join(values, ", "))
+		if len(good) > 0 {
+			s += ", " + fmt.Sprintf(x.good, listed(good))
+		}
+		return s + "."
+	}
+	return s + ", which shows what happened, and not whether it would again."
+}
+
+// listed is like: a, b and c.
+func listed(names []string) string {
+	if n := len(names); n > 1 {
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	}
+	return strings.Join(names, "")
 }
 
 // differ warns of what was not the same in all runs and is nobody's arm.

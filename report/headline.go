@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ func headline(f *Findings) string {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), leaked(n)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), leaked(n)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), leaked(n)+makesRoom(n)+others)
 	case early != nil:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
@@ -85,6 +86,16 @@ func othersText(f *Findings) string {
 		s += "; " + verb
 	}
 	return s
+}
+
+// makesRoom says how many entries made room for new ones, where the table
+// dropped first: most attempts came through at others' expense then.
+func makesRoom(n *Node) string {
+	count := n.Counters["early_drop"]
+	if n.Knee.EarlyDrop == nil || count == 0 {
+		return ""
+	}
+	return ", and it evicts others to make room (early_drop +" + strconv.FormatUint(count, 10) + ")"
 }
 
 // leaked says so where most of the traffic's entries are in CLOSE_WAIT, which

@@ -163,18 +163,55 @@ func otherAdvice(f *Findings) advice {
 			Do:  "Not the limit: connections were translated to the same addresses and ports at once, and the kernel dropped the second.",
 			Why: []string{"Choose the source ports of masquerading fully at random (kube-proxy does), or do without it; give the node more addresses or the service more pods."},
 		}
+	case remedies[top].Do != "":
+		return remedies[top]
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
 	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
-			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, went on failing until it was removed or expired.", seconds(failing), moment(behind))},
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, went on failing until it was removed or expired.", seconds(failing), moment(behind)), lingering(f)},
 		}
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
 		Why: []string{fmt.Sprintf("A backend was out of date for up to %s. Pods that are told to end serve on during a preStop sleep.", moment(behind))},
 	}
+}
+
+// lingering is what ends such entries in time.
+func lingering(f *Findings) string {
+	for _, t := range f.Traffic {
+		if t.Shape == "udp" {
+			return "Delete the UDP entries of a pod that goes (kube-proxy does, for services it knows: conntrack -D -p udp), or let clients open a new socket after a timeout."
+		}
+	}
+	return "For IPVS set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; else delete the entries of a pod that goes (conntrack -D), or let clients connect anew from another source port."
+}
+
+// remedies are what to do about the causes that say by themselves what is to be
+// changed.
+var remedies = map[string]advice{
+	noEndpoint: {
+		Do:  "Not the limit: there was nobody to send to. Keep a usable pod where the traffic enters until clients have gone elsewhere.",
+		Why: []string{"With externalTrafficPolicy Local that is on each node that the load balancer still sends to: preStop must outlast its health checks. Else it is anywhere: minAvailable, or more pods."},
+	},
+	drainingBackend: {
+		Do:  "Not the limit: let pods serve on, during a preStop sleep, for as long as the node's proxy may send to them.",
+		Why: []string{"They refused or ignored connections while they were terminating, and the proxy still sent to them. With IPVS, expire_nodest_conn=1 (which kube-proxy sets) or conn_reuse_mode=1 keep clients that use a source port again from following an old entry there."},
+	},
+	backendGone: {
+		Do:  "Not the limit: pods ended before they had answered. Let them finish what they have begun, and give them terminationGracePeriodSeconds for it.",
+		Why: []string{"Their entries led to pods that were usable when they were sent. A pod that crashed or was killed cannot finish anything."},
+	},
+	listenOverflow: {
+		Do:  "Not the limit: the server does not take connections in as fast as they come. Give it a longer listen queue (backlog, net.core.somaxconn), or more pods.",
+		Why: []string{"Its kernel counted what it threw away in front of a full listen queue (ListenOverflows)."},
+	},
+	invalidReset: {
+		Do:  "Not the limit: packets that conntrack calls invalid passed untranslated, and their receiver reset the connection. Set nf_conntrack_tcp_be_liberal=1.",
+		Why: []string{"See the cause and its evidence below."},
+	},
 }
 
 // tableTrouble says whether the table was short of room, by the kernel's

@@ -348,7 +348,7 @@ function heightOf(chart, width) {
 function draw(box, chart) {
   const width = Math.max(240, Math.floor(box.clientWidth || box.parentElement.clientWidth));
   const surface = document.createElement("div"), key = keyOf(chart);
-  surface.className = "surface";
+  surface.className = chart.kind === "time" ? "surface timed" : "surface";
   surface.tabIndex = 0;
   surface.setAttribute("role", "group");
   surface.setAttribute("aria-roledescription", "plot");
@@ -386,11 +386,43 @@ function draw(box, chart) {
     },
   }, [chart.x, ...sums], surface);
   surface.addEventListener("keydown", e => { if (timed && keys[e.key] && !e.ctrlKey && !e.metaKey && !e.altKey) { e.preventDefault(); keys[e.key](); } });
+  if (timed) dragByFinger(u);
   box.dataset.points = chart.x.length;
   box.dataset.series = chart.series.length;
   if (chart.floor > 0) caption.append(zeroButton(chart, u));
   caption.append(key.list);
   return {id: chart.id, u, box, chart};
+}
+
+// dragByFinger zooms by a drag across with one finger, where uPlot knows the
+// mouse alone. A drag up or down scrolls the page, two fingers magnify it, and
+// a tap moves the cursor.
+function dragByFinger(u) {
+  let from = null;
+  const place = e => {
+    const box = u.over.getBoundingClientRect();
+    return Math.max(0, Math.min(box.width, e.clientX - box.left));
+  };
+  const select = (left, width) => u.setSelect({left, top: 0, width, height: width > 0 ? u.over.clientHeight : 0}, false);
+  u.over.addEventListener("pointerdown", e => {
+    if (e.pointerType === "mouse") return;
+    from = e.isPrimary ? place(e) : null; // a second finger ends it
+    select(0, 0);
+  });
+  u.over.addEventListener("pointermove", e => {
+    if (from == null || e.pointerType === "mouse" || !e.isPrimary) return;
+    const to = place(e);
+    u.setCursor({left: to, top: u.over.clientHeight / 2});
+    select(Math.min(from, to), Math.abs(to - from));
+  });
+  u.over.addEventListener("pointerup", e => {
+    if (from == null || e.pointerType === "mouse" || !e.isPrimary) return;
+    const a = Math.min(from, place(e)), b = Math.max(from, place(e));
+    from = null;
+    select(0, 0);
+    if (b - a >= 10) zoom(u.posToVal(a, "x"), u.posToVal(b, "x")); // a finger is not as still as a mouse
+  });
+  u.over.addEventListener("pointercancel", e => { if (e.pointerType !== "mouse") { from = null; select(0, 0); } });
 }
 
 // zeroButton switches between the part of the axis in which something happens

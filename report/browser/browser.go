@@ -15,6 +15,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -170,6 +171,14 @@ func (p *Page) Close() { p.close() }
 // Do runs actions of chromedp in the page.
 func (p *Page) Do(steps ...chromedp.Action[chromedp.Void]) error {
 	return chromedp.Do(p.ctx, steps...)
+}
+
+// Touch puts fingers on the screen, moves or lifts them.
+func (p *Page) Touch(kind input.DispatchTouchEventType, at ...*input.TouchPoint) error {
+	if at == nil {
+		at = []*input.TouchPoint{} // null is refused
+	}
+	return p.Do(command(input.DispatchTouchEvent, input.DispatchTouchEventParams{Type: kind, TouchPoints: at}))
 }
 
 // Grant lets the page read the clipboard.

@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// depth is how far below the folder runs are looked for.
-	depth = 2
+	// depth is how far below the folder runs are looked for: a folder of
+	// folders of experiments has them at experiment/arm/trial below those.
+	depth = 4
 	// maxRuns is how many runs are listed.
 	maxRuns = 2000
 	// scanEvery is how often the folder is looked through at most.

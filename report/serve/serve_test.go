@@ -159,7 +159,8 @@ func TestList(t *testing.T) {
 	dir := t.TempDir()
 	writeLog(t, filepath.Join(dir, "old"), logOf("older", 3, "2025-01-01T00:00:00Z"))
 	writeLog(t, filepath.Join(dir, "ci", "new"), logOf("newer", 3, day))
-	writeLog(t, filepath.Join(dir, "a", "b", "deep"), logOf("deep", 3, day))
+	writeLog(t, filepath.Join(dir, "a", "b", "c", "d", "deep"), logOf("deep", 3, day))
+	writeLog(t, filepath.Join(dir, "gates", "monday", "candidate", "2"), logOf("upgrade", 3, "2024-01-01T00:00:00Z"))
 	writeLog(t, filepath.Join(dir, ".hidden"), logOf("hidden", 3, day))
 	longAgo(t, writeLog(t, filepath.Join(dir, "dead"), logOf("dying", 3, "2025-06-01T00:00:00Z")[:20]))
 	writeLog(t, filepath.Join(dir, "going"), logOf("going", 3, "2025-07-01T00:00:00Z")[:20])
@@ -180,6 +181,7 @@ func TestList(t *testing.T) {
 	has(t, a.text, "running</span>")
 	has(t, a.text, `href="/run?dir=ci%2Fnew"`)
 	has(t, a.text, "0 of 150", "failed of due")
+	has(t, a.text, `href="/run?dir=gates%2Fmonday%2Fcandidate%2F2"`, "a trial of an experiment")
 	has(t, a.text, "none up to where the log ends")
 }
 

@@ -36,7 +36,7 @@ type Server struct {
 	ErrorLog *log.Logger
 }
 
-// New returns a Server of the runs in dir and up to two levels below it. It
+// New returns a Server of the runs in dir and up to four levels below it. It
 // reads nothing outside of dir, symbolic links included.
 func New(dir string) (*Server, error) {
 	root, err := os.OpenRoot(dir)
