@@ -1,6 +1,9 @@
 package report
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // entryAdvice is for incidents of entries that live for another time than
 // their connections; false where there is none.
@@ -13,6 +16,9 @@ func entryAdvice(f *Findings) (advice, bool) {
 				"A shorter nf_conntrack_tcp_timeout_close_wait needs fewer entries, as many times fewer as it is shorter: see Sizing.",
 			},
 		}, true
+	}
+	if n := headNode(f); n != nil && lowered(n, firstOnset(n.Knee)) != nil {
+		return loweredAdvice(f, n, lowered(n, firstOnset(n.Knee))), true
 	}
 	if tableTrouble(f) {
 		return advice{}, false
@@ -33,4 +39,20 @@ func entryAdvice(f *Findings) (advice, bool) {
 		}, true
 	}
 	return advice{}, false
+}
+
+// loweredAdvice is for a table that was full because its limit was taken away.
+func loweredAdvice(f *Findings, n *Node, c *LimitChange) advice {
+	a := advice{
+		Do:  fmt.Sprintf("Let nothing lower nf_conntrack_max: %s had room with %s, and has none with %s.", n.Name, grouped(c.From), grouped(c.To)),
+		Why: []string{fmt.Sprintf("At %s it was lowered%s while there were %s entries, which stay until they expire; nothing new is let in before that.", moment(c.AtS), c.by(), grouped(c.Entries))},
+	}
+	for _, s := range f.Spikes {
+		if slices.Contains(c.Actions, s.Action) && s.Kind != "conntrack_settings" {
+			a.Why = append(a.Why, "A kube-proxy writes the limit of its own configuration at each start, and releases up to 1.36 also where that lowers the present one: put the limit there (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
+			a.Set = fmt.Sprintf("conntrack:\n  maxPerCore: 1\n  min: %d\n", c.From)
+			return a
+		}
+	}
+	return a
 }

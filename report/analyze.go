@@ -127,6 +127,7 @@ func (l *log) findings() *Findings {
 		}
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
 		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
+		nf.LimitChanges = l.whoChanged(n)
 		nf.Proxy = l.proxies[n.name].finding()
 		nf.Ports = n.portFinding(l.masquerade())
 		f.Nodes = append(f.Nodes, nf)
@@ -340,8 +341,8 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 		if s := l.staleDoubt(f, n.name); s != "" {
 			out = append(out, s)
 		}
-		if lo, hi := n.limits(); lo != hi {
-			out = append(out, fmt.Sprintf("%s's limit was not always the same: between %d and %d while traffic flowed", n.name, lo, hi))
+		if s := n.unasked(f); s != "" {
+			out = append(out, s)
 		}
 		every := 0.1
 		if l.header != nil && l.header.SampleEvery > 0 {

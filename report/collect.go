@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
@@ -68,6 +69,7 @@ type log struct {
 	nAutopsies int
 	unkept     uint64 // beyond maxAutopsies
 
+	retimed        bool // timeouts were set during the run
 	timeoutChanged bool // tcp_timeout_established was set during the run
 }
 
@@ -462,6 +464,12 @@ func (l *log) addEvent(r *runlog.Record) {
 	}
 	if _, set := e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"]; set && e.Kind == "sysctl" {
 		l.timeoutChanged = true
+	}
+	for name := range e.Fields {
+		l.retimed = l.retimed || e.Kind == "sysctl" && r.T > 0 && strings.Contains(name, "_timeout_")
+	}
+	if e.Kind == "ballast" && r.T > 0 {
+		l.node(r.Host).addRefill(r.T, e)
 	}
 	if e.Kind == "proxy" && e.Name == "metrics" {
 		l.addProxyMetrics(r.Host, e)

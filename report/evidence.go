@@ -104,7 +104,10 @@ func (a *attribution) occupancyText() string {
 	var parts []string
 	for _, n := range a.l.nodeList {
 		if a.total[n.name] > 0 && n.last != nil {
-			parts = append(parts, fmt.Sprintf("entries %d of %d", n.peak, n.last.limit))
+			parts = append(parts, fmt.Sprintf("entries %d of %d", n.fullest.entries, n.fullest.limit))
+			if k := len(n.limitChanges); k > 0 && n.limitChanges[k-1].To < n.limitChanges[k-1].From {
+				parts[len(parts)-1] += fmt.Sprintf(", to which the limit was lowered from %d at %s", n.limitChanges[k-1].From, seconds(n.limitChanges[k-1].AtS))
+			}
 		}
 	}
 	if len(parts) == 0 {

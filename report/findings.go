@@ -83,6 +83,7 @@ type Onset struct {
 	AtS          float64  `json:"at_s" jsonschema_description:"Run time in s."`
 	Entries      *uint64  `json:"entries" jsonschema_description:"Entries in the table then."`
 	Occupancy    *float64 `json:"occupancy" jsonschema_description:"Entries over limit, 0 to 1 and a little above."`
+	Limit        *uint64  `json:"limit" jsonschema_description:"nf_conntrack_max then."`
 	OfferedPerS  *float64 `json:"offered_per_s" jsonschema_description:"Attempts due per second around that moment, all traffics together."`
 	UncertaintyS float64  `json:"uncertainty_s" jsonschema_description:"The true moment is within plus or minus this many s."`
 }
@@ -203,10 +204,21 @@ type Backend struct {
 	Share                 float64  `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
 }
 
+// LimitChange is a change of a node's limit, as two samples show it.
+type LimitChange struct {
+	AtS          float64  `json:"at_s" jsonschema_description:"Run time in s."`
+	UncertaintyS float64  `json:"uncertainty_s" jsonschema_description:"The true moment is within plus or minus this many s."`
+	From         uint64   `json:"from" jsonschema_description:"nf_conntrack_max before."`
+	To           uint64   `json:"to" jsonschema_description:"nf_conntrack_max after."`
+	Entries      uint64   `json:"entries" jsonschema_description:"Entries in the first sample after it. Those that are more than the limit stay, and nothing new is let in."`
+	Actions      []string `json:"actions" jsonschema_description:"Actions that were going on and can have changed it; empty where somebody else did."`
+}
+
 // Node is what one node's table did.
 type Node struct {
 	Name            string             `json:"name"`
-	Limit           *uint64            `json:"limit" jsonschema_description:"nf_conntrack_max."`
+	Limit           *uint64            `json:"limit" jsonschema_description:"nf_conntrack_max, at the end where it changed."`
+	LimitChanges    []LimitChange      `json:"limit_changes" jsonschema_description:"When it was changed while traffic flowed, at most 100; empty where it was not."`
 	PeakEntries     *uint64            `json:"peak_entries"`
 	PeakOccupancy   *float64           `json:"peak_occupancy" jsonschema_description:"Highest entries over limit."`
 	StartEntries    *uint64            `json:"start_entries" jsonschema_description:"Entries when traffic began, ballast included."`

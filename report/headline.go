@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -24,9 +25,9 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), leaked(n)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), leaked(n)+makesRoom(n)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+others)
 	case early != nil:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
@@ -182,8 +183,8 @@ func firstOnset(k Knee) *Onset {
 // place is like: 262144 of 262144 entries (100 %), 4.3 s into the run at 700/s.
 func place(o *Onset, n *Node) string {
 	s := "an unknown filling"
-	if o.Entries != nil && n.Limit != nil {
-		s = fmt.Sprintf("%d of %d entries", *o.Entries, *n.Limit)
+	if limit := cmp.Or(o.Limit, n.Limit); o.Entries != nil && limit != nil {
+		s = fmt.Sprintf("%d of %d entries", *o.Entries, *limit)
 		if o.Occupancy != nil {
 			s += fmt.Sprintf(" (%s)", percent(*o.Occupancy))
 		}
@@ -197,6 +198,12 @@ func place(o *Onset, n *Node) string {
 
 func filling(n *Node) string {
 	s := fmt.Sprintf("%d entries", *n.PeakEntries)
+	if len(n.LimitChanges) > 0 {
+		if n.PeakOccupancy != nil {
+			s += fmt.Sprintf(", and at most %s of the limit, which was changed", percent(*n.PeakOccupancy))
+		}
+		return s
+	}
 	if n.Limit != nil && *n.Limit > 0 {
 		s = fmt.Sprintf("%d of %d entries", *n.PeakEntries, *n.Limit)
 	}

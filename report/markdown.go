@@ -128,6 +128,9 @@ func mdTables(p func(string, ...any), f *Findings) {
 	for i := range f.Nodes {
 		if n := &f.Nodes[i]; n.PeakEntries != nil {
 			p("%s: at most %s.\n", md(n.Name), filling(n))
+			if s := limitText(n); s != "" {
+				p("Its limit: %s.\n", md(s))
+			}
 			if n.Entered != nil {
 				p("%s: %s.\n", md(n.Name), md(enteredText(n.Entered)))
 			}

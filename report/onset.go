@@ -39,8 +39,16 @@ func (l *log) between(node string, iv interval) *Onset {
 		UncertaintyS: (iv.b.t-from)/2 + iv.b.took/2 + l.clockBound,
 		OfferedPerS:  l.offeredAt(node, (from+iv.b.t)/2),
 	}
-	o.Occupancy = occupancy(entries, iv.b.limit)
+	o.Occupancy, o.Limit = occupancy(entries, iv.b.limit), known(iv.b.limit)
 	return o
+}
+
+// known is nil for a limit that was not read.
+func known(limit uint64) *uint64 {
+	if limit == 0 {
+		return nil
+	}
+	return &limit
 }
 
 func occupancy(entries, limit uint64) *float64 {
@@ -143,7 +151,7 @@ func (l *log) clientLoss(node string) *Onset {
 	}
 	if s != nil {
 		e := s.entries
-		best.Entries, best.Occupancy = &e, occupancy(e, s.limit)
+		best.Entries, best.Occupancy, best.Limit = &e, occupancy(e, s.limit), known(s.limit)
 	}
 	return best
 }

@@ -99,15 +99,19 @@ func (n *need) times() []float64 {
 
 // reaches returns the first moment at which the need is more than room, and
 // the highest need of all.
-func (n *need) reaches(room float64) (at float64, reached bool, peak float64) {
+//
+// Room may change at the steps, and is constant between them.
+func (n *need) reaches(room func(t float64) float64, steps []float64) (at float64, reached bool, peak float64) {
 	last, lastNeed := math.NaN(), 0.0
-	for _, t := range n.times() {
-		now := n.at(t)
+	times := slices.Concat(n.times(), steps)
+	slices.Sort(times)
+	for _, t := range times {
+		now, free := n.at(t), room(t)
 		peak = max(peak, now)
-		if !reached && now > room+slop {
+		if !reached && now > free+slop {
 			reached, at = true, t
-			if !math.IsNaN(last) && now > lastNeed {
-				at = last + (t-last)*max(0, room-lastNeed)/(now-lastNeed)
+			if !math.IsNaN(last) && now > lastNeed && !slices.Contains(steps, t) {
+				at = last + (t-last)*max(0, free-lastNeed)/(now-lastNeed)
 			}
 		}
 		last, lastNeed = t, now
@@ -132,8 +136,8 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 	}
 	said := []string{fmt.Sprintf("headroom of %.0f entries when traffic began", room)}
 	if len(need.parts) > 0 {
-		at, reached, peak := need.reaches(room)
-		total := n.atStart.entries + uint64(math.Ceil(peak-slop))
+		at, reached, peak := need.reaches(n.roomAt, n.roomSteps())
+		total := n.atStart.entries + uint64(math.Ceil(peak-slop)) + uint64(n.mostRefilled())
 		p.PeakEntries = &total
 		if reached {
 			p.FullAtS = &at
@@ -142,6 +146,15 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 			}
 		}
 		said = append(said, l.arrivalText(n.name))
+	}
+	for _, c := range n.limitChanges {
+		said = append(said, fmt.Sprintf("limit %d from %s on", c.To, seconds(c.AtS)))
+	}
+	for _, r := range n.refills {
+		said = append(said, fmt.Sprintf("%+.0f entries of ballast at %s", r.by, seconds(r.t)))
+	}
+	if l.retimed {
+		said = append(said, "timeouts were changed while traffic flowed, and those of its start are what this is computed with")
 	}
 	if need.evictable {
 		said = append(said, "some entries are not ASSURED, so a full table evicts (early_drop) before it drops")
@@ -213,7 +226,7 @@ func (p *Prediction) measure(n *node, k Knee, room float64) {
 		return
 	}
 	from := max(0, n.atStart.t)
-	if s.t-from < slop || s.entries <= n.atStart.entries {
+	if s.t-from < slop || s.entries <= n.atStart.entries || len(n.roomSteps()) > 0 { // no line leads through a step
 		return
 	}
 	g := float64(s.entries-n.atStart.entries) / (s.t - from)

@@ -11,10 +11,10 @@ const (
 )
 
 // residual compares the model with what the table did until it was full. It is
-// nil where some traffic's entries cannot be computed, and where there is too
+// nil where something else filled the table, where some traffic's entries cannot be computed, and where there is too
 // little to compare.
 func (l *log) residual(n *node) *Residual {
-	if n == nil || n.atStart == nil || !n.rows.measured() {
+	if n == nil || n.atStart == nil || !n.rows.measured() || len(n.refills) > 0 {
 		return nil
 	}
 	need := l.need(n.name)

@@ -16,30 +16,36 @@ type node struct {
 	atStart   *tableSample // the last one before traffic begins
 	peak      uint64
 	peakShare float64
-	samples   uint64
-	counters  map[string]uint64 // gained since the first sample
-	prev      map[string]uint64 // the counters; one that is not in a sample has not changed
-	unsure    bool              // samples are missing, and with them what changed in them
-	moved     map[string]uint64 // see gain
-	backwards uint64            // counters that went backwards other than by wrapping
-	reversed  uint64            // samples older than the one before
-	cpuFrom   *cpuSample        // the first of the run
-	cpuTo     *cpuSample        // and the last
-	cpuRecent []cpuSample       // of the last idleOver s
-	minIdle   float64           // lowest share of idle CPU over idleOver s of the run; NaN for none
-	table     *grid[tableCell]
-	used      *grid[cpuSample]
-	walked    *grid[walkCell]
-	plotted   []string // names of the counters that moved, at most maxPlotted
-	states    []string // names of the states that walks found, at most maxStates
-	slab      uint64
-	census    *runlog.Census
-	censusAt  float64
-	censusBad string
-	byState   map[string]uint64 // most that a walk found
-	ballast   uint64            // in the last walk that counted it
-	walks     uint64
-	ports     []portUse // by walk, where clients are masqueraded
+	fullest   tableSample // that peakShare is of
+	// What changed the room while traffic flowed.
+	limitRead    tableSample // the last one
+	limitChanges []LimitChange
+	otherChanges uint64
+	refills      []refill
+	samples      uint64
+	counters     map[string]uint64 // gained since the first sample
+	prev         map[string]uint64 // the counters; one that is not in a sample has not changed
+	unsure       bool              // samples are missing, and with them what changed in them
+	moved        map[string]uint64 // see gain
+	backwards    uint64            // counters that went backwards other than by wrapping
+	reversed     uint64            // samples older than the one before
+	cpuFrom      *cpuSample        // the first of the run
+	cpuTo        *cpuSample        // and the last
+	cpuRecent    []cpuSample       // of the last idleOver s
+	minIdle      float64           // lowest share of idle CPU over idleOver s of the run; NaN for none
+	table        *grid[tableCell]
+	used         *grid[cpuSample]
+	walked       *grid[walkCell]
+	plotted      []string // names of the counters that moved, at most maxPlotted
+	states       []string // names of the states that walks found, at most maxStates
+	slab         uint64
+	census       *runlog.Census
+	censusAt     float64
+	censusBad    string
+	byState      map[string]uint64 // most that a walk found
+	ballast      uint64            // in the last walk that counted it
+	walks        uint64
+	ports        []portUse // by walk, where clients are masqueraded
 }
 
 type tableSample struct {
@@ -145,9 +151,10 @@ func (n *node) add(t, took float64, c *runlog.Conntrack) {
 	}
 	n.samples++
 	n.peak = max(n.peak, s.entries)
-	if s.limit > 0 {
-		n.peakShare = max(n.peakShare, float64(s.entries)/float64(s.limit))
+	if share := float64(s.entries) / float64(max(1, s.limit)); s.limit > 0 && share > n.peakShare {
+		n.peakShare, n.fullest = share, s
 	}
+	n.noteLimit(s)
 	if n.first == nil {
 		n.first = &s
 	}

@@ -258,10 +258,13 @@ func (l *log) runNeed(s *Sizing, n *node) {
 	}
 	need := l.need(n.name)
 	if len(need.parts) > 0 && len(need.unknown) == 0 {
-		_, _, peak := need.reaches(math.Inf(1))
-		v := n.atStart.entries + uint64(math.Ceil(peak-slop))
+		_, _, peak := need.reaches(func(float64) float64 { return math.Inf(1) }, nil)
+		v := n.atStart.entries + uint64(math.Ceil(peak-slop)) + uint64(n.mostRefilled())
 		s.RunNeeded = &v
 		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began%s, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, n.ballastText(), math.Ceil(peak-slop))
+		if more := n.mostRefilled(); more > 0 {
+			s.RunNeededHow += fmt.Sprintf(", and %.0f of ballast that actions added", more)
+		}
 		if need.expires {
 			s.RunNeededHow += ", and those on top that have expired and not been collected"
 		}

@@ -147,6 +147,9 @@ func (t *text) node(n *Node) {
 		room = fmt.Sprintf(", %d free when traffic began", *n.HeadroomAtStart)
 	}
 	t.para("", fmt.Sprintf("%s: at most %s%s", plain(n.Name), filling(n), room))
+	if s := limitText(n); s != "" {
+		t.para("  limit: ", plain(s))
+	}
 	t.line("  %-12s %10s %9s %9s %7s %10s", "onset", "at", "+-", "entries", "full", "offered")
 	t.onset("early_drop", n.Knee.EarlyDrop)
 	t.onset("drop", n.Knee.Drop)

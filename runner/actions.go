@@ -14,6 +14,40 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
+// An actor does what actions say: the lab, all but for the limit.
+type actor interface {
+	Act(ctx context.Context, a scenarios.Action) error
+}
+
+// limiter is a lab, and the limit of its kernel, which no host of the lab can
+// write: only the first network namespace can, which is the controller's.
+type limiter struct {
+	env.Lab
+	journal   *Journal
+	ownKernel bool
+	out       env.Recorder
+}
+
+// Act is part of actor.
+func (l limiter) Act(ctx context.Context, a scenarios.Action) error {
+	c := a.ConntrackSettings
+	if c == nil || c.Max == nil {
+		return l.Lab.Act(ctx, a)
+	}
+	old, err := setLimit(l.journal, uint64(*c.Max), l.ownKernel)
+	if err != nil {
+		return err
+	}
+	l.out.Record(runlog.Record{Event: &runlog.Event{
+		Kind: "sysctl", Name: "set", Detail: fmt.Sprintf("it was %d", old),
+		Fields: map[string]string{"net.netfilter.nf_conntrack_max": strconv.FormatInt(*c.Max, 10)},
+	}})
+	if len(c.Timeouts) == 0 && c.BeLiberal == nil {
+		return nil
+	}
+	return l.Lab.Act(ctx, a)
+}
+
 // actions carries a scenario's actions out, each on its own clock.
 type actions struct {
 	now    func() int64 // our monotonic clock, ns
@@ -26,13 +60,13 @@ type actions struct {
 
 // startActions begins to carry the actions out. Run time 0 is zero on our
 // monotonic clock.
-func startActions(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero int64, out env.Recorder) *actions {
+func startActions(ctx context.Context, lab actor, s *scenarios.Scenario, zero int64, out env.Recorder) *actions {
 	a := &actions{now: monotonic}
 	a.start(ctx, lab, s, zero, out)
 	return a
 }
 
-func (a *actions) start(ctx context.Context, lab env.Lab, s *scenarios.Scenario, zero int64, out env.Recorder) {
+func (a *actions) start(ctx context.Context, lab actor, s *scenarios.Scenario, zero int64, out env.Recorder) {
 	ctx, a.cancel = context.WithCancel(ctx)
 	end := zero + int64(s.Duration)
 	for _, act := range s.Actions {
@@ -61,7 +95,7 @@ func (a *actions) stop() error {
 // doer carries one action out, once or again and again.
 type doer struct {
 	now        func() int64
-	lab        env.Lab
+	lab        actor
 	action     scenarios.Action
 	out        env.Recorder
 	begin, end int64 // monotonic, ns; nothing begins at or after end

@@ -29,6 +29,9 @@ type Journal struct {
 // second would take the first one's value for the original, and put that back
 // last. The lock is on path itself, so that runs of all users meet.
 func (j *Journal) lockFor(path string) error {
+	if slices.ContainsFunc(j.locks, func(f *os.File) bool { return f.Name() == path }) {
+		return nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)

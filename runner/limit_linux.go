@@ -16,21 +16,50 @@ import (
 // network namespaces and writable only from the initial one.
 const limitPath = "/proc/sys/net/netfilter/nf_conntrack_max"
 
-// setGlobalLimit writes nf_conntrack_max for the run. It refuses while
-// another run has it changed, and while any other namespace that can be seen
-// holds more than half of what the new limit allows, because it could run full
-// within the run.
-func setGlobalLimit(j *Journal, want uint64) error {
-	if err := j.lockFor(limitPath); err != nil {
-		return err
+// setLimit writes nf_conntrack_max for the run, or for what remains of it, and
+// returns what it was. In a kernel that is the run's own it goes away with that.
+//
+// Of the machine's kernel it is put back. There setLimit refuses while another
+// run has it changed, and while any namespace that can be seen and is not the
+// run's own holds more than half of what the new limit allows, because it could
+// run full within the run.
+func setLimit(j *Journal, want uint64, ownKernel bool) (old uint64, err error) {
+	if old, err = readUint(limitPath); err != nil {
+		return 0, fmt.Errorf("read nf_conntrack_max: %w", err)
 	}
-	old, err := readUint(limitPath)
-	if err != nil {
-		return fmt.Errorf("read nf_conntrack_max: %w", err)
+	if !ownKernel {
+		if err := j.lockFor(limitPath); err != nil {
+			return old, err
+		}
+		// Only now nobody else writes it.
+		if old, err = readUint(limitPath); err != nil {
+			return 0, fmt.Errorf("read nf_conntrack_max: %w", err)
+		}
 	}
 	if old == want {
-		return nil
+		return old, nil
 	}
+	if !ownKernel {
+		if err := planLimit(j, old, want); err != nil {
+			return old, err
+		}
+	}
+	if err := os.WriteFile(limitPath, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+		return old, fmt.Errorf("write nf_conntrack_max: %w", err)
+	}
+	got, err := readUint(limitPath)
+	if err != nil {
+		return old, fmt.Errorf("read back nf_conntrack_max: %w", err)
+	}
+	if got != want {
+		return old, fmt.Errorf("write nf_conntrack_max: it reads %d after %d was written", got, want)
+	}
+	return old, nil
+}
+
+// planLimit refuses a limit that others could feel, and journals how it is put
+// back. Steps are undone last first, so each leads to the one before.
+func planLimit(j *Journal, old, want uint64) error {
 	fullest, pid, err := fullestNamespace()
 	if err != nil {
 		return fmt.Errorf("look into the other network namespaces: %w", err)
@@ -38,22 +67,9 @@ func setGlobalLimit(j *Journal, want uint64) error {
 	if fullest > want/2 {
 		return fmt.Errorf("conntrack.max: %d is refused: the network namespace of process %d holds %d entries already, and could soon drop new connections; use conntrack.headroom instead", want, pid, fullest)
 	}
-	if err := j.Plan(Undo{WriteFile: &WriteFile{
+	return j.Plan(Undo{WriteFile: &WriteFile{
 		Path: limitPath, Value: strconv.FormatUint(old, 10), Ours: strconv.FormatUint(want, 10), Boot: bootID(),
-	}}); err != nil {
-		return err
-	}
-	if err := os.WriteFile(limitPath, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
-		return fmt.Errorf("write nf_conntrack_max: %w", err)
-	}
-	got, err := readUint(limitPath)
-	if err != nil {
-		return fmt.Errorf("read back nf_conntrack_max: %w", err)
-	}
-	if got != want {
-		return fmt.Errorf("write nf_conntrack_max: it reads %d after %d was written", got, want)
-	}
-	return nil
+	}})
 }
 
 const (
@@ -87,7 +103,8 @@ func readUint(path string) (uint64, error) {
 }
 
 // fullestNamespace returns the largest entry count of all network namespaces
-// that processes live in, and one of their processes.
+// that processes live in other than those that only ours do, and one of their
+// processes: the run's own nodes are there to be full.
 func fullestNamespace() (entries uint64, pid int, err error) {
 	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
@@ -95,8 +112,9 @@ func fullestNamespace() (entries uint64, pid int, err error) {
 	}
 	seen := map[string]bool{}
 	for _, link := range links {
+		at, _ := strconv.Atoi(strings.Split(link, "/")[2])
 		id, err := os.Readlink(link)
-		if err != nil || seen[id] {
+		if err != nil || seen[id] || at != os.Getpid() && descends(at) {
 			continue // ended meanwhile, or not ours to see
 		}
 		seen[id] = true
@@ -108,11 +126,34 @@ func fullestNamespace() (entries uint64, pid int, err error) {
 			return 0, 0, fmt.Errorf("%s: %w", link, err)
 		}
 		if n >= entries {
-			entries = n
-			pid, _ = strconv.Atoi(strings.Split(link, "/")[2])
+			entries, pid = n, at
 		}
 	}
 	return entries, pid, nil
+}
+
+// descends says whether a process is this one or was started by it, or by one
+// that was.
+func descends(pid int) bool {
+	for pid > 1 {
+		if pid == os.Getpid() {
+			return true
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return false
+		}
+		// The name, in brackets, may hold anything; then come state and parent.
+		_, rest, _ := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 {
+			return false
+		}
+		if pid, err = strconv.Atoi(fields[1]); err != nil {
+			return false
+		}
+	}
+	return false
 }
 
 // entriesIn reads nf_conntrack_count from inside a namespace, on a thread of

@@ -4,8 +4,8 @@ package runner
 
 import "errors"
 
-// setGlobalLimit writes a limit that only Linux has.
-func setGlobalLimit(*Journal, uint64) error { return errors.ErrUnsupported }
+// setLimit writes a limit that only Linux has.
+func setLimit(*Journal, uint64, bool) (uint64, error) { return 0, errors.ErrUnsupported }
 
 // setBuckets resizes a table that only Linux has.
 func setBuckets(uint64) error { return errors.ErrUnsupported }

@@ -142,8 +142,11 @@ func peakRate(p scenarios.Pacing) float64 {
 	return r
 }
 
-// Limit is nf_conntrack_max as it will be during the run.
+// Limit is nf_conntrack_max as it will be when traffic begins.
 func (p *Plan) Limit() uint64 {
+	if n := p.Scenario.Lab.Proxy.Conntrack.Limit(p.Caps.CPUs); n > 0 {
+		return n // it writes what it wants over what there is
+	}
 	if m := p.Scenario.Conntrack.Max; m != nil {
 		return uint64(*m)
 	}
@@ -292,6 +295,7 @@ func (p *Plan) topology(runID, workDir string) env.Topology {
 	t := env.Topology{
 		RunID: runID, WorkDir: workDir, Lab: p.Scenario.Lab,
 		Services: p.Scenario.Services, NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
+		FirstNamespace: p.Caps.Private && writesLimit(p.Scenario),
 	}
 	for name, d := range p.Scenario.Conntrack.Timeouts {
 		t.NodeSysctls["nf_conntrack_"+name] = fmt.Sprint(int64(time.Duration(d) / time.Second))
@@ -302,6 +306,14 @@ func (p *Plan) topology(runID, workDir string) env.Topology {
 		}
 	}
 	return t
+}
+
+// writesLimit says whether a kube-proxy of the lab writes the kernel's limit, at
+// first or after an upgrade.
+func writesLimit(s *scenarios.Scenario) bool {
+	return s.Lab.Proxy.Conntrack.Limit(1) > 0 || slices.ContainsFunc(s.Actions, func(a scenarios.Action) bool {
+		return a.UpgradeProxy != nil && a.UpgradeProxy.Conntrack.Limit(1) > 0
+	})
 }
 
 // slots is how many hosts the pods of each service need that come and go. Pods

@@ -176,7 +176,7 @@ func (r *run) run(ctx context.Context) error {
 	}
 	r.collect.release(float64(zero-provisional) / 1e9)
 	autopsies := startAutopsies(ctx, r.nodes(), r.epochs(zero), r.collect, r.Plan.Scenario.Sampling.NoAutopsy)
-	acts := startActions(ctx, r.lab, r.Plan.Scenario, zero, r.collect)
+	acts := startActions(ctx, limiter{r.lab, r.journal, r.Plan.Caps.Private, r.collect}, r.Plan.Scenario, zero, r.collect)
 	defer func() { _ = acts.stop() }() // where a panic passes through
 	err := r.drive(ctx, zero)
 	autopsies.stop()
@@ -188,7 +188,7 @@ func (r *run) run(ctx context.Context) error {
 func (r *run) up(ctx context.Context, zero int64) error {
 	r.collect.phase("setup", "build the lab", zero)
 	if max := r.Plan.Scenario.Conntrack.Max; max != nil {
-		if err := setGlobalLimit(r.journal, uint64(*max)); err != nil {
+		if _, err := setLimit(r.journal, uint64(*max), r.Plan.Caps.Private); err != nil {
 			return err
 		}
 	}

@@ -22,17 +22,18 @@ type Action struct {
 	Timeout Duration `yaml:"timeout,omitempty" jsonschema_description:"How long it may take. Default 5m."`
 	Nodes   []string `yaml:"nodes,omitempty" jsonschema_description:"For what is done to a node or its proxy: which ones. Absent: all."`
 
-	Rollout         *Rollout         `yaml:"rollout,omitempty" jsonschema_description:"Replace all pods of a service, as a Deployment's rolling update."`
-	Scale           *Scale           `yaml:"scale,omitempty" jsonschema_description:"Change the number of pods of a service."`
-	DeletePod       *DeletePod       `yaml:"delete_pod,omitempty" jsonschema_description:"Delete pods of a service; the Deployment replaces them."`
-	RestartProxy    *RestartProxy    `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
-	PauseProxy      *Simple          `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
-	ResumeProxy     *Simple          `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
-	UpgradeProxy    *Proxy           `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
-	Ballast         *Refill          `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
-	Flush           *Flush           `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
-	SetSysctl       *SetSysctl       `yaml:"set_sysctl,omitempty" jsonschema_description:"Change settings of the node's network namespace."`
-	HoldXtablesLock *HoldXtablesLock `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that iptables-legacy, and a kube-proxy in mode iptables on top of it, take. The nf_tables variant of iptables has no lock; there the action fails."`
+	Rollout           *Rollout           `yaml:"rollout,omitempty" jsonschema_description:"Replace all pods of a service, as a Deployment's rolling update."`
+	Scale             *Scale             `yaml:"scale,omitempty" jsonschema_description:"Change the number of pods of a service."`
+	DeletePod         *DeletePod         `yaml:"delete_pod,omitempty" jsonschema_description:"Delete pods of a service; the Deployment replaces them."`
+	RestartProxy      *RestartProxy      `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
+	PauseProxy        *Simple            `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
+	ResumeProxy       *Simple            `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
+	UpgradeProxy      *Proxy             `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
+	Ballast           *Refill            `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
+	Flush             *Flush             `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
+	SetSysctl         *SetSysctl         `yaml:"set_sysctl,omitempty" jsonschema_description:"Change settings of the node's network namespace."`
+	ConntrackSettings *ConntrackSettings `yaml:"conntrack_settings,omitempty" jsonschema_description:"Change the node's connection tracking as an administrator does with sysctl, while traffic flows: the limit, timeouts, be_liberal. What a kube-proxy writes at its start is in lab.proxy.conntrack; upgrade_proxy with another such part is a change of its ConfigMap."`
+	HoldXtablesLock   *HoldXtablesLock   `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that iptables-legacy, and a kube-proxy in mode iptables on top of it, take. The nf_tables variant of iptables has no lock; there the action fails."`
 }
 
 // Rollout is a rolling update.
@@ -80,13 +81,20 @@ type SetSysctl struct {
 	For    Duration          `yaml:"for,omitempty" jsonschema_description:"Put the old values back after this long. Default 0s: they stay to the end of the run."`
 }
 
+// ConntrackSettings changes what connection tracking of a node does.
+type ConntrackSettings struct {
+	Max       *int64              `yaml:"max,omitempty" jsonschema_description:"nf_conntrack_max from now on. There is one for all namespaces of a kernel, so it needs a private kernel (lab.kernel: private), or conntrack.max in the scenario, which says that the machine's may be written, as root. Journalled, read back, put back at the end."`
+	Timeouts  map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s. Whole seconds. An entry that is there keeps its time until its next packet."`
+	BeLiberal *bool               `yaml:"be_liberal,omitempty" jsonschema_description:"nf_conntrack_tcp_be_liberal: true takes only resets outside of the window for INVALID."`
+}
+
 // HoldXtablesLock holds the lock of iptables.
 type HoldXtablesLock struct {
 	For Duration `yaml:"for" jsonschema:"required" jsonschema_description:"How long."`
 }
 
 // kinds are the names of the actions, as fields of [Action].
-var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "upgrade_proxy", "ballast", "flush", "set_sysctl", "hold_xtables_lock"}
+var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "upgrade_proxy", "ballast", "flush", "set_sysctl", "conntrack_settings", "hold_xtables_lock"}
 
 // nameActions names those without a name after their kind, with a number from
 // the second one of a kind on.
@@ -125,6 +133,9 @@ func (a *Action) defaults() {
 	if s := a.SetSysctl; s != nil && len(s.Values) == 0 {
 		s.Values = nil
 	}
+	if c := a.ConntrackSettings; c != nil && len(c.Timeouts) == 0 {
+		c.Timeouts = nil
+	}
 }
 
 // setKinds lists the kinds that are set; a valid action has exactly one.
@@ -132,7 +143,7 @@ func (a *Action) setKinds() []string {
 	var set []string
 	for i, is := range []bool{
 		a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.RestartProxy != nil, a.PauseProxy != nil, a.ResumeProxy != nil,
-		a.UpgradeProxy != nil, a.Ballast != nil, a.Flush != nil, a.SetSysctl != nil, a.HoldXtablesLock != nil,
+		a.UpgradeProxy != nil, a.Ballast != nil, a.Flush != nil, a.SetSysctl != nil, a.ConntrackSettings != nil, a.HoldXtablesLock != nil,
 	} {
 		if is {
 			set = append(set, kinds[i])

@@ -87,6 +87,10 @@ func (l *Lab) defaults() {
 
 func (p *Proxy) defaults() {
 	orElse(&p.Mode, "nftables")
+	if c := p.Conntrack; c != nil {
+		orElse(&c.MaxPerCore, new(int64(32768)))
+		orElse(&c.Min, new(int64(131072)))
+	}
 	if p.Mode != "ipvs" || p.Binary != "" {
 		return // what a kube-proxy sets is for it to say
 	}

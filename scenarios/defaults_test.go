@@ -30,7 +30,7 @@ actions:
   - {scale: {service: tcp}}
   - {delete_pod: {service: tcp}}
   - {restart_proxy: {}}
-  - {upgrade_proxy: {binary: v1.36.3}}
+  - {upgrade_proxy: {binary: v1.36.3, conntrack: {max_per_core: 0}}}
   - {flush: {}}
   - {set_sysctl: {values: {net.ipv4.tcp_fin_timeout: 5}}}
 arms: [{name: one}, {name: other}]
@@ -102,10 +102,11 @@ actions:
   - upgrade_proxy:
       mode: ipvs
       ipvs: {conn_reuse_mode: 0, expire_nodest_conn: false, drain_check: 5s}
-  - {upgrade_proxy: {binary: ./kube-proxy, mode: iptables}}
+  - {upgrade_proxy: {binary: ./kube-proxy, mode: iptables, conntrack: {max_per_core: 1000, min: 2000}}}
   - {ballast: {headroom: 500}}
   - {flush: {protocol: udp}}
   - {set_sysctl: {values: {net.netfilter.nf_conntrack_tcp_be_liberal: 1}, for: 2s}}
+  - {conntrack_settings: {max: 5000, timeouts: {tcp_timeout_close: 5s}, be_liberal: true}}
   - {hold_xtables_lock: {for: 3s}}
 sampling: {every: 50ms, census_every: 5s, no_census: true, no_autopsy: true}
 trials: 5

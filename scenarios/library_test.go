@@ -13,8 +13,8 @@ func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
 		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate", "closewait-pileup", "dns-flood",
 		"dns-pair", "etp-local-drop", "gateway", "healthy", "idle", "idle-expiry-nat-lost", "port-reuse-rollout",
-		"presync-blackhole", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp", "short-lived",
-		"snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",
+		"presync-blackhole", "proxy-lowers-max", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp",
+		"short-lived", "snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",
 		"ways-around", "ways-around-ipvs",
 	}, Names())
 	for _, name := range Names() {

@@ -56,6 +56,25 @@ type Proxy struct {
 	KeepUDP         bool       `yaml:"keep_udp,omitempty" json:"keep_udp,omitempty" jsonschema_description:"Built-in proxy: do not delete the entries of UDP flows to endpoints that have gone. kube-proxy does delete them, except those of a service left without any endpoint. Default false."`
 	PassNew         bool       `yaml:"pass_new,omitempty" json:"pass_new,omitempty" jsonschema_description:"Built-in proxy in mode nftables: let a new connection to a service that no rule translated pass as it is, and reject only those to a service without endpoints, as kube-proxy's mode iptables does. Default false: reject each, as its mode nftables does."`
 	IPVS            IPVS       `yaml:"ipvs,omitempty" json:"ipvs" jsonschema_description:"Settings of mode ipvs."`
+	// Conntrack is nil for a kube-proxy that leaves the limit alone.
+	Conntrack *ProxyConntrack `yaml:"conntrack,omitempty" json:"conntrack,omitempty" jsonschema_description:"With binary: the limit that the kube-proxy writes at each of its starts, as its ConfigMap's conntrack says. It is the kernel's, for all namespaces, so this needs lab.kernel: private, where the node then lives in the kernel's first namespace: in any other the limit cannot be written. Absent: it leaves the limit alone (maxPerCore: 0)."`
+}
+
+// ProxyConntrack is the part of KubeProxyConfiguration's conntrack that makes
+// the limit: max_per_core times the CPUs, and at least min.
+type ProxyConntrack struct {
+	MaxPerCore *int64 `yaml:"max_per_core,omitempty" json:"max_per_core,omitempty" jsonschema_description:"maxPerCore: entries for each CPU. 0 leaves the limit alone, whatever min says. 32768 where left out, as in kube-proxy."`
+	Min        *int64 `yaml:"min,omitempty" json:"min,omitempty" jsonschema_description:"min: the least limit it writes. Default 131072, as kube-proxy's."`
+}
+
+// Limit is what a kube-proxy on so many CPUs makes of it; 0 is that it leaves
+// the limit alone (getConntrackMax in cmd/kube-proxy/app/server_linux.go; from
+// 1.36 on it is at most 1048576).
+func (c *ProxyConntrack) Limit(cpus int) uint64 {
+	if c == nil || c.MaxPerCore == nil || *c.MaxPerCore <= 0 || c.Min == nil {
+		return 0
+	}
+	return uint64(max(*c.MaxPerCore*int64(cpus), *c.Min))
 }
 
 // PortRange is consecutive ports.

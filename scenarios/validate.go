@@ -200,12 +200,17 @@ func (v *validator) conntrack() {
 	if c.Buckets != nil {
 		v.buckets(*c.Buckets)
 	}
-	if len(c.Timeouts) > maxList {
-		v.fail("conntrack.timeouts", fmt.Sprintf("there are %d", len(c.Timeouts)), fmt.Sprintf("the kernel has %d", len(TimeoutNames())))
+	v.timeouts("conntrack.timeouts", c.Timeouts)
+}
+
+// timeouts checks conntrack timeouts by name.
+func (v *validator) timeouts(at string, timeouts map[string]Duration) {
+	if len(timeouts) > maxList {
+		v.fail(at, fmt.Sprintf("there are %d", len(timeouts)), fmt.Sprintf("the kernel has %d", len(TimeoutNames())))
 		return
 	}
-	for _, name := range sortedKeys(c.Timeouts) {
-		path := "conntrack.timeouts." + name
+	for _, name := range sortedKeys(timeouts) {
+		path := at + "." + name
 		if !slices.Contains(TimeoutNames(), name) {
 			hint := didYouMean(strings.TrimPrefix(name, "nf_conntrack_"), "timeouts", TimeoutNames())
 			if bare, ok := strings.CutPrefix(name, "nf_conntrack_"); ok && slices.Contains(TimeoutNames(), bare) {
@@ -213,7 +218,7 @@ func (v *validator) conntrack() {
 			}
 			v.fail(path, "unknown timeout", hint)
 		}
-		d := time.Duration(c.Timeouts[name])
+		d := time.Duration(timeouts[name])
 		if d%time.Second != 0 || d < time.Second || d > maxTimeoutSeconds*time.Second {
 			v.fail(path, d.String()+" is not a timeout of the kernel's", fmt.Sprintf("write whole seconds, 1s to %ds", maxTimeoutSeconds))
 		}

@@ -75,6 +75,9 @@ func (v *validator) action(path string, a *Action) {
 	if x := a.SetSysctl; x != nil {
 		v.sysctls(path+".set_sysctl", x)
 	}
+	if x := a.ConntrackSettings; x != nil {
+		v.conntrackSettings(path+".conntrack_settings", x, len(a.Nodes) > 0)
+	}
 	if x := a.HoldXtablesLock; x != nil {
 		v.lasts(path+".hold_xtables_lock.for", x.For, millisecond, maxTimeout)
 		if !v.usesIptables() {
@@ -205,6 +208,9 @@ func (v *validator) proxy(path string, p *Proxy) {
 	if p.PassNew && (!own || p.Mode != "nftables") {
 		v.fail(path+".pass_new", "is a choice of the built-in proxy's in mode nftables", "leave it out").needs = []string{path + ".binary", path + ".mode"}
 	}
+	if p.Conntrack != nil {
+		v.proxyConntrack(path, p)
+	}
 	v.lasts(path+".delay", p.Delay, 0, maxTimeout)
 	v.ipvs(path+".ipvs", p)
 }
@@ -221,6 +227,41 @@ func (v *validator) masqueradePorts(path string, p *Proxy, r *PortRange) {
 		v.fail(at, "is a choice of the built-in proxy's; kube-proxy leaves the ports to the kernel", "leave it or binary out").needs = []string{path + ".binary"}
 	case !p.Masquerade:
 		v.fail(at, "is about masquerading, which is off", "leave it out, or write masquerade: true").needs = []string{path + ".masquerade"}
+	}
+}
+
+// proxyConntrack checks the limit that a kube-proxy writes. It is the kernel's,
+// and where the kernel is the machine's there is no node that could write it.
+func (v *validator) proxyConntrack(path string, p *Proxy) {
+	at, c := path+".conntrack", p.Conntrack
+	v.between(at+".max_per_core", *c.MaxPerCore, 0, maxEntries)
+	v.between(at+".min", *c.Min, 0, maxEntries)
+	switch {
+	case p.Binary == "":
+		v.fail(at, "is a kube-proxy's; the built-in proxy leaves the limit alone", "write binary too, or conntrack.max, or an action conntrack_settings").needs = []string{path + ".binary"}
+	case *c.MaxPerCore == 0:
+	case v.s.Lab.Kernel != "private":
+		v.fail(at, "makes the kube-proxy write nf_conntrack_max, which is the whole machine's and cannot be written from a node's namespace", "write lab.kernel: private, or max_per_core: 0").needs = []string{"lab.kernel"}
+	case v.s.Lab.Nodes > 1:
+		v.fail(at, "makes the kube-proxy write nf_conntrack_max, which only the node in the kernel's first namespace can", "write lab.nodes: 1, or max_per_core: 0").needs = []string{"lab.nodes"}
+	}
+}
+
+func (v *validator) conntrackSettings(path string, c *ConntrackSettings, named bool) {
+	if c.Max == nil && len(c.Timeouts) == 0 && c.BeLiberal == nil {
+		v.fail(path, "changes nothing", "write max, timeouts or be_liberal")
+	}
+	v.timeouts(path+".timeouts", c.Timeouts)
+	if c.Max == nil {
+		return
+	}
+	v.between(path+".max", *c.Max, 1, maxEntries)
+	switch {
+	case named:
+		v.fail(path+".max", "is that of all nodes: a kernel has one limit", "leave nodes out, or write an action of its own for the rest")
+	case v.s.Lab.Kernel != "private" && v.s.Conntrack.Max == nil:
+		v.fail(path+".max", "writes the whole machine's nf_conntrack_max, and the scenario does not say that it may be",
+			"write lab.kernel: private, whose limit is its own, or conntrack.max, which needs root, and is put back").needs = []string{"lab.kernel", "conntrack.max"}
 	}
 }
 
@@ -249,7 +290,7 @@ func (v *validator) upgrade(path string, p *Proxy) {
 		v.fail(path+".delay", "is the API server's, and does not change with the proxy", "write it in lab.proxy")
 	}
 	old, by := v.s.Lab.Proxy, *p
-	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && samePointed(old.MasqueradePorts, by.MasqueradePorts) && old.KeepUDP == by.KeepUDP && old.PassNew == by.PassNew && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
+	if old.Mode == by.Mode && old.Binary == by.Binary && old.Masquerade == by.Masquerade && samePointed(old.MasqueradePorts, by.MasqueradePorts) && sameConntrack(old.Conntrack, by.Conntrack) && old.KeepUDP == by.KeepUDP && old.PassNew == by.PassNew && sameIPVS(old.IPVS, by.IPVS) && !v.upgrades(p) {
 		v.fail(path, "is the proxy that is there already", "write another binary or mode, or restart_proxy").needs = []string{"lab.proxy"}
 	}
 }
@@ -262,6 +303,13 @@ func (v *validator) upgrades(p *Proxy) bool {
 
 func sameIPVS(a, b IPVS) bool {
 	return samePointed(a.ConnReuseMode, b.ConnReuseMode) && samePointed(a.ExpireNodestConn, b.ExpireNodestConn) && a.DrainCheck == b.DrainCheck
+}
+
+func sameConntrack(a, b *ProxyConntrack) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return samePointed(a.MaxPerCore, b.MaxPerCore) && samePointed(a.Min, b.Min)
 }
 
 func samePointed[T comparable](a, b *T) bool {
@@ -279,8 +327,8 @@ var (
 	validSysctl = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_-]+)+$`)
 	// globalSysctls belong to the machine, with what to write instead.
 	globalSysctls = map[string]string{
-		"net.netfilter.nf_conntrack_max":        "write conntrack.max, which is put back and needs root, or change headroom with a ballast action",
-		"net.nf_conntrack_max":                  "write conntrack.max, which is put back and needs root, or change headroom with a ballast action",
+		"net.netfilter.nf_conntrack_max":        "write an action conntrack_settings, or change headroom with a ballast action",
+		"net.nf_conntrack_max":                  "write an action conntrack_settings, or change headroom with a ballast action",
 		"net.netfilter.nf_conntrack_buckets":    "leave it out",
 		"net.netfilter.nf_conntrack_expect_max": "leave it out",
 	}

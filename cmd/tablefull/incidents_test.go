@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -187,6 +188,75 @@ func TestTruthBuckets(t *testing.T) {
 	assert.Zero(t, r.cause("chain_too_long"))
 	assert.Zero(t, r.Nodes[0].Counters["insert_failed"])
 	assert.NotZero(t, *r.Traffic[0].Succeeded)
+}
+
+// What an action changes of connection tracking holds from then on: of the
+// entries that connections leave, those of before stay two minutes, as the kernel
+// has it, and those of after a second.
+func TestTruthConntrackSettings(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "-", `
+name: settings
+duration: 6s
+services:
+  - {name: web}
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 100/s}}
+actions:
+  - {name: shorter, at: 2s, conntrack_settings: {timeouts: {tcp_timeout_time_wait: 1s}, be_liberal: true}}
+`)
+	assert.Empty(t, r.Spikes[0].Error)
+	assert.Zero(t, r.Traffic[0].Failed)
+	assert.Empty(t, r.Nodes[0].LimitChanges)
+	require.NotNil(t, r.Nodes[0].Census)
+	// A walk takes what has expired away, and counts it.
+	waiting := inState(r.Nodes[0].Census, "TIME_WAIT")
+	assert.InDelta(t, 2*100+1*100, waiting, 120, "six seconds make 600")
+	assert.Contains(t, r.Predicted.Explanation, "timeouts were changed while traffic flowed")
+}
+
+// The machine's limit is nobody's to write who has not said so.
+func TestLimitNeedsConsent(t *testing.T) {
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"run", "healthy", "--out", filepath.Join(t.TempDir(), "out"), "--set", "actions[+]={conntrack_settings: {max: 100000}}"},
+		Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	assert.Equal(t, exitUsage, code)
+	assert.Contains(t, errOut.String(), "the scenario does not say that it may be")
+}
+
+// A real kube-proxy lowers the limit at its restart to less than there is, and
+// from that moment on each new connection is dropped; with one that leaves it
+// alone nothing is. A private kernel on a busy machine may be too slow for a
+// verdict, but not for that.
+func TestTruthProxyLowersMax(t *testing.T) {
+	needPrivate(t)
+	if os.Geteuid() != 0 {
+		t.Skip("a minute that shows the same as root's")
+	}
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
+	r := runIt(t, "proxy-lowers-max", "", "--quiet")
+	n := r.Nodes[0]
+	require.Len(t, n.LimitChanges, 2)
+	raised, c := n.LimitChanges[0], n.LimitChanges[1]
+	assert.Equal(t, []uint64{131072, 262144, 262144, 131072}, []uint64{raised.From, raised.To, c.From, c.To})
+	assert.Equal(t, []string{"administrator"}, raised.Actions)
+	assert.Equal(t, []string{"restart"}, c.Actions)
+	assert.GreaterOrEqual(t, c.Entries, uint64(139_000))
+	require.NotNil(t, n.Knee.Drop)
+	assert.InDelta(t, c.AtS, n.Knee.Drop.AtS, 1)
+	assert.Equal(t, uint64(131072), *n.Knee.Drop.Limit)
+	assert.Greater(t, *n.PeakOccupancy, 1.05)
+	assert.Greater(t, float64(r.cause("table_full")), 0.9*float64(r.Traffic[0].Failed))
+	assert.GreaterOrEqual(t, n.Counters["drop"], r.cause("table_full"))
+	if !r.Generator.Saturated {
+		assertReproduced(t, r, true)
+		assert.Contains(t, r.Headline, "since its limit was lowered from 262144 to 131072 (restart)")
+	}
+
+	r = runIt(t, "proxy-lowers-max", "", "--quiet", "--set", "lab.proxy.conntrack.max_per_core=0", "--set", "duration=7s")
+	require.Len(t, r.Nodes[0].LimitChanges, 1)
+	assert.Zero(t, r.cause("table_full"))
+	assert.Zero(t, r.Nodes[0].Counters["drop"])
 }
 
 // More ballast than the chains take is said, and not tried for ever.

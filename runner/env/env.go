@@ -181,6 +181,10 @@ type Topology struct {
 	// ReusePorts lets the client host take source ports that are in TIME_WAIT
 	// (net.ipv4.tcp_tw_reuse=1 there), for traffic with its own port pool.
 	ReusePorts bool
+	// FirstNamespace puts the first node into the network namespace that the
+	// kernel has from the beginning, the only one in which nf_conntrack_max can be
+	// written (through Linux 6.18): only where the kernel is the run's own.
+	FirstNamespace bool
 }
 
 // A Job is one piece of work for an agent. Exactly one pointer is set.

@@ -53,6 +53,7 @@ type Config struct {
 // limit alone, which is the host's, unless MaxPerCore is set.
 type Conntrack struct {
 	MaxPerCore int
+	Min        *int // the least that MaxPerCore makes; nil for its default
 	// The timeouts it writes: nil for its defaults (a day for established, an
 	// hour for close_wait), 0 to leave the kernel's.
 	TCPEstablished, TCPCloseWait *time.Duration
@@ -113,6 +114,7 @@ type connection struct {
 
 type conntrackFile struct {
 	MaxPerCore            int    `json:"maxPerCore"` // 0 is said: it leaves the limit alone
+	Min                   *int   `json:"min,omitempty"`
 	TCPEstablishedTimeout string `json:"tcpEstablishedTimeout,omitempty"`
 	TCPCloseWaitTimeout   string `json:"tcpCloseWaitTimeout,omitempty"`
 	TCPBeLiberal          bool   `json:"tcpBeLiberal,omitempty"`
@@ -153,7 +155,7 @@ func (c Config) file(kubeconfig string) configFile {
 		HealthzBindAddress: c.health().String(), MetricsBindAddress: c.metrics().String(),
 		ClientConnection: connection{Kubeconfig: kubeconfig, ContentType: "application/json", AcceptContentTypes: "application/json"},
 		Conntrack: conntrackFile{
-			MaxPerCore:            c.Conntrack.MaxPerCore,
+			MaxPerCore: c.Conntrack.MaxPerCore, Min: c.Conntrack.Min,
 			TCPEstablishedTimeout: saidZero(c.Conntrack.TCPEstablished), TCPCloseWaitTimeout: saidZero(c.Conntrack.TCPCloseWait),
 			TCPBeLiberal: c.Conntrack.TCPBeLiberal, UDPTimeout: said(c.Conntrack.UDP), UDPStreamTimeout: said(c.Conntrack.UDPStream),
 		},

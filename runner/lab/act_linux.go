@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -81,12 +83,33 @@ func nodeJob(a scenarios.Action) func(*Lab, env.Host) env.Job {
 		return func(*Lab, env.Host) env.Job {
 			return env.Job{Sysctl: &env.SysctlJob{Values: a.SetSysctl.Values, For: a.SetSysctl.For.Seconds()}}
 		}
+	case a.ConntrackSettings != nil:
+		return func(*Lab, env.Host) env.Job {
+			return env.Job{Sysctl: &env.SysctlJob{Values: settingsOf(a.ConntrackSettings)}}
+		}
 	case a.HoldXtablesLock != nil:
 		return func(l *Lab, h env.Host) env.Job {
 			return env.Job{Lock: &env.LockJob{Path: env.XtablesLock(l.topology.WorkDir, h.Name()), For: a.HoldXtablesLock.For.Seconds()}}
 		}
 	}
 	return nil
+}
+
+// settingsOf are the settings of a namespace that the action changes; the limit
+// is none.
+func settingsOf(c *scenarios.ConntrackSettings) map[string]string {
+	const prefix = "net.netfilter.nf_conntrack_"
+	values := map[string]string{}
+	for name, d := range c.Timeouts {
+		values[prefix+name] = strconv.FormatInt(int64(time.Duration(d)/time.Second), 10)
+	}
+	if c.BeLiberal != nil {
+		values[prefix+"tcp_be_liberal"] = "0"
+		if *c.BeLiberal {
+			values[prefix+"tcp_be_liberal"] = "1"
+		}
+	}
+	return values
 }
 
 // runOn runs a job to its end. When ctx ends first, the job is stopped, so

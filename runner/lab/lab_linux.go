@@ -112,7 +112,11 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	p.Token = token
 	p.Command = e.command("agent")
 	l := &Lab{topology: t, network: n, workDir: t.WorkDir}
-	if l.super, err = start(e.command("lab")); err != nil {
+	in := uintptr(namespaces)
+	if t.FirstNamespace {
+		in = 0 // this process is in the first one
+	}
+	if l.super, err = start(e.command("lab"), in); err != nil {
 		return nil, err
 	}
 	defer func() {

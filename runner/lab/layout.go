@@ -99,6 +99,7 @@ func layout(t env.Topology) (*network, error) {
 	n.plan = plan{WorkDir: t.WorkDir, IPv6: ipv6}
 	clients, nodes := n.entryHosts(a, t)
 	pods := n.podHosts(a, nodes)
+	nodes[0].First = t.FirstNamespace
 	n.plan.Hosts = slices.Concat(clients, nodes, pods)
 	n.addTunnels(a, t.Lab.Tunnel)
 	return n, nil

@@ -21,12 +21,30 @@ import (
 // A namespace is a network namespace, kept alive by a descriptor.
 type namespace struct{ f *os.File }
 
+// namespaceOf is a host's: a new one, or that of this process.
+func namespaceOf(p hostPlan) (*namespace, error) {
+	if p.First {
+		return openNamespace(func() error { return nil })
+	}
+	return newNamespace()
+}
+
 // newNamespace makes one. Nobody else knows of it until something is put in.
 func newNamespace() (*namespace, error) {
-	var n namespace
-	err := isolate.OnOwnThread(func() error {
+	return openNamespace(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make network namespace: %w", err)
+		}
+		return nil
+	})
+}
+
+// openNamespace keeps the one that a thread is in once it has entered.
+func openNamespace(enter func() error) (*namespace, error) {
+	var n namespace
+	err := isolate.OnOwnThread(func() error {
+		if err := enter(); err != nil {
+			return err
 		}
 		// Not by our thread's number: /proc is that of the outer PID
 		// namespace, where it means another thread.

@@ -23,6 +23,7 @@ type plan struct {
 type hostPlan struct {
 	Name    string      `json:"name"`
 	Role    env.Role    `json:"role"`
+	First   bool        `json:"first,omitempty"` // in the namespace that the kernel began with
 	Sysctls []setting   `json:"sysctls"`
 	Routes  []routePlan `json:"routes"`
 	// Reach are addresses that must be reachable before the rest is done.

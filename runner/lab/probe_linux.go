@@ -56,7 +56,7 @@ func (e *Env) Probe(ctx context.Context) (env.Capabilities, error) {
 
 // probeInside runs the hidden command lab --probe.
 func (e *Env) probeInside(ctx context.Context) (probeResult, error) {
-	p, err := start(append(e.command("lab"), "--probe"))
+	p, err := start(append(e.command("lab"), "--probe"), namespaces)
 	if err != nil {
 		return probeResult{}, err
 	}

@@ -40,8 +40,8 @@ type process struct {
 	exited map[string]string // host -> how its agent ended
 }
 
-// start runs a supervisor in namespaces of its own.
-func start(command []string) (*process, error) {
+// start runs a supervisor in a PID namespace of its own and other new ones.
+func start(command []string, namespaces uintptr) (*process, error) {
 	in, lifeline, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make life-line: %w", err)

@@ -210,7 +210,7 @@ func ownDir(path string) bool {
 // makeHost makes the host's namespace, prepares it, and starts its agent.
 func (s *supervisor) makeHost(i int, h *labHost, lifeline *os.File) error {
 	var err error
-	if h.ns, err = newNamespace(); err != nil {
+	if h.ns, err = namespaceOf(h.plan); err != nil {
 		return err
 	}
 	l, err := listenerAt(s.dir, socketName(i))

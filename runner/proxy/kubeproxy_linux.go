@@ -109,11 +109,20 @@ func (k *kubeProxy) start(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, errors.New("it has programmed no rules in a minute"))
 	defer cancel()
+	before, _ := sysctl.Read(limitName)
 	if k.p, err = kubeproxy.Start(ctx, c); err != nil {
 		return err
 	}
+	if now, err := sysctl.Read(limitName); err == nil && before != "" && now != before {
+		k.out.Record(runlog.Record{Event: &runlog.Event{
+			Kind: "sysctl", Name: "set", Detail: "kube-proxy has set it at its start; it was " + before,
+			Fields: map[string]string{sysctl.Dotted(limitName): now},
+		}})
+	}
 	return k.override()
 }
+
+const limitName = "net/netfilter/nf_conntrack_max"
 
 // override writes what the scenario chooses over what the kube-proxy has set.
 func (k *kubeProxy) override() error {
@@ -146,6 +155,9 @@ func (k *kubeProxy) config() (kubeproxy.Config, error) {
 	}
 	if k.job.Proxy.Masquerade {
 		c.ClusterCIDR = k.job.VIPs // nobody is there, so everybody is from outside
+	}
+	if limit := k.job.Proxy.Conntrack; limit.Limit(1) > 0 {
+		c.Conntrack.MaxPerCore, c.Conntrack.Min = int(*limit.MaxPerCore), new(int(*limit.Min))
 	}
 	// A scenario's own timeouts stay; it would write its defaults over them.
 	var leave time.Duration

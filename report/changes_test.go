@@ -1,0 +1,109 @@
+package report
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// lowers makes the limit another one from at on, by an action if it has a name.
+func lowers(s *sim, at float64, to uint64, action, kind string) {
+	was := s.limit
+	s.limitAt = func(t float64) uint64 {
+		if t < at {
+			return was
+		}
+		return to
+	}
+	s.bump(at, simNode, "entries", 0)
+	if action == "" {
+		return
+	}
+	for _, phase := range []string{"begin", "end"} {
+		s.records = append(s.records, runlog.Record{Host: "controller", T: at, Event: &runlog.Event{
+			Kind: "action", Name: action, Fields: map[string]string{"kind": kind, "phase": phase, "number": "1"},
+		}})
+	}
+}
+
+// A limit that is lowered to less than there is makes the table full from that
+// moment on, whatever room there was: onset, occupancy, prediction, evidence and
+// advice are by the limit of the moment.
+func TestLimitLowered(t *testing.T) {
+	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
+	lowers(s, 4.015, 700, "restart", "restart_proxy")
+	var failed uint64
+	for _, due := range dues(0, 10, 100) {
+		if due < 4.015 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+		failed++
+	}
+	f := s.analyze()
+	n := f.Nodes[0]
+	require.Len(t, n.LimitChanges, 1)
+	c := n.LimitChanges[0]
+	assert.InDelta(t, 4.015, c.AtS, c.UncertaintyS)
+	assert.Equal(t, []any{uint64(2000), uint64(700), uint64(902)}, []any{c.From, c.To, c.Entries})
+	assert.Equal(t, []string{"restart"}, c.Actions)
+	require.NotNil(t, n.Knee.Drop)
+	assert.InDelta(t, 4.02, n.Knee.Drop.AtS, n.Knee.Drop.UncertaintyS)
+	assert.Equal(t, uint64(700), *n.Knee.Drop.Limit)
+	assert.InDelta(t, 902./700, *n.Knee.Drop.Occupancy, 0.01)
+	assert.InDelta(t, 902./700, *n.PeakOccupancy, 0.01)
+	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
+	assert.Contains(t, f.Causes[0].Evidence, "902 of 700, to which the limit was lowered from 2000 at 4.")
+	require.NotNil(t, f.Predicted.FullAtS)
+	assert.InDelta(t, 4.015, *f.Predicted.FullAtS, c.UncertaintyS)
+	assert.Contains(t, f.Headline, "since its limit was lowered from 2000 to 700 (restart)")
+	assert.NotContains(t, strings.Join(f.Doubts, " "), "limit")
+	a := advise(f)
+	assert.Contains(t, a.Do, "Let nothing lower nf_conntrack_max")
+	assert.Contains(t, a.Set, "min: 2000")
+}
+
+// One that is lowered and still has room is no cause; and where no action did it,
+// somebody else has.
+func TestLimitLoweredWithRoom(t *testing.T) {
+	s := newSim(t, 2000, 1500, finTraffic("web", 0, 5))
+	lowers(s, 2, 1200, "", "")
+	s.fill("web", 100, 0, 5)
+	f := s.analyze()
+	require.Len(t, f.Nodes[0].LimitChanges, 1)
+	assert.Empty(t, f.Nodes[0].LimitChanges[0].Actions)
+	assert.Nil(t, f.Nodes[0].Knee.Drop)
+	assert.Nil(t, f.Predicted.FullAtS)
+	assert.NotContains(t, f.Headline, "lowered")
+	assert.Contains(t, strings.Join(f.Doubts, " "), "no action changed it")
+}
+
+// One that is raised gives room: the table is full later than it would have been.
+func TestLimitRaised(t *testing.T) {
+	s := newSim(t, 2000, 300, finTraffic("web", 0, 10))
+	lowers(s, 1, 2200, "raise", "conntrack_settings")
+	s.limit = 2200 // for what enters
+	for _, due := range dues(0, 10, 100) {
+		if due < 5-1e-9 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	require.NotNil(t, f.Predicted.FullAtS)
+	assert.InDelta(t, 5, *f.Predicted.FullAtS, 0.02)
+	require.NotNil(t, f.Nodes[0].Knee.Drop)
+	assert.InDelta(t, 5, f.Nodes[0].Knee.Drop.AtS, 0.1)
+	assert.NotContains(t, f.Headline, "lowered")
+	assert.Contains(t, limitText(&f.Nodes[0]), "2200 from 1.")
+}
