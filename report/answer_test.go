@@ -28,6 +28,17 @@ func TestRemedyOfEachCause(t *testing.T) {
 	}
 }
 
+// Drops that are not the table's have no onset, and are not hidden either.
+func TestDropsOfAnotherCause(t *testing.T) {
+	f := &Findings{Nodes: []Node{{Name: "node1", PeakEntries: new(uint64), Counters: map[string]uint64{"drop": 1200}}}}
+	g := figures(f)[1]
+	assert.Equal(t, "none", g.Value)
+	assert.Equal(t, "dropped by a full table", g.What)
+	assert.Equal(t, []string{"drop +1,200, the table not full"}, g.Lines)
+	f.Nodes[0].Counters["drop"] = 0
+	assert.Empty(t, figures(f)[1].Lines)
+}
+
 // A trial that says nothing does not hide one that does at the same load.
 func TestTrialsThatCountAreOnTop(t *testing.T) {
 	c := Capacity{Trials: []CapacityTrial{{Kind: "search", Load: 1500}, {Kind: "search", Load: 1500, Inconclusive: true}}}

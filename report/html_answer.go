@@ -28,10 +28,30 @@ func figures(f *Findings) []figure {
 	head := headNode(f)
 	return []figure{
 		onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop")),
-		onsetFigure(f, "drop", "new connections dropped", "drop", f.Knee.Drop, counted(head, "drop")),
+		dropFigure(f, head),
 		onsetFigure(f, "client loss", "first attempt that failed", "loss", f.Knee.ClientLoss, answered(f)),
 		roomFigure(head),
 	}
+}
+
+// dropFigure is the onset of drops by a full table. The kernel counts others
+// under the same name.
+func dropFigure(f *Findings, head *Node) figure {
+	g := onsetFigure(f, "drop", "new connections dropped", "drop", f.Knee.Drop, counted(head, "drop"))
+	if n := otherDrops(head); n > 0 {
+		g.What = "dropped by a full table"
+		g.Lines = append(g.Lines, fmt.Sprintf("drop +%s, the table not full", grouped(n)))
+	}
+	return g
+}
+
+// otherDrops are what a node's kernel counted as drop although its table was
+// not full.
+func otherDrops(n *Node) uint64 {
+	if n == nil || n.Knee.Drop != nil {
+		return 0
+	}
+	return n.Counters["drop"]
 }
 
 // counted says whether a counter was read on the node.

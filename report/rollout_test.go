@@ -309,6 +309,27 @@ func TestDataplaneThatCannotBeRead(t *testing.T) {
 	assert.Contains(t, strings.Join(f.NotMeasured, "\n"), "no such table")
 }
 
+// Readings that show no backend at all, while attempts reach some, are of a
+// reader that does not understand what is programmed: they are no finding.
+func TestDataplaneThatIsNotUnderstood(t *testing.T) {
+	run := func(outcome func(*sim)) *Findings {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
+		s.header.Duration, s.header.Thresholds = 5, []string{"stale < 1s"}
+		s.endpoints(-0.4, "1 RS", "2 RS")
+		s.repeat(-0.3, 6, programmed())
+		outcome(s)
+		return s.analyze()
+	}
+	f := run(func(s *sim) { s.fill("web", 50, 0, 5) })
+	assert.Nil(t, f.Nodes[0].Stale)
+	assert.Contains(t, strings.Join(f.NotMeasured, "\n"), "node1's dataplane: no reading showed a single backend")
+	assert.Equal(t, Inconclusive, f.Thresholds[0].Result, "that nothing is stale passes on no such reading")
+
+	f = run(func(*sim) {})
+	require.NotNil(t, f.Nodes[0].Stale, "where nobody came through, nothing may well have been programmed")
+	assert.Greater(t, f.Nodes[0].Stale.MaxMissingS, 4.0)
+}
+
 func TestServiceOfSeveralPortsAndWeightZero(t *testing.T) {
 	s := newSim(t, 262144, 200000, finTraffic("web", 0, 8))
 	s.endpoints(-0.4, "1 RS", "2 RS")

@@ -48,8 +48,26 @@ func (l *log) staleOf(node string) *Stale {
 		return nil
 	}
 	w.leave(l.lastT)
+	if w.out.MaxMissingS > 0 && !programs(planes) && l.succeeded() {
+		// Whatever carried those attempts, no reading has seen it: to call its
+		// backends missing, or none of them stale, would be a guess.
+		l.cluster.failures[node] = "no reading showed a single backend, although attempts reached some: it is programmed in a way that is not read"
+		return nil
+	}
 	w.sort()
 	return w.out
+}
+
+// programs says whether any reading shows a backend.
+func programs(planes []plane) bool {
+	return slices.ContainsFunc(planes, func(p plane) bool {
+		return slices.ContainsFunc(p.services, func(s runlog.ProgrammedService) bool { return len(s.Backends) > 0 })
+	})
+}
+
+// succeeded says whether any attempt did.
+func (l *log) succeeded() bool {
+	return slices.ContainsFunc(l.order, func(t *traffic) bool { return t.total.Outcomes[runlog.OK] > 0 })
 }
 
 // changesBetween are the times at which any endpoints changed, after a and
