@@ -19,7 +19,7 @@ func serveCommand(s Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve DIR",
 		Short: "Show the runs of a folder in the browser, those that are going on too",
-		Long: `Serve is a web page for this machine: it lists the runs in DIR and up to two
+		Long: `Serve is a web page for this machine: it lists the runs in DIR and up to four
 levels below it, opens the report of each, follows a run that is still going,
 and lays two runs over each other. New runs appear by themselves.
 
