@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 // An actor does what actions say: the lab, all but for the limit.
 type actor interface {
 	Act(ctx context.Context, a scenarios.Action) error
+	Entries() []env.Entry
 }
 
 // limiter is a lab, and the limit of its kernel, which no host of the lab can
@@ -70,6 +72,7 @@ func (a *actions) start(ctx context.Context, lab actor, s *scenarios.Scenario, z
 	ctx, a.cancel = context.WithCancel(ctx)
 	end := zero + int64(s.Duration)
 	for _, act := range s.Actions {
+		act.Nodes = entered(act.Nodes, s, lab)
 		d := &doer{now: a.now, lab: lab, action: act, out: out, begin: zero + int64(act.At), end: end}
 		a.wg.Go(func() {
 			if err := d.run(ctx); err != nil {
@@ -79,6 +82,22 @@ func (a *actions) start(ctx context.Context, lab actor, s *scenarios.Scenario, z
 			}
 		})
 	}
+}
+
+// entered are the names that the nodes a scenario names have here: node1 is
+// the one that traffic enters by first.
+func entered(names []string, s *scenarios.Scenario, lab actor) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	entries := lab.Entries()
+	out := slices.Clone(names)
+	for i, n := range out {
+		if k := slices.Index(s.NodeNames(), n); k >= 0 && k < len(entries) {
+			out[i] = entries[k].Node
+		}
+	}
+	return out
 }
 
 // stop ends what is still going on, and waits for it. The error is that of all

@@ -109,7 +109,7 @@ func (c *collector) add(r runlog.Record) {
 func (c *collector) write(r runlog.Record) {
 	early := r.Served != nil || r.Sample != nil || r.Census != nil || r.Dataplane != nil || (r.Loss != nil && r.Loss.What == "samples")
 	if e := r.Event; e != nil {
-		early = slices.Contains([]string{"ballast", "proxy", "lock", "sysctl", "flush"}, e.Kind) || (e.Kind == "warning" && e.Name == "proxy")
+		early = slices.Contains([]string{"ballast", "proxy", "lock", "sysctl", "flush", "pod"}, e.Kind) || (e.Kind == "warning" && e.Name == "proxy")
 	}
 	if r.Host != controller && early {
 		r.T -= c.shift
@@ -226,6 +226,17 @@ func (c *collector) release(shift float64) {
 	for i := range c.clocks {
 		c.own(runlog.Record{Clock: &c.clocks[i]})
 	}
+}
+
+// clock takes how a host's clock runs.
+func (c *collector) clock(k runlog.Clock) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.released {
+		c.clocks = append(c.clocks, k)
+		return
+	}
+	c.own(runlog.Record{Clock: &k})
 }
 
 // trailer writes the last record. A run that never got as far as a header

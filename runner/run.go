@@ -131,6 +131,10 @@ type run struct {
 	lab     env.Lab
 	// offset is how far each host's monotonic clock is ahead of ours, ns.
 	offset map[string]int64
+	// provisional is the run time 0 that all but the loads count from, on our
+	// clock, ns.
+	provisional int64
+	joins       joins
 	// followers end when their agents have shut down and all records are here.
 	followers     *errgroup.Group
 	lost          error // of the first follower that did not get to the end
@@ -157,6 +161,7 @@ func (r *run) run(ctx context.Context) error {
 	defer cancel(nil)
 	r.collect.cancelWith(cancel)
 	provisional := monotonic()
+	r.provisional = provisional
 	if err := r.up(ctx, provisional); err != nil {
 		return err
 	}
@@ -227,6 +232,7 @@ func (r *run) up(ctx context.Context, zero int64) error {
 	for _, h := range lab.Hosts() {
 		r.followers.Go(func() error { return r.collect.follow(follow, h) })
 	}
+	r.joins.open(func(h env.Host) { r.followers.Go(func() error { return r.collect.follow(follow, h) }) })
 	return nil
 }
 
@@ -275,7 +281,7 @@ func (r *run) start(ctx context.Context, h env.Host, j env.Job) error {
 // ballast, which has to count the servers' own entries.
 func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 	epochs := r.epochs(zero)
-	if err := r.lab.Serve(ctx, epochs, r.collect); err != nil {
+	if err := r.lab.Serve(ctx, epochs, keeper{r.collect, r}); err != nil {
 		return fmt.Errorf("bring services up: %w", err)
 	}
 	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
@@ -483,6 +489,7 @@ func (r *run) teardown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
 	defer cancel()
 	r.collect.undoing()
+	r.joins.close()
 	var errs []error
 	if r.lab != nil {
 		if err := r.stopAll(ctx, r.setupJobs); err != nil {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/tablefull/tablefull/runner"
@@ -19,6 +21,7 @@ type kubeFlags struct {
 	config *genericclioptions.ConfigFlags
 	image  string
 	nodes  []string
+	proxy  string // namespace/name
 }
 
 // newKubeFlags are kubectl's flags, less the namespace: each run has its own.
@@ -35,6 +38,16 @@ func (k *kubeFlags) bind(f *pflag.FlagSet) {
 	k.config.AddFlags(f)
 	f.StringVar(&k.image, "image", os.Getenv(imageVar), "with --target kubernetes: tablefull's container `image`, which the nodes have or can pull (default $"+imageVar+")")
 	f.StringSliceVar(&k.nodes, "node", nil, "with --target kubernetes: the `nodes`, as many as lab.nodes, that traffic enters by and whose tables are filled to the headroom (default: the first by name that take ordinary pods)")
+	f.StringVar(&k.proxy, "kube-proxy", "", "with --target kubernetes: the DaemonSet, as `namespace/name`, whose pods the scenario may restart (default: none)")
+}
+
+// kubeProxy is the DaemonSet that may be touched; empty where none is named.
+func (k *kubeFlags) kubeProxy() (types.NamespacedName, error) {
+	namespace, name, ok := strings.Cut(k.proxy, "/")
+	if k.proxy != "" && (!ok || namespace == "" || name == "") {
+		return types.NamespacedName{}, usagef("--kube-proxy %s: write namespace/name of a DaemonSet, as kube-system/kube-proxy", k.proxy)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }
 
 // runInCluster runs a scenario in the cluster that the flags name.
@@ -46,14 +59,18 @@ func runInCluster(ctx context.Context, sc *scenarios.Scenario, k kubeFlags, f ru
 		return usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
 	}
 	// What no cluster can do is said before anything is asked of one.
-	if refused := cluster.Refusals(sc); len(refused) > 0 {
+	proxy, err := k.kubeProxy()
+	if err != nil {
+		return err
+	}
+	if refused := cluster.Refusals(sc, k.proxy != ""); len(refused) > 0 {
 		return &runner.Unsupported{Reasons: refused}
 	}
 	config, err := k.config.ToRESTConfig()
 	if err != nil {
 		return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
 	}
-	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes})
+	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes, KubeProxy: proxy})
 	if err != nil {
 		return err
 	}

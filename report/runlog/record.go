@@ -326,7 +326,7 @@ type Event struct {
 	// action (Fields kind, phase: begin, end or fail, number, and nodes where it
 	// was done to some only); pod (Name
 	// is the pod, Detail one of started, ready, terminating, sigterm, exited,
-	// killed, gone; Fields service, addr); proxy (of a node: synced, told, which
+	// killed, gone; Fields service, addr, and in a cluster node); proxy (of a node: synced, told, which
 	// is a kube-proxy that has heard and programs by itself, paused, resumed,
 	// ended, cleaned, each with Fields: service to the names of its usable
 	// endpoints, parted by spaces; log with a line of a kube-proxy's own, and

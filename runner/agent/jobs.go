@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
@@ -42,9 +43,13 @@ type jobs struct {
 type job struct {
 	worker env.Worker
 	cancel context.CancelFunc
+	serve  *env.ServeJob // nil for other jobs
+	epoch  int64
 	ready  chan struct{}
 	ended  chan struct{}
 	err    error
+
+	readyAt time.Time // valid once ready is closed
 }
 
 // start runs j and returns when it is ready. A job that ends before that is
@@ -84,12 +89,12 @@ func (s *jobs) run(j env.Job, w env.Worker) (*job, error) {
 		return nil, errDuplicateJob
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	jb := &job{worker: w, cancel: cancel, ready: make(chan struct{}), ended: make(chan struct{})}
+	jb := &job{worker: w, cancel: cancel, serve: j.Serve, epoch: j.Epoch, ready: make(chan struct{}), ended: make(chan struct{})}
 	s.byID[j.ID] = jb
 	s.wg.Go(func() {
 		defer cancel()
 		out := recorder{spool: s.spool, epoch: j.Epoch}
-		err := s.guard(func() error { return w.Run(ctx, sync.OnceFunc(func() { close(jb.ready) }), out) })
+		err := s.guard(func() error { return w.Run(ctx, sync.OnceFunc(jb.isReady), out) })
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			err = nil // stopped, as asked
 		}
@@ -197,6 +202,66 @@ func (s *jobs) close() {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
+}
+
+func (j *job) isReady() {
+	j.readyAt = time.Now()
+	close(j.ready)
+}
+
+// servers are the servers that have not ended.
+func (s *jobs) servers() []*job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*job
+	for _, jb := range s.byID {
+		select {
+		case <-jb.ended:
+		default:
+			if jb.serve != nil {
+				out = append(out, jb)
+			}
+		}
+	}
+	return out
+}
+
+// serving says whether there is a server, each has listened for as long as its
+// pod needs to be ready, and none has ended.
+func (s *jobs) serving() bool {
+	list := s.servers()
+	for _, jb := range list {
+		select {
+		case <-jb.ready:
+		default:
+			return false
+		}
+		if time.Since(jb.readyAt) < time.Duration(jb.serve.Lifecycle.ReadyAfter) {
+			return false
+		}
+	}
+	return len(list) > 0
+}
+
+// terminate does to each server what a SIGTERM does, and waits until all of
+// them have ended. How long that takes is theirs to say: nobody but SIGKILL
+// bounds it.
+func (s *jobs) terminate() {
+	var wg sync.WaitGroup
+	for _, jb := range s.servers() {
+		recorder{spool: s.spool, epoch: jb.epoch}.Record(runlog.Record{Event: &runlog.Event{
+			Kind: "pod", Name: jb.serve.Backend, Detail: "sigterm",
+			Fields: map[string]string{"service": jb.serve.Service, "addr": jb.serve.Addr.String()},
+		}})
+		wg.Go(func() {
+			w, ok := jb.worker.(env.Updater)
+			if !ok || s.guard(func() error { return w.Update(context.Background(), env.Update{Terminate: true}) }) != nil {
+				jb.cancel()
+			}
+			<-jb.ended
+		})
+	}
+	wg.Wait()
 }
 
 // running is how many jobs have not ended.

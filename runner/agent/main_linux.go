@@ -31,6 +31,7 @@ const TokenVar = "TABLEFULL_TOKEN"
 //	--listen WHERE    fd:N (an inherited listener), unix:PATH or tcp:HOST:PORT
 //	--lifeline        end when stdin does
 //	--lonely TIME     end when no caller has been heard of for so long
+//	--pod             a SIGTERM is for the servers: see Config.Pod
 //
 // The token comes from the environment variable TABLEFULL_TOKEN.
 func Main(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer) error {
@@ -49,6 +50,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 	where := fs.String("listen", "", "fd:N, unix:PATH or tcp:HOST:PORT")
 	lifeline := fs.Bool("lifeline", false, "end when stdin does")
 	lonely := fs.Duration("lonely", 0, "end when no caller has been heard of for so long")
+	pod := fs.Bool("pod", false, "a SIGTERM is for the servers")
 	if err := fs.Parse(args); err != nil {
 		return fmt.Errorf("read arguments: %w", err)
 	}
@@ -82,7 +84,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 			cancel()
 		}()
 	}
-	s := NewServer(Config{Host: *host, Token: token, Spool: spool, Build: build, Lonely: *lonely, Errs: stderr})
+	s := NewServer(Config{Host: *host, Token: token, Spool: spool, Build: build, Lonely: *lonely, Pod: *pod, Errs: stderr})
 	err = s.Serve(ctx, l)
 	return errors.Join(err, spool.Remove())
 }

@@ -42,6 +42,10 @@ type Config struct {
 	// then ends as when it is told to, and whatever its jobs hold is given
 	// back. 0 is for ever.
 	Lonely time.Duration
+	// Pod says that the agent is all there is of a pod: when Serve's ctx is
+	// done, which is SIGTERM, its servers end as their lifecycle says, and the
+	// agent ends when they have and their records are read.
+	Pod  bool
 	Errs   io.Writer // for stacks of workers that panicked; nil: discarded
 }
 
@@ -104,6 +108,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.shutdown(false)
 		linger = time.Second
 	case <-ctx.Done():
+		if s.cfg.Pod {
+			s.jobs.terminate()
+			linger = time.Second
+			break
+		}
 		s.shutdown(false)
 		// Nobody said that he had read everything, and perhaps nobody reads.
 		linger = time.Second
@@ -160,7 +169,15 @@ func (s *Server) handler() http.Handler {
 		reply(w, nil, struct{}{})
 		s.exitOnce.Do(func() { close(s.exit) })
 	})
-	return s.authorize(s.busy(mux))
+	all := http.NewServeMux()
+	// The kubelet knows no token, and asks for as long as the pod lives.
+	all.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.jobs.serving() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	all.Handle("/", s.authorize(s.busy(mux)))
+	return all
 }
 
 // busy counts the requests that are being answered: see Config.Lonely.

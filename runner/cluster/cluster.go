@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -30,6 +31,9 @@ type Config struct {
 	// are filled to the scenario's headroom. They are as many as the scenario's
 	// lab.nodes. Empty: the first ones by name that take ordinary pods.
 	Nodes []string
+	// KubeProxy names the DaemonSet whose pods a scenario may restart; nothing
+	// else outside a run's own namespace is ever changed. Empty: none.
+	KubeProxy types.NamespacedName
 }
 
 // An Env runs scenarios in a cluster.

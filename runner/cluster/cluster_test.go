@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -9,8 +10,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
@@ -77,7 +81,11 @@ func checkPod(t *testing.T, pod corev1.PodTemplateSpec, capabilities []corev1.Ca
 	assert.NotContains(t, strings.Join(c.Args, " "), "10399")
 	assert.Contains(t, c.Args, "--lonely=1m")
 	if c.ReadinessProbe != nil {
-		assert.Equal(t, 61001, c.ReadinessProbe.TCPSocket.Port.IntValue())
+		if probe := c.ReadinessProbe; probe.HTTPGet != nil {
+			assert.Equal(t, 61001, probe.HTTPGet.Port.IntValue())
+		} else {
+			assert.Equal(t, 61001, probe.TCPSocket.Port.IntValue())
+		}
 	}
 }
 
@@ -105,11 +113,11 @@ func portsOf(ports []corev1.ServicePort) string {
 func TestRefusals(t *testing.T) {
 	for name, want := range map[string]string{
 		"short-lived": "", "healthy": "", "idle": "", "dns-flood": "", "gateway": "",
-		"syn-flood": "flood", "stale-rules": "pause_proxy", "rollout-termination-race": "rollout", "port-reuse-rollout": "source_ports",
+		"syn-flood": "flood", "stale-rules": "pause_proxy", "rollout-termination-race": "lab.proxy", "scale-to-zero-udp": "", "port-reuse-rollout": "source_ports",
 	} {
 		s, _, err := scenarios.Load(name, nil)
 		require.NoError(t, err)
-		got := strings.Join(Refusals(s), "\n")
+		got := strings.Join(Refusals(s, false), "\n")
 		if want == "" {
 			assert.Empty(t, got, name)
 		} else {
@@ -138,7 +146,7 @@ func TestRefusedSettings(t *testing.T) {
 		s, _, err := scenarios.Load("short-lived", nil)
 		require.NoError(t, err)
 		set(s)
-		refused := Refusals(s)
+		refused := Refusals(s, false)
 		require.Len(t, refused, 1, name)
 		assert.Contains(t, refused[0], name)
 	}
@@ -168,4 +176,79 @@ func TestNotReady(t *testing.T) {
 		assert.Equal(t, c.why, strings.TrimSpace(why))
 		assert.Equal(t, c.final, final)
 	}
+}
+
+// Actions are done or refused by their names, each with its reason.
+func TestRefusedActions(t *testing.T) {
+	for _, c := range []struct {
+		action  scenarios.Action
+		restart bool
+		says    string
+	}{
+		{action: scenarios.Action{Rollout: &scenarios.Rollout{}}},
+		{action: scenarios.Action{Scale: &scenarios.Scale{}}},
+		{action: scenarios.Action{DeletePod: &scenarios.DeletePod{}}},
+		{action: scenarios.Action{Ballast: &scenarios.Refill{}}},
+		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, restart: true},
+		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, says: "--kube-proxy"},
+		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{Clean: true}}, restart: true, says: "clean"},
+		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{Down: 1}}, restart: true, says: "down"},
+		{action: scenarios.Action{PauseProxy: &scenarios.Simple{}}, says: "no signals"},
+		{action: scenarios.Action{ResumeProxy: &scenarios.Simple{}}, says: "no signals"},
+		{action: scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, says: "not replaced"},
+		{action: scenarios.Action{Flush: &scenarios.Flush{}}, says: "everybody"},
+		{action: scenarios.Action{SetSysctl: &scenarios.SetSysctl{}}, says: "settings"},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{}}, says: "settings"},
+		{action: scenarios.Action{HoldXtablesLock: &scenarios.HoldXtablesLock{}}, says: "lock"},
+		{says: "not known"},
+	} {
+		why := refusedAction(c.action, c.restart)
+		if c.says == "" {
+			assert.Empty(t, why)
+			continue
+		}
+		assert.Contains(t, why, c.says)
+	}
+}
+
+// An action is over when no old pod is left and all that there shall be are
+// ready.
+func TestUnsettled(t *testing.T) {
+	pod := func(uid string, ready, going bool) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: uid, UID: types.UID(uid)}}
+		if ready {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		if going {
+			p.DeletionTimestamp = &metav1.Time{}
+		}
+		return p
+	}
+	old := []*corev1.Pod{pod("a", true, false)}
+	for _, c := range []struct {
+		now  []*corev1.Pod
+		says string
+	}{
+		{[]*corev1.Pod{pod("b", true, false)}, ""},
+		{[]*corev1.Pod{pod("a", true, false)}, "still there: a"},
+		{[]*corev1.Pod{pod("b", true, false), pod("c", true, true)}, "still there: c"},
+		{[]*corev1.Pod{pod("b", false, false)}, "not ready: b"},
+		{nil, "0 of 1 are there"},
+	} {
+		assert.Equal(t, c.says, unsettled(c.now, old, 1))
+	}
+}
+
+// What conditions leave out is what Kubernetes says it is.
+func TestEndpointStates(t *testing.T) {
+	slice := func(e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{Endpoints: e} }
+	got := endpointStates([]*discoveryv1.EndpointSlice{
+		slice(discoveryv1.Endpoint{Addresses: []string{"10.0.0.2"}, NodeName: new("n"), TargetRef: &corev1.ObjectReference{Name: "p2"},
+			Conditions: discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}}),
+		slice(discoveryv1.Endpoint{Addresses: []string{"10.0.0.1"}}),
+	})
+	assert.Equal(t, []runlog.EndpointState{
+		{Name: "10.0.0.1", Addr: netip.MustParseAddr("10.0.0.1"), Ready: true, Serving: true},
+		{Name: "p2", Addr: netip.MustParseAddr("10.0.0.2"), Node: "n", Serving: true, Terminating: true},
+	}, got)
 }

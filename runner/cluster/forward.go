@@ -125,13 +125,13 @@ func openStreams(conn httpstream.Connection, port, id int) (*stream, error) {
 	h.Set(corev1.StreamType, corev1.StreamTypeError)
 	h.Set(corev1.PortHeader, strconv.Itoa(port))
 	h.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(id))
-	failure, err := conn.CreateStream(h)
+	failure, err := createStream(conn, h)
 	if err != nil {
 		return nil, fmt.Errorf("port-forward: open stream: %w", err)
 	}
 	_ = failure.Close() // for writing: nothing is sent on it
 	h.Set(corev1.StreamType, corev1.StreamTypeData)
-	data, err := conn.CreateStream(h)
+	data, err := createStream(conn, h)
 	if err != nil {
 		conn.RemoveStreams(failure)
 		return nil, fmt.Errorf("port-forward: open stream: %w", err)
@@ -148,9 +148,36 @@ func openStreams(conn httpstream.Connection, port, id int) (*stream, error) {
 		}
 		if s.err != nil {
 			_ = data.Reset() // nobody else would end reading
+			// The kubelet ends all of a connection where one port could not be
+			// reached, a moment later: the next stream had better not be on it.
+			_ = conn.Close()
 		}
 	}()
 	return s, nil
+}
+
+var errConnectionEnded = errors.New("the connection to the API server ended")
+
+// createStream opens a stream. The library waits half a minute for an answer
+// also where the connection has ended meanwhile; nobody here does, and what
+// still waits then ends by itself.
+func createStream(conn httpstream.Connection, h http.Header) (httpstream.Stream, error) {
+	type result struct {
+		stream httpstream.Stream
+		err    error
+	}
+	done := make(chan result, 1)
+	h = h.Clone()
+	go func() {
+		s, err := conn.CreateStream(h)
+		done <- result{s, err}
+	}()
+	select {
+	case r := <-done:
+		return r.stream, r.err
+	case <-conn.CloseChan():
+		return nil, errConnectionEnded
+	}
 }
 
 // A stream is one forwarded connection.

@@ -27,6 +27,20 @@ type Lab struct {
 	pods     []*remote
 	services []runlog.ServiceInfo
 
+	// What Serve sets.
+	epochs map[string]int64 // run time 0 on the agents' clocks
+	out    env.Keeper
+	ctx    context.Context // of what goes on by itself
+	stop   context.CancelFunc
+	tasks  sync.WaitGroup
+	watch  *watch
+
+	mu      sync.Mutex // guards pods and what follows
+	want    map[string]int
+	busy    map[string]bool
+	changed chan struct{} // closed and replaced at each change of a pod
+	touched []string      // nodes whose kube-proxy was deleted
+
 	close    sync.Mutex
 	closed   bool
 	closeErr error
@@ -48,7 +62,13 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{env: e, settings: e.settings(t.RunID, nodes, t.Services)}
+	l := &Lab{
+		env: e, settings: e.settings(t.RunID, nodes, t.Services),
+		want: map[string]int{}, busy: map[string]bool{}, changed: make(chan struct{}),
+	}
+	for _, s := range t.Services {
+		l.want[s.Name] = s.Pods
+	}
 	objects, err := l.settings.objects("namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml")
 	if err != nil {
 		return nil, err
@@ -87,7 +107,11 @@ func (l *Lab) findAgents(ctx context.Context) error {
 		{"sampler", nodes, env.Node, &l.nodes},
 		{"target", targets, env.Pod, &l.pods},
 	} {
-		pods, err := l.env.waitForPods(ctx, l.settings, want.component, want.n)
+		wait := notReady
+		if want.role == env.Pod {
+			wait = notRunning
+		}
+		pods, err := l.env.waitUntil(ctx, l.settings, want.component, want.n, wait)
 		if err != nil {
 			return err
 		}
@@ -100,8 +124,12 @@ func (l *Lab) findAgents(ctx context.Context) error {
 			}
 			g.Go(func() error {
 				a, err := l.env.dial(gctx, l.settings, p, name, want.role)
+				if err != nil {
+					return err
+				}
+				a.lost = l.missed(name)
 				(*want.to)[i] = a
-				return err
+				return nil
 			})
 		}
 		if err := g.Wait(); err != nil {
@@ -156,6 +184,8 @@ func (l *Lab) findServices(ctx context.Context) error {
 
 // of are the pods of a service.
 func (l *Lab) of(s scenarios.Service) []*remote {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var out []*remote
 	for _, p := range l.pods {
 		if p.pod.Labels[nameLabel] == s.Name {
@@ -167,10 +197,14 @@ func (l *Lab) of(s scenarios.Service) []*remote {
 
 // Hosts is part of env.Lab.
 func (l *Lab) Hosts() []env.Host {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var out []env.Host
 	for _, list := range [][]*remote{l.workers, l.nodes, l.pods} {
 		for _, r := range list {
-			out = append(out, r)
+			if !r.ended.Load() {
+				out = append(out, r)
+			}
 		}
 	}
 	return out
@@ -182,26 +216,30 @@ func (l *Lab) Services() []runlog.ServiceInfo { return l.services }
 // Serve is part of env.Lab. It returns when the worker reaches every pod of
 // every service through the service's address, which is when its node's
 // kube-proxy knows of all.
-func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Recorder) error {
+func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper) error {
+	l.epochs, l.out = epochs, out
 	g, gctx := errgroup.WithContext(ctx)
-	for i, s := range l.settings.services {
-		record := &runlog.Endpoints{Service: s.Name}
-		for k, p := range l.of(s) {
-			addr := l.services[i].Backends[k].Addr
-			record.Endpoints = append(record.Endpoints, runlog.EndpointState{Name: p.Name(), Addr: addr.Addr(), Node: p.pod.Spec.NodeName, Ready: true, Serving: true})
-			job := env.Job{ID: "serve/" + p.Name(), Epoch: epochs[p.Name()], Serve: &env.ServeJob{
-				Service: s.Name, Backend: p.Name(), Protocol: s.Protocol, Addr: addr, Ports: s.PortCount,
-				Server: s.Server, Lifecycle: s.Lifecycle, Gateway: s.Gateway,
-			}}
-			if s.Gateway != nil {
-				job.Serve.Upstream = l.address(s.Gateway.To)
-			}
-			g.Go(func() error { return p.Start(gctx, job) })
+	for _, s := range l.settings.services {
+		for _, p := range l.of(s) {
+			g.Go(func() error { return p.Start(gctx, l.serveJob(s, p, epochs[p.Name()])) })
 		}
-		out.Record(runlog.Record{Endpoints: record})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("start server: %w", err)
+	}
+	for _, s := range l.settings.services {
+		if s.Pods == 0 {
+			continue
+		}
+		if _, err := l.env.waitForPods(ctx, l.settings, "target,"+nameLabel+"="+s.Name, s.Pods); err != nil {
+			return err
+		}
+	}
+	// What goes on by itself ends with the run: pods that are ended by its
+	// teardown did not end in it.
+	l.ctx, l.stop = context.WithCancel(ctx)
+	if err := l.startWatch(); err != nil {
+		return err
 	}
 	for i, s := range l.settings.services {
 		at := netip.AddrPortFrom(l.services[i].Addr.Addr(), uint16(l.settings.port))
@@ -212,6 +250,18 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Record
 		}
 	}
 	return nil
+}
+
+// serveJob is the server of a pod of the service.
+func (l *Lab) serveJob(s scenarios.Service, p *remote, epoch int64) env.Job {
+	j := env.Job{ID: "serve/" + p.Name(), Epoch: epoch, Serve: &env.ServeJob{
+		Service: s.Name, Backend: p.Name(), Protocol: s.Protocol, Addr: netip.AddrPortFrom(p.addr, uint16(s.Port)), Ports: s.PortCount,
+		Server: s.Server, Lifecycle: s.Lifecycle, Gateway: s.Gateway,
+	}}
+	if s.Gateway != nil {
+		j.Serve.Upstream = l.address(s.Gateway.To)
+	}
+	return j
 }
 
 func (l *Lab) address(service string) netip.AddrPort {
@@ -267,11 +317,6 @@ func (l *Lab) Entries() []env.Entry {
 // Audit is part of env.Lab: a cluster's dataplane is not read.
 func (*Lab) Audit(string) *env.AuditJob { return nil }
 
-// Act is part of env.Lab.
-func (*Lab) Act(_ context.Context, a scenarios.Action) error {
-	return fmt.Errorf("do action %s: %w", a.Name, errors.ErrUnsupported)
-}
-
 // Close is part of env.Lab: it removes the run's namespace and waits for that,
 // at most removeTimeout and also where ctx has ended. A cluster takes its time.
 func (l *Lab) Close(ctx context.Context) error {
@@ -281,6 +326,10 @@ func (l *Lab) Close(ctx context.Context) error {
 		return l.closeErr
 	}
 	l.closed = true
+	if l.stop != nil {
+		l.stop()
+		l.tasks.Wait()
+	}
 	for _, list := range [][]*remote{l.workers, l.nodes, l.pods} {
 		for _, r := range list {
 			if r != nil {
@@ -290,6 +339,6 @@ func (l *Lab) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	l.closeErr = remove(ctx, l.env.client, l.settings.namespace)
+	l.closeErr = errors.Join(l.proxiesAreBack(ctx), remove(ctx, l.env.client, l.settings.namespace))
 	return l.closeErr
 }

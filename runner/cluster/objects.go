@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -139,7 +140,11 @@ func (s settings) fillInPod(t *corev1.PodTemplateSpec) {
 			c.Args[i] = where + ":" + strconv.Itoa(s.port)
 		}
 	}
-	if p := c.ReadinessProbe; p != nil {
+	switch p := c.ReadinessProbe; {
+	case p == nil:
+	case p.HTTPGet != nil:
+		p.HTTPGet.Port = intstr.FromInt(s.port)
+	default:
 		p.TCPSocket.Port = intstr.FromInt(s.port)
 	}
 }
@@ -176,6 +181,7 @@ func (s settings) targets(base []runtime.Object) []runtime.Object {
 				o.Spec.Selector.MatchLabels[nameLabel] = svc.Name
 				o.Spec.Template.Labels[nameLabel] = svc.Name
 				o.Spec.Template.Spec.TopologySpreadConstraints[0].LabelSelector.MatchLabels[nameLabel] = svc.Name
+				live(&o.Spec.Template.Spec, svc.Lifecycle)
 				if svc.Port < firstUnprivileged {
 					o.Spec.Template.Spec.SecurityContext.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}}
 				}
@@ -188,6 +194,16 @@ func (s settings) targets(base []runtime.Object) []runtime.Object {
 		}
 	}
 	return out
+}
+
+// live makes a pod come and go as the lifecycle says. When it is ready, and what
+// SIGTERM does, is its agent's part.
+func live(p *corev1.PodSpec, l scenarios.Lifecycle) {
+	grace := int64(time.Duration(l.Grace) / time.Second)
+	p.TerminationGracePeriodSeconds = &grace
+	if s := int64(time.Duration(l.PreStop) / time.Second); s > 0 {
+		p.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: s}}}
+	}
 }
 
 // firstUnprivileged is the first port that an ordinary user may listen on.

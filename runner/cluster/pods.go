@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/agent"
 	"github.com/tablefull/tablefull/runner/env"
 )
@@ -20,6 +22,12 @@ import (
 // waitForPods waits until n pods of a component are ready, and returns them by
 // name.
 func (e *Env) waitForPods(ctx context.Context, s settings, component string, n int) ([]corev1.Pod, error) {
+	return e.waitUntil(ctx, s, component, n, notReady)
+}
+
+// waitUntil waits until there is no reason to wait for any of n pods of a
+// component, and returns them by name.
+func (e *Env) waitUntil(ctx context.Context, s settings, component string, n int, wait func(corev1.Pod) (why string, final bool)) ([]corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, podsTimeout)
 	defer cancel()
 	for {
@@ -28,7 +36,7 @@ func (e *Env) waitForPods(ctx context.Context, s settings, component string, n i
 		var ready []corev1.Pod
 		if err == nil {
 			for _, p := range list.Items {
-				switch why, final := notReady(p); {
+				switch why, final := wait(p); {
 				case final:
 					return nil, fmt.Errorf("start %s: pod %s: %s", component, p.Name, why)
 				case why == "":
@@ -75,12 +83,67 @@ func notReady(p corev1.Pod) (why string, final bool) {
 	return "it is starting", false
 }
 
+// notRunning is why a pod's agent cannot be reached; empty where it can. A pod
+// under load is ready only when its server listens, which its agent is told.
+func notRunning(p corev1.Pod) (why string, final bool) {
+	if running(&p) {
+		return "", false
+	}
+	return notReady(p)
+}
+
+func running(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && p.Status.PodIP != "" && len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Running != nil
+}
+
 // remote is an agent in a pod.
 type remote struct {
 	*agent.Client
 	pod     corev1.Pod
 	addr    netip.Addr // the pod's
 	forward *forwarder
+	lost    func(error) // told why the last records of a pod that was to go are missing
+
+	ending atomic.Bool // it was deleted: it goes because it shall
+	ended  atomic.Bool // and it has gone
+}
+
+// Records is part of env.Host. The end of a pod that was to go is no error.
+func (r *remote) Records(ctx context.Context, from uint64, fn func(runlog.Record) error) error {
+	err := r.Client.Records(ctx, from, fn)
+	if !r.ending.Load() {
+		return err
+	}
+	if err != nil && ctx.Err() == nil {
+		r.lost(err)
+	}
+	r.ended.Store(true)
+	_ = r.forward.Close() // there is nobody any more
+	return nil
+}
+
+// Stop is part of env.Host. What ran in a pod that has gone has stopped.
+func (r *remote) Stop(ctx context.Context, id string) error {
+	if r.ended.Load() {
+		return nil
+	}
+	err := r.Client.Stop(ctx, id)
+	if r.ending.Load() {
+		return nil
+	}
+	return err
+}
+
+// Close is part of env.Host.
+func (r *remote) Close(ctx context.Context) error {
+	if r.ended.Load() {
+		return nil
+	}
+	err := r.Client.Close(ctx)
+	if r.ending.Load() {
+		return nil
+	}
+	return err
 }
 
 // dial reaches the agent of a pod, which calls itself name.
@@ -100,7 +163,7 @@ func (e *Env) dial(ctx context.Context, s settings, pod corev1.Pod, name string,
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &remote{Client: c, pod: pod, addr: addr, forward: f}, nil
+	return &remote{Client: c, pod: pod, addr: addr, forward: f, lost: func(error) {}}, nil
 }
 
 // gone returns an error once a pod's agent is known to have ended.

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env/envtest"
 	"github.com/tablefull/tablefull/runner/kubeproxy"
 	"github.com/tablefull/tablefull/runner/testcluster"
@@ -67,6 +68,7 @@ func TestRealCluster(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, testcluster.Down(context.Background(), dir)) })
 	before := s.objects(t)
 	t.Run("truth", func(t *testing.T) { checkTruth(t, s) })
+	t.Run("actions", func(t *testing.T) { checkActions(t, s) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
@@ -159,6 +161,70 @@ func checkTruth(t *testing.T, s setup) {
 		}
 		return
 	}
+}
+
+// actionsScenario does to a service all that is done to one in a cluster.
+const actionsScenario = `
+name: actions
+duration: 20s
+services:
+  - name: web
+    pods: 2
+    lifecycle: {grace: 5s, on_sigterm: close}
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 50/s}}
+actions:
+  - {at: 1s, rollout: {service: web}}
+  - {at: 11s, scale: {service: web, to: 1}}
+  - {at: 14s, delete_pod: {service: web}}
+`
+
+// Pods come and go, each with its events on the run's clock: an old pod hears
+// SIGTERM after it has begun to terminate, and ends after that. What the pods
+// have counted is in the log.
+func checkActions(t *testing.T, s setup) {
+	file := filepath.Join(t.TempDir(), "actions.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(actionsScenario), 0o600))
+	_, sum, dir := s.run(t, file)
+	assert.True(t, sum.Restored != nil && *sum.Restored)
+	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
+	require.NoError(t, err)
+	ended, at, served, sets := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0
+	for line := range strings.Lines(string(b)) {
+		var r runlog.Record
+		require.NoError(t, json.Unmarshal([]byte(line), &r))
+		switch e := r.Event; {
+		case r.Served != nil:
+			served[r.Host] = true
+		case r.Endpoints != nil:
+			sets++
+		case e == nil:
+		case e.Kind == "action" && e.Fields["phase"] != "begin":
+			ended[e.Name] = e.Fields["phase"] + e.Detail
+		case e.Kind == "pod":
+			if at[e.Name] == nil {
+				at[e.Name] = map[string]float64{}
+			}
+			at[e.Name][e.Detail] = r.T
+		case e.Kind == "warning":
+			t.Log(r.Host, e.Name, e.Detail)
+		}
+	}
+	assert.Equal(t, map[string]string{"rollout": "end", "scale": "end", "delete_pod": "end"}, ended)
+	assert.Len(t, at, 5, "two, two after the rollout, and one after the deletion")
+	assert.Greater(t, sets, 6)
+	gone := 0
+	for name, events := range at {
+		assert.True(t, served[name], name)
+		if _, ok := events["gone"]; !ok {
+			continue
+		}
+		gone++
+		assert.Contains(t, events, "sigterm", name)
+		assert.GreaterOrEqual(t, events["gone"], events["sigterm"], name)
+		assert.GreaterOrEqual(t, events["gone"], events["terminating"], name)
+	}
+	assert.Equal(t, 4, gone)
 }
 
 // An API server that is restarted in the middle of a run is away for seconds.
@@ -264,7 +330,7 @@ func checkRefused(t *testing.T, s setup) {
 		code int
 		says string
 	}{
-		{[]string{"rollout-termination-race"}, 5, "actions[0] rollout"},
+		{[]string{"proxy-restart-under-load", "--set", "lab.proxy={}"}, 5, "--kube-proxy kube-system/kube-proxy"},
 		{[]string{"healthy", "--node", "node-c"}, 5, "no node node-c"},
 		{[]string{"healthy", "--node", "node-a,node-b"}, 2, "lab.nodes"},
 		{[]string{"healthy", "--context", "other"}, 2, "other"},

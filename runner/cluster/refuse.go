@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/scenarios"
@@ -13,7 +14,8 @@ const maxPorts = 100
 
 // Refusals are why a scenario cannot be run in a cluster: each setting that a
 // lab has and a cluster does not, by its name.
-func Refusals(s *scenarios.Scenario) []string {
+// Restart says that a kube-proxy is named that may be restarted.
+func Refusals(s *scenarios.Scenario, restart bool) []string {
 	var out []string
 	refuse := func(when bool, format string, args ...any) {
 		if when {
@@ -31,13 +33,17 @@ func Refusals(s *scenarios.Scenario) []string {
 	refuse(s.Conntrack.Max != nil, "conntrack.max: a node's limit is not changed; use conntrack.headroom")
 	refuse(len(s.Conntrack.Timeouts) > 0, "conntrack.timeouts: a node's timeouts are not changed")
 	refuse(s.Search != nil, "search: a search fills a table again and again, which is for the lab")
-	for i := range s.Actions {
-		refuse(true, "actions[%d] %s: actions are not carried out in a cluster yet", i, s.Actions[i].Kind())
+	for i, a := range s.Actions {
+		why := refusedAction(a, restart)
+		refuse(why != "", "actions[%d] %s: %s", i, a.Kind(), why)
 	}
 	for i, svc := range s.Services {
 		refuse(svc.PortCount > maxPorts, "services[%d].port_count: %d: at most %d", i, svc.PortCount, maxPorts)
 		refuse(svc.Headless, "services[%d].headless: pods of a cluster have no addresses in a row", i)
 		refuse(svc.Notrack, "services[%d].notrack: what a node tracks is not changed", i)
+		whole(refuse, fmt.Sprintf("services[%d].lifecycle.pre_stop", i), svc.Lifecycle.PreStop)
+		whole(refuse, fmt.Sprintf("services[%d].lifecycle.grace", i), svc.Lifecycle.Grace)
+		refuse(svc.NodePort != 0, "services[%d].node_port: services in a cluster are reached by their cluster address so far", i)
 		refuse(svc.Server.Behaviour == "gone", "services[%d].server.behaviour: gone: a pod cannot leave its address", i)
 	}
 	for i, t := range s.Traffic {
@@ -45,6 +51,40 @@ func Refusals(s *scenarios.Scenario) []string {
 		refuse(t.ShortLived != nil && t.ShortLived.SourcePorts != nil, "traffic[%d].short_lived.source_ports: a pod may not take ports in TIME_WAIT again (net.ipv4.tcp_tw_reuse)", i)
 	}
 	return out
+}
+
+// whole refuses what Kubernetes has in whole seconds only.
+func whole(refuse func(bool, string, ...any), path string, d scenarios.Duration) {
+	refuse(time.Duration(d)%time.Second != 0, "%s: %s: Kubernetes knows whole seconds only", path, d)
+}
+
+// refusedAction is why an action is not done in a cluster; empty where it is.
+func refusedAction(a scenarios.Action, restart bool) string {
+	switch {
+	case a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.Ballast != nil:
+		return ""
+	case a.RestartProxy != nil:
+		switch {
+		case a.RestartProxy.Clean:
+			return "clean: a kube-proxy in a pod leaves its rules, as its DaemonSet starts it"
+		case a.RestartProxy.Down != 0:
+			return "down: its DaemonSet starts it again at once"
+		case !restart:
+			return "it deletes kube-proxy's pods on the nodes that traffic enters by: name the DaemonSet for which that is allowed, as --kube-proxy kube-system/kube-proxy"
+		}
+		return ""
+	case a.PauseProxy != nil, a.ResumeProxy != nil:
+		return "a sampler may send no signals to a node's processes"
+	case a.UpgradeProxy != nil:
+		return "a cluster's kube-proxy is not replaced"
+	case a.Flush != nil:
+		return "it would break the connections of everybody on the node"
+	case a.SetSysctl != nil, a.ConntrackSettings != nil:
+		return "a node's settings are not changed"
+	case a.HoldXtablesLock != nil:
+		return "the lock is in the node's file system, which is out of reach"
+	}
+	return "it is not known in a cluster"
 }
 
 // capabilities are what a scenario may need of an environment, as far as a

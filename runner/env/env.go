@@ -48,8 +48,8 @@ type Lab interface {
 	// Serve makes the services answer: proxies and servers. It returns when
 	// all of them are ready. Epochs is run time 0 on each host's clock, for
 	// all that these will record; out takes what is recorded of endpoints,
-	// pods and actions here, whenever it happens.
-	Serve(ctx context.Context, epochs map[string]int64, out Recorder) error
+	// pods and actions here, whenever it happens, and hosts that come later.
+	Serve(ctx context.Context, epochs map[string]int64, out Keeper) error
 	// Audit is how to read what the named node's dataplane is programmed with,
 	// less Every; nil where that cannot be done.
 	Audit(node string) *AuditJob
@@ -420,6 +420,17 @@ type AutopsyJob struct {
 // it fills in N and Host, and T where it is 0. It is safe for concurrent use.
 type Recorder interface {
 	Record(r runlog.Record)
+}
+
+// A Keeper is what a lab tells of what happens while it is up.
+type Keeper interface {
+	Recorder
+	// Join takes a host that has come since Up into the run: its clock is
+	// measured, its counters are sampled and its records are followed from now
+	// on. Epoch is run time 0 on its clock. Such a host is among the lab's
+	// Hosts until it has gone; where its end was meant, its Records end
+	// without an error. It fails when the run is over.
+	Join(ctx context.Context, h Host) (epoch int64, err error)
 }
 
 // A Worker is a running job. Run calls ready once, when the job is ready, and

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -67,6 +68,10 @@ func serveAll(ctx context.Context, lab *Lab) error {
 type discard struct{}
 
 func (discard) Record(runlog.Record) {}
+
+func (discard) Join(context.Context, env.Host) (int64, error) {
+	return 0, errors.New("no host comes later")
+}
 
 // events runs a job on a host to its end and returns what it recorded.
 func events(t testing.TB, h env.Host, j env.Job) []runlog.Event {

@@ -17,7 +17,7 @@ const proxyJob = "proxy"
 
 // Serve is part of env.Lab: first the nodes' proxies, without which a gateway
 // would not reach what is behind it, then the servers.
-func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Recorder) error {
+func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper) error {
 	l.epochs, l.out = epochs, out
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range l.network.places {

@@ -106,7 +106,7 @@ func (l *fakeLab) Entries() []env.Entry {
 }
 
 // Serve starts a server job on each pod.
-func (l *fakeLab) Serve(ctx context.Context, epochs map[string]int64, _ env.Recorder) error {
+func (l *fakeLab) Serve(ctx context.Context, epochs map[string]int64, _ env.Keeper) error {
 	for i, s := range l.services {
 		for _, b := range s.Backends {
 			for _, h := range l.hosts {
