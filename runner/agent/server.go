@@ -46,7 +46,7 @@ type Config struct {
 	// done, which is SIGTERM, its servers end as their lifecycle says, and the
 	// agent ends when they have and their records are read.
 	Pod  bool
-	Errs   io.Writer // for stacks of workers that panicked; nil: discarded
+	Errs io.Writer // for stacks of workers that panicked; nil: discarded
 }
 
 // A Server is an agent: Serve until Shutdown and Exit.

@@ -241,10 +241,14 @@ func TestUnsettled(t *testing.T) {
 
 // What conditions leave out is what Kubernetes says it is.
 func TestEndpointStates(t *testing.T) {
-	slice := func(e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{Endpoints: e} }
+	slice := func(e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{Endpoints: e}
+	}
 	got := endpointStates([]*discoveryv1.EndpointSlice{
-		slice(discoveryv1.Endpoint{Addresses: []string{"10.0.0.2"}, NodeName: new("n"), TargetRef: &corev1.ObjectReference{Name: "p2"},
-			Conditions: discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}}),
+		slice(discoveryv1.Endpoint{
+			Addresses: []string{"10.0.0.2"}, NodeName: new("n"), TargetRef: &corev1.ObjectReference{Name: "p2"},
+			Conditions: discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)},
+		}),
 		slice(discoveryv1.Endpoint{Addresses: []string{"10.0.0.1"}}),
 	})
 	assert.Equal(t, []runlog.EndpointState{
