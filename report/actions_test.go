@@ -32,6 +32,29 @@ func TestActionsThatBeginTogether(t *testing.T) {
 	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "two (flush) at 3.0 s (together with one: what failed can be of either), did not work: no such host")
 }
 
+// A run in which an action was never carried out to its end is no pass: nobody
+// knows what it would have cost. One that was, once, is enough.
+func TestActionThatWasNeverDone(t *testing.T) {
+	for _, c := range []struct {
+		once bool
+		want Verdict
+	}{{true, Pass}, {false, Inconclusive}} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+		if c.once {
+			s.act("roll", "rollout", 1, 2, 3, "")
+		}
+		s.act("roll", "rollout", 2, 8, 10, "the run ended before it had")
+		for _, due := range dues(0, 10, 100) {
+			s.enter(due)
+			s.ok("web", due)
+		}
+		f := s.analyze()
+		assert.Equal(t, c.want, f.Verdict, "%v", f.Reasons)
+		said := strings.Contains(strings.Join(f.Reasons, " "), "roll (rollout) was never carried out: the run ended before it had")
+		assert.Equal(t, !c.once, said, "%v", f.Reasons)
+	}
+}
+
 // What fails all the time is no action's doing, and what begins long after one
 // is not either.
 func TestFailuresThatAreNoActions(t *testing.T) {

@@ -122,6 +122,7 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 			notes = append(notes, "threshold without an answer: "+thresholdLine(r))
 		}
 	}
+	notes = append(notes, neverDone(f)...)
 	unanswered := len(notes) > 0
 	table, without, other := l.weigh(f, a)
 	expected, shown := expectations(f)
@@ -154,6 +155,23 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	if f.Verdict == Pass {
 		f.Reasons = append([]string{l.passText(f)}, f.Reasons...)
 	}
+}
+
+// neverDone are actions that were never carried out to their end: whatever did not
+// fail, it was not their doing.
+func neverDone(f *Findings) []string {
+	if f.OtherSpikes > 0 { // of so many, some were; only the worst are here
+		return nil
+	}
+	var out []string
+	for i, s := range f.Spikes {
+		done := slices.ContainsFunc(f.Spikes, func(o Spike) bool { return o.Action == s.Action && o.Error == "" })
+		first := slices.IndexFunc(f.Spikes, func(o Spike) bool { return o.Action == s.Action }) == i
+		if !done && first {
+			out = append(out, fmt.Sprintf("%s (%s) was never carried out: %s", s.Action, s.Kind, s.Error))
+		}
+	}
+	return out
 }
 
 // judged weighs what leaves it open, what has definitely failed, and whether
