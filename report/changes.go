@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -56,7 +57,7 @@ func (n *node) refilled(t float64) (sum float64) {
 	return sum
 }
 
-// most is the most ballast that was there beyond that of the start.
+// mostRefilled is the most ballast that was there beyond that of the start.
 func (n *node) mostRefilled() (most float64) {
 	for _, r := range n.refills {
 		most = max(most, n.refilled(r.t))
@@ -154,17 +155,10 @@ func limitText(n *Node) string {
 
 // by is like: " (administrator)".
 func (c *LimitChange) by() string {
-	s := ""
-	for i, a := range c.Actions {
-		if i > 0 {
-			s += ", "
-		}
-		s += a
-	}
-	if s == "" {
+	if len(c.Actions) == 0 {
 		return ""
 	}
-	return " (" + s + ")"
+	return " (" + strings.Join(c.Actions, ", ") + ")"
 }
 
 // lowered is the change that took the room away in which the onset's
