@@ -102,12 +102,18 @@ func TestKilledAtRandomMoments(t *testing.T) {
 		}
 	}
 	assert.NotZero(t, logs, "some kills must have hit a run that had begun")
+	restoreAll(t, state)
+	assertAsBefore(t, before)
+}
+
+// restoreAll puts back what killed runs left, and nothing of it is left to do.
+func restoreAll(t *testing.T, state string) {
+	t.Helper()
 	r, errOut := program(t, state, "restore")
 	require.NoError(t, r.Run(), errOut.String())
 	left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)
-	assertAsBefore(t, before)
 }
 
 // The same of runs in which pods and proxies come and go, and of those that
@@ -150,11 +156,7 @@ func TestKilledIncidents(t *testing.T) {
 				}
 			}
 			assert.NotZero(t, logs, "some kills must have hit a run that had begun")
-			r, errOut := program(t, state, "restore")
-			require.NoError(t, r.Run(), errOut.String())
-			left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
-			require.NoError(t, err)
-			assert.Empty(t, left)
+			restoreAll(t, state)
 			assertNothingOf(t, before)
 		})
 	}

@@ -207,9 +207,5 @@ func TestPrivateKernelKilledAtRandomMoments(t *testing.T) {
 		assertNothingOf(t, before)
 		assert.NoDirExists(t, filepath.Join(dir, ".agents"))
 	}
-	r, errOut := program(t, state, "restore")
-	require.NoError(t, r.Run(), errOut.String())
-	left, err := filepath.Glob(filepath.Join(state, "tablefull", "*"))
-	require.NoError(t, err)
-	assert.Empty(t, left)
+	restoreAll(t, state)
 }

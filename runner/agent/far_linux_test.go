@@ -61,7 +61,7 @@ func TestPeerAndFacts(t *testing.T) {
 	}
 }
 
-// job is a worker that says when it has been stopped in order.
+// stopped is a worker that says when it has been stopped in order.
 type stopped struct{ in chan struct{} }
 
 func (s stopped) Run(ctx context.Context, ready func(), _ env.Recorder) error {

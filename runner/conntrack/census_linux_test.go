@@ -300,6 +300,7 @@ func TestCensusLeavesBallastOut(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, part.WithoutBallast)
 	assert.Zero(t, part.Ballast)
+	assert.EqualValues(t, 40*batchSize/beaconEvery, tl.ballast, "it was shown the beacons, and nothing else of the ballast")
 	assert.Equal(t, whole.Entries-whole.Ballast, part.Entries)
 	assert.Equal(t, whole.Groups, part.Groups)
 	assert.Equal(t, whole.Sources, part.Sources)
