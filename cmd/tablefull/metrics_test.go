@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"io"
 	"maps"
@@ -145,6 +146,7 @@ func TestMetrics(t *testing.T) {
 
 	end := exportedAfter(t, dir)
 	assertExported(t, end, f)
+	assertLastRead(t, end, dir)
 	assert.NotEmpty(t, f.Spikes)
 	assert.Equal(t, 1.0, end.sum("tablefull_actions_total", "action", "roll", "kind", "rollout"))
 	assert.Zero(t, end.sum("tablefull_action_running"), "it has ended")
@@ -233,6 +235,36 @@ func assertExported(t *testing.T, got families, f *report.Findings) {
 	assert.Equal(t, 1.0, got.sum("tablefull_verdict"))
 	assert.Equal(t, 1.0, got.sum("tablefull_verdict", "tablefull_verdict", string(f.Verdict)))
 	assert.Equal(t, 1.0, got.sum("tablefull_restored"))
+}
+
+// assertLastRead compares the gauges of the table with the last sample and the
+// last walk of the log that have them.
+func assertLastRead(t *testing.T, got families, dir string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
+	require.NoError(t, err)
+	var entries, ballast, walked uint64
+	for line := range bytes.Lines(b) {
+		var r runlog.Record
+		require.NoError(t, json.Unmarshal(line, &r))
+		if r.Sample != nil && r.Sample.Conntrack != nil {
+			entries = r.Sample.Conntrack.Entries
+		}
+		if c := r.Census; c != nil {
+			walked = 0
+			for _, g := range c.Groups {
+				walked += g.Count
+			}
+			if !c.WithoutBallast {
+				ballast = c.Ballast
+			}
+		}
+	}
+	assert.NotZero(t, ballast)
+	assert.NotZero(t, walked)
+	assert.Equal(t, float64(entries), got.sum("node_nf_conntrack_entries"))
+	assert.Equal(t, float64(ballast), got.sum("tablefull_census_ballast_entries"))
+	assert.Equal(t, float64(walked), got.sum("tablefull_census_entries"))
 }
 
 // lintNames holds our own names to what the field expects of them.
