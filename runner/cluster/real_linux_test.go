@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -166,7 +167,8 @@ func checkTruth(t *testing.T, s setup) {
 // actionsScenario does to a service all that is done to one in a cluster.
 const actionsScenario = `
 name: actions
-duration: 20s
+duration: 24s
+conntrack: {headroom: 100000}
 services:
   - name: web
     pods: 2
@@ -177,6 +179,8 @@ actions:
   - {at: 1s, rollout: {service: web}}
   - {at: 11s, scale: {service: web, to: 1}}
   - {at: 14s, delete_pod: {service: web}}
+  - {at: 16s, ballast: {headroom: 50000}}
+  - {at: 17s, restart_proxy: {}}
 `
 
 // Pods come and go, each with its events on the run's clock: an old pod hears
@@ -185,11 +189,11 @@ actions:
 func checkActions(t *testing.T, s setup) {
 	file := filepath.Join(t.TempDir(), "actions.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(actionsScenario), 0o600))
-	_, sum, dir := s.run(t, file)
+	_, sum, dir := s.run(t, file, "--kube-proxy", "kube-system/kube-proxy")
 	assert.True(t, sum.Restored != nil && *sum.Restored)
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
-	ended, at, served, sets := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0
+	ended, at, served, sets, inserted := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0, 0.0
 	for line := range strings.Lines(string(b)) {
 		var r runlog.Record
 		require.NoError(t, json.Unmarshal([]byte(line), &r))
@@ -201,6 +205,9 @@ func checkActions(t *testing.T, s setup) {
 		case e == nil:
 		case e.Kind == "action" && e.Fields["phase"] != "begin":
 			ended[e.Name] = e.Fields["phase"] + e.Detail
+		case e.Kind == "ballast" && e.Name == "changed":
+			inserted, err = strconv.ParseFloat(e.Fields["inserted"], 64)
+			require.NoError(t, err)
 		case e.Kind == "pod":
 			if at[e.Name] == nil {
 				at[e.Name] = map[string]float64{}
@@ -210,7 +217,17 @@ func checkActions(t *testing.T, s setup) {
 			t.Log(r.Host, e.Name, e.Detail)
 		}
 	}
-	assert.Equal(t, map[string]string{"rollout": "end", "scale": "end", "delete_pod": "end"}, ended)
+	assert.Equal(t, map[string]string{"rollout": "end", "scale": "end", "delete_pod": "end", "ballast": "end", "restart_proxy": "end"}, ended)
+	assert.InDelta(t, 50000, inserted, 5000, "half of the headroom was filled up, less what came since")
+	proxies := map[bool]int{} // whether they have gone
+	for name, events := range at {
+		if strings.HasPrefix(name, "kube-proxy-") {
+			_, gone := events["gone"]
+			proxies[gone]++
+			delete(at, name)
+		}
+	}
+	assert.Equal(t, map[bool]int{true: 1, false: 2}, proxies, "one was replaced on the node that traffic enters by, the other node's was left alone")
 	assert.Len(t, at, 5, "two, two after the rollout, and one after the deletion")
 	assert.Greater(t, sets, 6)
 	gone := 0
