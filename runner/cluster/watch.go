@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -80,7 +79,7 @@ func (l *Lab) startWatch() error {
 	for _, f := range factories {
 		for kind, ok := range f.WaitForCacheSync(l.ctx.Done()) {
 			if !ok {
-				return errors.Join(fmt.Errorf("watch %s: %w", kind, context.Cause(l.ctx)))
+				return fmt.Errorf("watch %s: %w", kind, context.Cause(l.ctx))
 			}
 		}
 	}
