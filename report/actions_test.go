@@ -33,25 +33,35 @@ func TestActionsThatBeginTogether(t *testing.T) {
 }
 
 // A run in which an action was never carried out to its end is no pass: nobody
-// knows what it would have cost. One that was, once, is enough.
+// knows what it would have cost. One that was, once, is enough, and so is that
+// all was shown that the scenario expects.
 func TestActionThatWasNeverDone(t *testing.T) {
 	for _, c := range []struct {
-		once bool
-		want Verdict
-	}{{true, Pass}, {false, Inconclusive}} {
-		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
-		if c.once {
-			s.act("roll", "rollout", 1, 2, 3, "")
-		}
-		s.act("roll", "rollout", 2, 8, 10, "the run ended before it had")
-		for _, due := range dues(0, 10, 100) {
-			s.enter(due)
-			s.ok("web", due)
-		}
-		f := s.analyze()
-		assert.Equal(t, c.want, f.Verdict, "%v", f.Reasons)
-		said := strings.Contains(strings.Join(f.Reasons, " "), "roll (rollout) was never carried out: the run ended before it had")
-		assert.Equal(t, !c.once, said, "%v", f.Reasons)
+		name   string
+		once   bool
+		expect []string
+		want   Verdict
+	}{
+		{"once", true, nil, Pass},
+		{"never", false, nil, Inconclusive},
+		{"never, and all was shown", false, []string{"failures == 0"}, Pass},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+			s.header.Expect = c.expect
+			if c.once {
+				s.act("roll", "rollout", 1, 2, 3, "")
+			}
+			s.act("roll", "rollout", 2, 8, 10, "the run ended before it had")
+			for _, due := range dues(0, 10, 100) {
+				s.enter(due)
+				s.ok("web", due)
+			}
+			f := s.analyze()
+			assert.Equal(t, c.want, f.Verdict, "%v", f.Reasons)
+			said := strings.Contains(strings.Join(f.Reasons, " "), "roll (rollout) was never carried out: the run ended before it had")
+			assert.Equal(t, c.want != Pass, said, "%v", f.Reasons)
+		})
 	}
 }
 
