@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -33,7 +34,8 @@ var purposes = map[string]string{
 }
 
 func doctorCommand(s Streams) *cobra.Command {
-	return &cobra.Command{
+	var role roleFlags
+	c := &cobra.Command{
 		Use: "doctor", Short: "Say whether this machine is ready, and what is missing", GroupID: groupMachine,
 		Long: `Doctor tries each thing a lab needs in a throw-away namespace, and works out
 whether each scenario of the library can run here. It changes nothing.
@@ -41,26 +43,46 @@ whether each scenario of the library can run here. It changes nothing.
 Its last line begins with "ready:" (exit code 0), with "not ready:" and what is
 missing (5), or with "not sure:" where something could not be tried (4).
 
+With --rbac it prints, for kubectl apply, the roles and bindings that a run of a
+scenario in a cluster needs, and not one right more. No cluster is asked. The run
+checks for exactly these before it starts anything.
+
 ` + exitHelp + seeAlso("run --dry-run", "restore"),
-		Example: "  tablefull doctor",
-		Args:    exactArgs(0, "no argument"),
+		Example: `  tablefull doctor
+  tablefull doctor --rbac short-lived | kubectl apply -f -
+  tablefull doctor --rbac proxy.yaml --kube-proxy kube-system/kube-proxy --for Group:sre`,
+		Args: exactArgs(0, "no argument"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			caps, err := lab.New(lab.Config{}).Probe(c.Context())
-			if err != nil {
-				return fmt.Errorf("probe this machine: %w", err)
+			if role.scenario != "" {
+				return role.print(s)
 			}
-			caps.List = append(caps.List, private.Probe(c.Context(), privateFiles()))
-			if err := writeCapabilities(s.Out, caps); err != nil {
-				return err
+			for _, name := range roleOnly {
+				if c.Flags().Changed(name) {
+					return usagef("--%s is for --rbac", name)
+				}
 			}
-			text, code := diagnosis(caps)
-			fmt.Fprintln(s.Out, text)
-			if code != exitPass {
-				return exitWith(code)
-			}
-			return nil
+			return diagnose(c.Context(), s)
 		},
 	}
+	role.bind(c)
+	return c
+}
+
+func diagnose(ctx context.Context, s Streams) error {
+	caps, err := lab.New(lab.Config{}).Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("probe this machine: %w", err)
+	}
+	caps.List = append(caps.List, private.Probe(ctx, privateFiles()))
+	if err := writeCapabilities(s.Out, caps); err != nil {
+		return err
+	}
+	text, code := diagnosis(caps)
+	fmt.Fprintln(s.Out, text)
+	if code != exitPass {
+		return exitWith(code)
+	}
+	return nil
 }
 
 func writeCapabilities(out io.Writer, caps env.Capabilities) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,12 +17,44 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
+var errArmsInCluster = usagef("arms are compared in the lab: --target kubernetes runs a scenario once")
+
 // kubeFlags say which cluster, and what runs in it.
 type kubeFlags struct {
 	config *genericclioptions.ConfigFlags
 	image  string
 	nodes  []string
-	proxy  string // namespace/name
+	proxy  daemonSet
+}
+
+// daemonSet is a flag: the namespace and the name of kube-proxy's DaemonSet.
+type daemonSet struct{ types.NamespacedName }
+
+func (d *daemonSet) bind(f *pflag.FlagSet, when string) {
+	f.Var(d, "kube-proxy", "with "+when+": the DaemonSet, as `namespace/name`, whose pods the scenario may restart (default: none)")
+}
+
+func (d *daemonSet) named() bool { return d.NamespacedName != types.NamespacedName{} }
+
+// String is part of pflag.Value.
+func (d *daemonSet) String() string {
+	if !d.named() {
+		return ""
+	}
+	return d.NamespacedName.String()
+}
+
+// Type is part of pflag.Value.
+func (*daemonSet) Type() string { return "namespace/name" }
+
+// Set is part of pflag.Value.
+func (d *daemonSet) Set(text string) error {
+	namespace, name, ok := strings.Cut(text, "/")
+	if !ok || namespace == "" || name == "" {
+		return errors.New("write namespace/name of a DaemonSet, as kube-system/kube-proxy")
+	}
+	d.Namespace, d.Name = namespace, name
+	return nil
 }
 
 // newKubeFlags are kubectl's flags, less the namespace: each run has its own.
@@ -38,20 +71,11 @@ func (k *kubeFlags) bind(f *pflag.FlagSet) {
 	k.config.AddFlags(f)
 	f.StringVar(&k.image, "image", os.Getenv(imageVar), "with --target kubernetes: tablefull's container `image`, which the nodes have or can pull (default $"+imageVar+")")
 	f.StringSliceVar(&k.nodes, "node", nil, "with --target kubernetes: the `nodes`, as many as lab.nodes, that traffic enters by and whose tables are filled to the headroom (default: the first by name that take ordinary pods)")
-	f.StringVar(&k.proxy, "kube-proxy", "", "with --target kubernetes: the DaemonSet, as `namespace/name`, whose pods the scenario may restart (default: none)")
-}
-
-// kubeProxy is the DaemonSet that may be touched; empty where none is named.
-func (k *kubeFlags) kubeProxy() (types.NamespacedName, error) {
-	namespace, name, ok := strings.Cut(k.proxy, "/")
-	if k.proxy != "" && (!ok || namespace == "" || name == "") {
-		return types.NamespacedName{}, usagef("--kube-proxy %s: write namespace/name of a DaemonSet, as kube-system/kube-proxy", k.proxy)
-	}
-	return types.NamespacedName{Namespace: namespace, Name: name}, nil
+	k.proxy.bind(f, "--target kubernetes")
 }
 
 // runInCluster runs a scenario in the cluster that the flags name.
-func runInCluster(ctx context.Context, sc *scenarios.Scenario, k kubeFlags, f runFlags, s Streams) error {
+func runInCluster(ctx context.Context, ref string, sc *scenarios.Scenario, k kubeFlags, f runFlags, s Streams) error {
 	if k.image == "" {
 		return usagef("--target kubernetes needs --image, a tablefull image that the nodes have or can pull (see: make image)")
 	}
@@ -59,22 +83,43 @@ func runInCluster(ctx context.Context, sc *scenarios.Scenario, k kubeFlags, f ru
 		return usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
 	}
 	// What no cluster can do is said before anything is asked of one.
-	proxy, err := k.kubeProxy()
-	if err != nil {
-		return err
-	}
-	if refused := cluster.Refusals(sc, k.proxy != ""); len(refused) > 0 {
+	if refused := cluster.Refusals(sc, k.proxy.named()); len(refused) > 0 {
 		return &runner.Unsupported{Reasons: refused}
 	}
 	config, err := k.config.ToRESTConfig()
 	if err != nil {
 		return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
 	}
-	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes, KubeProxy: proxy})
+	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes, KubeProxy: k.proxy.NamespacedName})
 	if err != nil {
 		return err
 	}
+	if err := checkRights(ctx, e, sc, roleCommand(ref, f.sets, k.proxy)); err != nil {
+		return err
+	}
 	return runHere(ctx, e, sc, f, s)
+}
+
+// checkRights is an *runner.Unsupported where the account may not do all that
+// the run does; role is the command that prints what lets it.
+func checkRights(ctx context.Context, e *cluster.Env, sc *scenarios.Scenario, role string) error {
+	missing, err := e.Missing(ctx, sc)
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		return &runner.Unsupported{Reasons: []string{err.Error()}}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	var rights []string
+	for _, r := range missing {
+		rights = append(rights, r.String())
+	}
+	return &runner.Unsupported{Reasons: []string{
+		"in the cluster, the account of this kubeconfig may not " + strings.Join(rights, "; nor ") + "\n    what it needs, as an administrator gives it: " + role + " | kubectl apply -f -",
+	}}
 }
 
 func cleanCommand(s Streams) *cobra.Command {

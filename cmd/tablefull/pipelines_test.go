@@ -221,7 +221,8 @@ func TestCronJob(t *testing.T) {
 	require.NoError(t, err)
 	var job *batchv1.CronJob
 	var accounts, claims []string
-	for _, o := range strictObjects(t, b) {
+	all := strictObjects(t, b)
+	for _, o := range all {
 		switch o := o.(type) {
 		case *batchv1.CronJob:
 			job = o
@@ -234,6 +235,11 @@ func TestCronJob(t *testing.T) {
 		}
 	}
 	require.NotNil(t, job)
+	var roles strings.Builder
+	require.Zero(t, run(t.Context(), []string{"doctor", "--rbac", "short-lived", "--for", "ServiceAccount:" + accounts[0]}, Streams{Out: &roles, Err: io.Discard}))
+	for _, o := range strictObjects(t, []byte(roles.String())) {
+		assert.Contains(t, all, o, "the account has what doctor --rbac prints")
+	}
 	assert.Equal(t, batchv1.ForbidConcurrent, job.Spec.ConcurrencyPolicy)
 	assert.Zero(t, *job.Spec.JobTemplate.Spec.BackoffLimit)
 	pod := job.Spec.JobTemplate.Spec.Template.Spec

@@ -119,9 +119,9 @@ func runScenario(ctx context.Context, ref string, k kubeFlags, f runFlags, s Str
 	defer endMetrics()
 	if f.target == "kubernetes" {
 		if len(arms) > 0 {
-			return usagef("arms are compared in the lab: --target kubernetes runs a scenario once")
+			return errArmsInCluster
 		}
-		return runInCluster(ctx, sc, k, f, s)
+		return runInCluster(ctx, ref, sc, k, f, s)
 	}
 	if len(arms) > 0 {
 		return runExperiment(ctx, newExperiment(sc, arms, source, f.sets), f, s)

@@ -38,6 +38,21 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 	return fmt.Errorf("do action %s: %w", a.Name, errors.ErrUnsupported)
 }
 
+// actionRights are for Act, and for what Close puts back after it.
+func actionRights(a scenarios.Action, proxy types.NamespacedName) []Right {
+	switch {
+	case a.Rollout != nil:
+		return only(a.Rollout.Service, may("apps", "deployments", "patch"))
+	case a.Scale != nil:
+		return only(a.Scale.Service, may("apps", "deployments", "patch"))
+	case a.DeletePod != nil:
+		return may("", "pods", "delete")
+	case a.RestartProxy != nil:
+		return append(inside(proxy.Namespace, may("", "pods", "delete", "list")), selectorRights(proxy)...)
+	}
+	return nil // of agents that are reached already
+}
+
 // chosen are the named nodes, or all that traffic enters by: no other is ever
 // changed.
 func (l *Lab) chosen(named []string) []string {
@@ -324,6 +339,11 @@ func (e *Env) proxyPods(ctx context.Context) ([]*corev1.Pod, error) {
 		out[i] = &list.Items[i]
 	}
 	return out, nil
+}
+
+// selectorRights are for proxySelector.
+func selectorRights(proxy types.NamespacedName) []Right {
+	return inside(proxy.Namespace, only(proxy.Name, may("apps", "daemonsets", "get")))
 }
 
 // proxySelector selects the pods of the DaemonSet that is named as kube-proxy.

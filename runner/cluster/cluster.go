@@ -125,6 +125,9 @@ func (e *Env) settings(run string, nodes []string, services []scenarios.Service)
 	}
 }
 
+// entryRights are for entryNodes.
+func entryRights() []Right { return may("", "nodes", "list") }
+
 // entryNodes are the n nodes that traffic enters by: Config.Nodes, or the
 // first by name that take ordinary pods.
 func (e *Env) entryNodes(ctx context.Context, n int) ([]string, error) {
@@ -182,6 +185,9 @@ func unfitNode(n corev1.Node) string {
 	return "is not ready"
 }
 
+// removeRights are for remove.
+func removeRights() []Right { return may("", "namespaces", "delete", "get") }
+
 // remove deletes a namespace and waits until it is gone, with all in it. An API
 // server that cannot be reached is asked again until ctx ends.
 func remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
@@ -204,6 +210,9 @@ func remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 		}
 	}
 }
+
+// cleanRights are for Clean, with those for remove.
+func cleanRights() []Right { return may("", "namespaces", "list") }
 
 // Clean removes what runs whose controller was killed have left: all
 // namespaces with our label. It returns their names. It must not be called

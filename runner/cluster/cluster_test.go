@@ -28,12 +28,10 @@ func testSettings() settings {
 	}
 }
 
-var allFiles = []string{"namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml"}
-
 // Everything is in the run's namespace, carries its labels, and may do what it
 // needs and nothing else.
 func TestObjects(t *testing.T) {
-	objects, err := testSettings().objects(allFiles...)
+	objects, err := testSettings().objects(allFiles()...)
 	require.NoError(t, err)
 	kinds := map[string]int{}
 	for _, o := range objects {

@@ -69,7 +69,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	for _, s := range t.Services {
 		l.want[s.Name] = s.Pods
 	}
-	objects, err := l.settings.objects("namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml")
+	objects, err := l.settings.objects(allFiles()...)
 	if err != nil {
 		return nil, err
 	}
@@ -142,12 +142,15 @@ func (l *Lab) findAgents(ctx context.Context) error {
 	return nil
 }
 
+// samplerRights are for samplers.
+func samplerRights() []Right { return only(samplerName, may("apps", "daemonsets", "get")) }
+
 // samplers is how many nodes have one: the DaemonSet's controller decides it.
 func (l *Lab) samplers(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, podsTimeout)
 	defer cancel()
 	for {
-		ds, err := l.env.client.AppsV1().DaemonSets(l.settings.namespace).Get(ctx, "sampler", metav1.GetOptions{})
+		ds, err := l.env.client.AppsV1().DaemonSets(l.settings.namespace).Get(ctx, samplerName, metav1.GetOptions{})
 		if err == nil && ds.Status.ObservedGeneration >= ds.Generation && ds.Status.DesiredNumberScheduled > 0 {
 			return int(ds.Status.DesiredNumberScheduled), nil
 		}
@@ -157,6 +160,15 @@ func (l *Lab) samplers(ctx context.Context) (int, error) {
 		case <-time.After(poll):
 		}
 	}
+}
+
+// serviceRights are for findServices.
+func serviceRights(services []scenarios.Service) []Right {
+	var out []Right
+	for _, s := range services {
+		out = append(out, only(s.Name, may("", "services", "get"))...)
+	}
+	return out
 }
 
 // findServices asks for the addresses that services have been given.

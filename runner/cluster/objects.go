@@ -49,6 +49,14 @@ type settings struct {
 	services                     []scenarios.Service
 }
 
+// samplerName is that of the DaemonSet of samplers, in its manifest.
+const samplerName = "sampler"
+
+// allFiles are the base's files that a run applies, in order.
+func allFiles() []string {
+	return []string{"namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml"}
+}
+
 // read returns the objects of one of the base's files.
 func read(file string) ([]runtime.Object, error) {
 	b, err := manifests.Files.ReadFile(file)

@@ -11,13 +11,18 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/agent"
 	"github.com/tablefull/tablefull/runner/env"
 )
+
+// podRights are to wait for pods, and to reach their agents: as web sockets
+// that is to get, and since Kubernetes 1.35 to create, too; otherwise, to create.
+func podRights() []Right {
+	return append(may("", "pods", "list"), may("", "pods/portforward", "create", "get")...)
+}
 
 // waitForPods waits until n pods of a component are ready, and returns them by
 // name.
@@ -170,16 +175,17 @@ func (e *Env) dial(ctx context.Context, s settings, pod corev1.Pod, name string,
 func (e *Env) gone(pod corev1.Pod) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	now, err := e.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	// A list, which is needed anyway, and no right more.
+	list, err := e.client.CoreV1().Pods(pod.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + pod.Name})
 	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("pod %s on node %s has been deleted", pod.Name, pod.Spec.NodeName)
 	case err != nil:
 		return nil //nolint:nilerr // nothing is known
-	case now.UID != pod.UID:
+	case len(list.Items) == 0:
+		return fmt.Errorf("pod %s on node %s has been deleted", pod.Name, pod.Spec.NodeName)
+	case list.Items[0].UID != pod.UID:
 		return fmt.Errorf("pod %s on node %s is another one now", pod.Name, pod.Spec.NodeName)
 	}
-	for _, c := range now.Status.ContainerStatuses {
+	for _, c := range list.Items[0].Status.ContainerStatuses {
 		t := c.State.Terminated
 		if t == nil {
 			t = c.LastTerminationState.Terminated

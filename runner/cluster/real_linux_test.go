@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env/envtest"
@@ -40,8 +41,9 @@ const (
 
 // setup is a cluster that runs, and the program.
 type setup struct {
-	cluster *testcluster.Cluster
-	program string
+	cluster    *testcluster.Cluster
+	program    string
+	kubeconfig string
 }
 
 // TestRealCluster runs the program against a real Kubernetes.
@@ -67,12 +69,22 @@ func TestRealCluster(t *testing.T) {
 	s.cluster, err = testcluster.Up(t.Context(), testcluster.Config{Dir: dir, Version: version, Programs: programs, Images: append(archives, ours)})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, testcluster.Down(context.Background(), dir)) })
+	s.kubeconfig = s.cluster.Kubeconfig()
+	actions := filepath.Join(t.TempDir(), "actions.yaml")
+	require.NoError(t, os.WriteFile(actions, []byte(actionsScenario), 0o600))
+	// Whoever runs something has the rights that it needs and no more.
+	one := s.grant(t, "short-lived", types.NamespacedName{})
+	two := s.grant(t, actions, types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"})
 	before := s.objects(t)
-	t.Run("truth", func(t *testing.T) { checkTruth(t, s) })
-	t.Run("actions", func(t *testing.T) { checkActions(t, s) })
+	t.Run("truth", func(t *testing.T) { checkTruth(t, s.as(one)) })
+	t.Run("actions", func(t *testing.T) { checkActions(t, s.as(two), two) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
-	t.Run("killed", func(t *testing.T) { checkKilled(t, s) })
+	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
+	for _, a := range []account{one, two} {
+		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
+	}
+	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two) })
 	assert.Equal(t, before, s.objects(t))
 }
 
@@ -80,7 +92,7 @@ func TestRealCluster(t *testing.T) {
 func (s setup) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.program, args...)
 	// What the user's environment says about proxies is not about this cluster.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + s.cluster.Kubeconfig(), "XDG_STATE_HOME=" + t.TempDir(), "HOME=" + t.TempDir(), "TABLEFULL_IMAGE=" + image}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + s.kubeconfig, "XDG_STATE_HOME=" + t.TempDir(), "HOME=" + t.TempDir(), "TABLEFULL_IMAGE=" + image}
 	return cmd
 }
 
@@ -186,10 +198,8 @@ actions:
 // Pods come and go, each with its events on the run's clock: an old pod hears
 // SIGTERM after it has begun to terminate, and ends after that. What the pods
 // have counted is in the log.
-func checkActions(t *testing.T, s setup) {
-	file := filepath.Join(t.TempDir(), "actions.yaml")
-	require.NoError(t, os.WriteFile(file, []byte(actionsScenario), 0o600))
-	_, sum, dir := s.run(t, file, "--kube-proxy", "kube-system/kube-proxy")
+func checkActions(t *testing.T, s setup, a account) {
+	_, sum, dir := s.run(t, append([]string{a.ref}, a.flags()...)...)
 	assert.True(t, sum.Restored != nil && *sum.Restored)
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
@@ -242,6 +252,9 @@ func checkActions(t *testing.T, s setup) {
 		assert.GreaterOrEqual(t, events["gone"], events["terminating"], name)
 	}
 	assert.Equal(t, 4, gone)
+	out, err := s.command(t.Context(), t, "clean").Output()
+	require.NoError(t, err)
+	assert.Empty(t, out, "nothing was left")
 }
 
 // An API server that is killed in the middle of a run is away for seconds, and

@@ -34,6 +34,16 @@ type watch struct {
 // seen is what has been recorded of a pod. Guarded by Lab.mu.
 type seen struct{ ready, terminating, exited, adopted bool }
 
+// watchRights are for startWatch.
+func watchRights(proxy types.NamespacedName) []Right {
+	out := append(may("", "pods", "list", "watch"), may("discovery.k8s.io", "endpointslices", "list", "watch")...)
+	if proxy != (types.NamespacedName{}) {
+		out = append(out, inside(proxy.Namespace, may("", "pods", "list", "watch"))...)
+		out = append(out, selectorRights(proxy)...)
+	}
+	return out
+}
+
 // startWatch begins to follow the API server until l.ctx ends, and returns when
 // it knows all there is.
 func (l *Lab) startWatch() error {

@@ -26,6 +26,13 @@ type component struct {
 // SandboxImage is the image of a pod's sandbox.
 const SandboxImage = "localhost/pause:test"
 
+const (
+	auditPolicy = "audit.yaml"
+	// AuditLog is the file in the cluster's directory of logs that has, a line
+	// of JSON each, the requests of service accounts of the namespace default.
+	AuditLog = "audit.jsonl"
+)
+
 const containerdSocket = "/run/containerd/containerd.sock"
 
 // control is what the control host runs.
@@ -45,7 +52,8 @@ func (l layout) control(programs map[string]string) []component {
 			"--kubelet-preferred-address-types=InternalIP",
 			"--service-account-key-file=" + pki("sa.pub"), "--service-account-signing-key-file=" + pki("sa.key"),
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true", "--profiling=false",
+			"--authorization-mode=Node,RBAC", "--audit-policy-file=" + l.path(auditPolicy), "--audit-log-path=" + l.path(logDir, AuditLog),
+			"--enable-admission-plugins=NodeRestriction", "--allow-privileged=true", "--profiling=false",
 		}},
 		{Name: "kube-controller-manager", Path: programs["kube-controller-manager"], Args: []string{
 			"--kubeconfig=" + pki("controller-manager.conf"), "--authentication-kubeconfig=" + pki("controller-manager.conf"),

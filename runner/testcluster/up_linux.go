@@ -130,6 +130,13 @@ func (l layout) writeFiles(plugins string) error {
 	if err := l.writeCredentials(); err != nil {
 		return err
 	}
+	policy, err := render(auditPolicy, nil)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.path(auditPolicy), policy, 0o644); err != nil {
+		return fmt.Errorf("write audit policy: %w", err)
+	}
 	for _, n := range l.nodes {
 		if err := l.writeNode(n, plugins); err != nil {
 			return err
@@ -274,6 +281,9 @@ func (c *Cluster) until(ctx context.Context, done func() error) error {
 
 // Kubeconfig is the path of the administrator's.
 func (c *Cluster) Kubeconfig() string { return c.path(kubeconfigFile) }
+
+// Log is the path of a file of the cluster's logs.
+func (c *Cluster) Log(name string) string { return c.path(logDir, name) }
 
 // NodeNames are the nodes' names.
 func (c *Cluster) NodeNames() []string { return c.hosts()[1:] }
