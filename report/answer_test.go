@@ -48,3 +48,57 @@ func TestTrialsThatCountAreOnTop(t *testing.T) {
 	require.Len(t, s, 2)
 	assert.Equal(t, "trials", s[1].Name, "the last is drawn over the others")
 }
+
+// What bounds a capacity is said with it, as far as the trials agree on it.
+func TestSearchSaysWhatBoundsIt(t *testing.T) {
+	bad := func(load float64, causes ...string) CapacityTrial {
+		return CapacityTrial{Kind: "search", Load: load, LossRatio: 0.01, Causes: causes}
+	}
+	upper := 1515.0
+	for name, tt := range map[string]struct {
+		trials []CapacityTrial
+		want   string
+	}{
+		"agree":    {[]CapacityTrial{bad(1515, "table_full 30", "unknown 1"), bad(1515, "table_full 28"), bad(3000, "listen_overflow 9")}, "table_full"},
+		"differ":   {[]CapacityTrial{bad(1515, "table_full 30"), bad(1515, "listen_overflow 28")}, ""},
+		"unknown":  {[]CapacityTrial{bad(1515, "unknown 30", "table_full 1")}, ""},
+		"no cause": {[]CapacityTrial{bad(1515)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := Capacity{Trials: tt.trials, Unit: perSecondUnit}
+			assert.Equal(t, tt.want, c.lostOf(CapacityGoal{}, upper))
+		})
+	}
+	assert.Contains(t, searchLog{limit: 3000}.findings(t).Headline, "does not (nothing lost), because of table_full.")
+}
+
+// Tables of a search have their thousands apart like all else.
+func TestSearchTablesAreGrouped(t *testing.T) {
+	page := renderedHTML(t, searchLog{limit: 3000}.findings(t))
+	assert.Contains(t, page, `<td class="n">3,000</td>`)
+	assert.NotRegexp(t, `<td class="n">[0-9]{4,}`, page)
+	assert.Contains(t, page, "holds: 3,000")
+}
+
+// A port is a name and not an amount.
+func TestPortsAreNotGrouped(t *testing.T) {
+	p := Ports{From: 1024, To: 65535, Count: 64512, MostTaken: 64512, Backend: "10.244.0.2:8080"}
+	assert.Contains(t, prose(portsText(&p)), "64,512 source ports (1024-65535)")
+}
+
+// A search says what to change for more, from what bounded it.
+func TestSearchSaysWhatToChange(t *testing.T) {
+	for name, tt := range map[string]struct {
+		log  searchLog
+		want string
+	}{
+		"table": {searchLog{limit: 3000}, "give the table more room"},
+		"held":  {searchLog{limit: 9000}, "Nothing: the highest load"},
+	} {
+		f := tt.log.findings(t)
+		assert.Contains(t, f.Capacity.advise().Do, tt.want, name)
+		assert.Contains(t, renderedHTML(t, f), tt.want, name)
+	}
+	c := Capacity{Goals: []CapacityGoal{{End: "below_min"}}, Min: 100, Trials: []CapacityTrial{{Kind: "search", Load: 100, LossRatio: 0.5, Causes: []string{"listen_overflow 50"}}}}
+	assert.Contains(t, c.advise().Do, "because of listen_overflow")
+}

@@ -342,11 +342,11 @@ func (c *Capacity) goalText(g CapacityGoal) string {
 	}
 	switch search.End(g.End) {
 	case search.Bounded:
-		return fmt.Sprintf("%s and %s does not (%s)", held, c.load(*g.Upper), of)
+		return fmt.Sprintf("%s and %s does not (%s)%s", held, c.load(*g.Upper), of, because(c.lostOf(g, *g.Upper)))
 	case search.AtMax:
 		return fmt.Sprintf("even %s, the highest load of the range, holds (%s)", c.load(c.Max), of)
 	case search.BelowMin:
-		return fmt.Sprintf("not even %s, the lowest load of the range, holds (%s)", c.load(c.Min), of)
+		return fmt.Sprintf("not even %s, the lowest load of the range, holds (%s)%s", c.load(c.Min), of, because(c.lostOf(g, c.Min)))
 	case search.Generator:
 		return fmt.Sprintf("%s (%s), and above that nothing can be measured: %s", held, of, c.firstWhy())
 	}
@@ -354,6 +354,35 @@ func (c *Capacity) goalText(g CapacityGoal) string {
 		held += ", " + c.load(*g.Upper) + " does not"
 	}
 	return fmt.Sprintf("the search ended before the bounds were within %s of each other (%s): %s", percent(g.Width), of, held)
+}
+
+// lostOf is the cause that bounds a goal: the one of which most attempts failed
+// in the trials at that load that lost too much. Empty where it is unknown, or
+// the trials do not agree on it.
+func (c *Capacity) lostOf(g CapacityGoal, load float64) string {
+	cause := ""
+	for _, t := range c.Trials {
+		if t.Inconclusive || t.Kind != string(search.Measure) || t.Load != load || t.LossRatio <= g.LossRatio {
+			continue
+		}
+		top := unknownCause
+		if len(t.Causes) > 0 {
+			top, _, _ = strings.Cut(t.Causes[0], " ")
+		}
+		if top == unknownCause || cause != "" && top != cause {
+			return ""
+		}
+		cause = top
+	}
+	return cause
+}
+
+// because is like: " because of table_full"; empty for no cause.
+func because(cause string) string {
+	if cause == "" {
+		return ""
+	}
+	return ", because of " + cause
 }
 
 // goalVerdict is that of one goal by itself.

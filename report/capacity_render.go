@@ -66,6 +66,39 @@ func (t *CapacityTrial) showed(c *Capacity) string {
 	return s
 }
 
+// advise says what to change for more than what holds, from what bounded it.
+func (c *Capacity) advise() advice {
+	if len(c.Goals) == 0 {
+		return advice{Do: "Nothing is known."}
+	}
+	g := c.Goals[0]
+	load := c.Min
+	switch {
+	case g.End == string(search.AtMax):
+		return advice{Do: "Nothing: the highest load that was asked for holds."}
+	case g.Upper != nil:
+		load = *g.Upper
+	}
+	cause := c.lostOf(g, load)
+	switch {
+	case cause == "":
+		return advice{Do: "What bounds it is not known: see the reports of the trials that did not hold."}
+	case cause != tableFull:
+		return advice{Do: fmt.Sprintf("Not the limit of the table: attempts failed because of %s. The report of a trial that did not hold says what helps.", cause)}
+	}
+	a := advice{Do: "For more, give the table more room: it was full in each trial that did not hold."}
+	for _, t := range c.Trials {
+		if t.Load == load && t.Kind == string(search.Measure) && !t.Inconclusive && t.FreeAtStart != nil {
+			a.Why = append(a.Why, fmt.Sprintf("It had %s free when traffic began, and %s of %s failed at %s.", prose(plural(uint64(max(0, *t.FreeAtStart)), "entry", "entries")), grouped(t.Lost), grouped(t.Due), prose(c.load(load)))) //nolint:gosec // not below 0
+			break
+		}
+	}
+	if c.Unit == perSecondUnit {
+		a.Why = append(a.Why, fmt.Sprintf("It holds for %g s. A rate that lasts needs as many free entries as it is times the time that an entry stays: the report of a trial has the limit for it, under Sizing.", c.TrialS))
+	}
+	return a
+}
+
 // about says what was turned, and where the search began.
 func (c *Capacity) about() string {
 	s := fmt.Sprintf("%s from %s to %s, trials of %g s", c.Knob, c.load(c.Min), c.load(c.Max), c.TrialS)
@@ -174,7 +207,7 @@ func (c *Capacity) charts() []chart {
 		at   *float64
 	}{{"holds", c.Lower}, {"does not", c.Upper}} {
 		if b.at != nil {
-			ch.Marks = append(ch.Marks, chartMark{At: *b.at, To: *b.at, Name: b.name + ": " + c.load(*b.at), Kind: "phase"})
+			ch.Marks = append(ch.Marks, chartMark{At: *b.at, To: *b.at, Name: b.name + ": " + prose(c.load(*b.at)), Kind: "phase"})
 		}
 	}
 	worst := 0.0

@@ -43,7 +43,8 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 	}
 	name, data := "report", any(v)
 	if c := f.Capacity; c != nil {
-		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about()}
+		a := c.advise()
+		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about(), Do: a.Do, DoWhy: a.Why}
 	}
 	if err := t.ExecuteTemplate(w, name, data); err != nil {
 		return fmt.Errorf("write html: %w", err)
@@ -56,6 +57,8 @@ type capacityView struct {
 	*view
 	Bounds, Rows [][]string
 	About        string
+	Do           string // what to change, in one sentence
+	DoWhy        []string
 }
 
 func renderHTML(f *Findings, w io.Writer) error { return Page{}.Render(f, w) }

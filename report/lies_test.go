@@ -375,7 +375,7 @@ func TestSourcePortsRunOut(t *testing.T) {
 	require.NotNil(t, f.Nodes[0].Ports)
 	assert.Equal(t, Ports{From: 1024, To: 2023, Count: 1000, Backend: "10.244.0.2:8080", MostTaken: 1000, AtS: 5}, *f.Nodes[0].Ports)
 	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, 1000 connections to 10.244.0.2:8080 had one each, and 600 further attempts found none. The table was at most 62.2 % full.", f.Headline)
-	assert.Contains(t, f.Causes[0].Evidence, "masquerading has 1000 source ports (1024 to 2023)")
+	assert.Contains(t, f.Causes[0].Evidence, "masquerading has 1000 source ports (1024-2023)")
 	assert.Contains(t, advise(f).Do, "source ports")
 
 	for name, change := range map[string]func(*sim){

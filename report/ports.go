@@ -125,10 +125,10 @@ func (n *node) portFinding(ports *runlog.PortRange) *Ports {
 	return f
 }
 
-// portsText is like: masquerading has 1000 source ports (1024 to 2023) for the
+// portsText is like: masquerading has 1000 source ports (1024-2023) for the
 // connections to each pod address and port, and up to 1000 to 10.244.0.2:8080 had one.
 func portsText(p *Ports) string {
-	return fmt.Sprintf("masquerading has %s (%d to %d) for the connections to each pod address and port, and up to %d to %s had one",
+	return fmt.Sprintf("masquerading has %s (%d-%d) for the connections to each pod address and port, and up to %d to %s had one",
 		plural(p.Count, "source port"), p.From, p.To, p.MostTaken, p.Backend)
 }
 
@@ -154,7 +154,7 @@ func portsAdvice(n *Node) advice {
 	return advice{
 		Do: "Not the limit: give masquerading more source ports, or the service more pods, or do not masquerade.",
 		Why: []string{
-			fmt.Sprintf("Each pod address and port has its own set of %d source ports (%d to %d) per node address: that is how many connections a node can hold to it. %s had %d.", p.Count, p.From, p.To, p.Backend, p.MostTaken),
+			fmt.Sprintf("Each pod address and port has its own set of %d source ports (%d-%d) per node address: that is how many connections a node can hold to it. %s had %d.", p.Count, p.From, p.To, p.Backend, p.MostTaken),
 			"With twice the pods or node addresses it is twice as many. Connections that are closed sooner, or kept alive and used again, need fewer. externalTrafficPolicy: Local, and pod networks that are routed, do without masquerading.",
 		},
 	}
