@@ -134,6 +134,7 @@ func (l *log) findings() *Findings {
 	}
 	for _, t := range l.order {
 		tf := t.finding()
+		tf.TearDown = l.tearDown(t)
 		if tf.HeldLost != nil {
 			tf.HeldCauses = l.heldCauses(t, *tf.HeldLost)
 		}

@@ -90,7 +90,9 @@ func (l *log) addAutopsy(r *runlog.Record) {
 	f, ok := l.joins[attempt{a.Traffic, a.Node, a.Seq}]
 	switch {
 	case !ok && l.traffic(a.Traffic).idle():
-		l.traffic(a.Traffic).lookAtLoss(a)
+		if t := l.traffic(a.Traffic); !t.lookAtUnclosed(a) {
+			t.lookAtLoss(a)
+		}
 		return
 	case !ok:
 		l.unjoined++

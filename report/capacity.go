@@ -14,7 +14,7 @@ import (
 
 // Capacity is the result of a capacity search.
 type Capacity struct {
-	Measure    string            `json:"measure" jsonschema:"enum=establishment_rate,enum=concurrent_connections,enum=load" jsonschema_description:"What was looked for."`
+	Measure    string            `json:"measure" jsonschema:"enum=establishment_rate,enum=concurrent_connections,enum=teardown_rate,enum=load" jsonschema_description:"What was looked for."`
 	Name       string            `json:"name" jsonschema_description:"The same in the words of RFC 3511 and RFC 9693."`
 	Knob       string            `json:"knob" jsonschema_description:"Path of what was turned."`
 	Unit       string            `json:"unit" jsonschema_description:"Unit of loads and bounds: 1/s, or empty for a number."`
@@ -75,6 +75,7 @@ const perSecondUnit = "1/s"
 var measureNames = map[string]string{
 	"establishment_rate":     "Maximum connection establishment rate (RFC 3511 5.3, RFC 9693)",
 	"concurrent_connections": "Concurrent connection capacity (RFC 3511 5.2; connection tracking table capacity, RFC 9693)",
+	"teardown_rate":          "Maximum connection tear-down rate (RFC 3511 5.4, RFC 9693)",
 	"load":                   "Highest load that holds",
 }
 
@@ -83,7 +84,8 @@ var measureNames = map[string]string{
 //
 // The loss is that of the traffic that fared worst: of the attempts due, those
 // that did not succeed. A held connection succeeds if it answered a request
-// after all of them had been opened.
+// after all of them had been opened; one that is to be closed at a rate, if it
+// is torn down and its entry leaves ESTABLISHED.
 func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 	t := runlog.Trial{Why: slices.Clone(f.Disturbed()), Causes: map[string]uint64{}}
 	for i := range f.Traffic {
@@ -92,7 +94,13 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 			continue
 		}
 		ok := *tr.Succeeded
-		if tr.Shape == "idle" {
+		lost := tr.Due - min(tr.Due, ok)
+		if c := closing(s, tr.Name); c != nil {
+			var why string
+			if lost, why = tr.TearDown.lost(tr, uint64(max(0, c.Idle.Count)), s.Tracked(c.To)); why != "" {
+				t.Why = append(t.Why, why)
+			}
+		} else if tr.Shape == "idle" {
 			ok = 0
 			if tr.HeldAlive == nil {
 				t.Why = append(t.Why, fmt.Sprintf("no data: how many of %s's connections were alive is not known", tr.Name))
@@ -102,8 +110,8 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 			if want := idleCount(s, tr.Name); tr.Due != want {
 				t.Why = append(t.Why, fmt.Sprintf("%d of %s's connections were due, and %d were asked for", tr.Due, tr.Name, want))
 			}
+			lost = tr.Due - min(tr.Due, ok)
 		}
-		lost := tr.Due - min(tr.Due, ok)
 		if ratio := float64(lost) / float64(max(1, tr.Due)); t.Traffic == "" || ratio > t.Loss {
 			t.Traffic, t.Due, t.Lost, t.Loss = tr.Name, tr.Due, lost, ratio
 		}
@@ -413,17 +421,35 @@ func (c *Capacity) controlText() string {
 		return ""
 	}
 	if c.Control.Load == nil {
-		return "no control arm shows that the table was the limit, and not the generator or the machine: " + cmpOr(c.Control.Why, "it was not reached")
+		return "no control arm shows that " + c.suspect() + " was the limit, and not the generator or the machine: " + cmpOr(c.Control.Why, "it was not reached")
 	}
 	at := c.load(*c.Control.Load)
 	switch search.ControlEnd(c.Control.Result) {
 	case search.ControlHeld:
-		return fmt.Sprintf("the control arm, the same traffic with the whole table free, holds %s: the generator was not the limit", at)
+		return fmt.Sprintf("the control arm, %s, holds %s: the generator was not the limit", c.controlArm(), at)
 	case search.ControlFailed:
-		return fmt.Sprintf("the control arm, the same traffic with the whole table free, does not hold %s either: the generator or the machine was the limit, not the table", at)
+		return fmt.Sprintf("the control arm, %s, does not hold %s either: the generator or the machine was the limit, not %s", c.controlArm(), at, c.suspect())
 	}
 	return fmt.Sprintf("the control arm at %s does not say whether the generator was the limit: its trials are too few, or say nothing", at)
 }
+
+// controlArm is what the control arm is.
+func (c *Capacity) controlArm() string {
+	if c.Measure == teardownRate {
+		return "the same traffic past the nodes' tracking and translation"
+	}
+	return "the same traffic with the whole table free"
+}
+
+// suspect is what the limit is where the control arm holds.
+func (c *Capacity) suspect() string {
+	if c.Measure == teardownRate {
+		return "what the nodes do to connections"
+	}
+	return "the table"
+}
+
+const teardownRate = "teardown_rate"
 
 // doubts are what limits how far the bounds can be trusted.
 func (c *Capacity) doubts() []string {
@@ -436,6 +462,9 @@ func (c *Capacity) doubts() []string {
 	}
 	if silent > 0 {
 		out = append(out, fmt.Sprintf("%d of %d trials said nothing about the system and were made again", silent, len(c.Trials)))
+	}
+	if c.Measure == teardownRate {
+		return append(out, "torn down is: both sides have sent FIN, and no entry is left in ESTABLISHED. The entries stay in TIME_WAIT, and count against the limit, for nf_conntrack_tcp_timeout_time_wait more")
 	}
 	if c.Unit == perSecondUnit {
 		out = append(out, fmt.Sprintf("a rate is shown to hold for %g s from an empty table. Entries outlive their connections: for good the table needs the rate times their timeout, see tablefull report on one of the trials", c.TrialS))

@@ -106,6 +106,9 @@ type traffic struct {
 
 	lostOnes  []lostOne       // held connections whose loss was recorded one by one
 	lostIndex map[attempt]int // in lostOnes
+
+	unclosedOnes map[attempt]bool  // that were not torn down, and not looked up yet
+	unclosed     map[string]uint64 // what look-ups of those found
 }
 
 // bin is what is kept of the attempts of one traffic due in one stretch of time.
@@ -399,6 +402,10 @@ func (l *log) addFailure(f *runlog.Failure) {
 		// The attempt had succeeded and is counted as such; Held counts the
 		// connection as lost.
 		t.noteLoss(f)
+		return
+	}
+	if f.Phase == "close" {
+		t.noteUnclosed(f) // the same; Held.Closing counts it
 		return
 	}
 	if f.Errno != "" {

@@ -15,6 +15,8 @@ func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 	switch name {
 	case "held_lost":
 		return heldMetric(t.Traffic, f)
+	case "unclosed":
+		return unclosedMetric(t.Traffic, f)
 	case "entry_expired":
 		return expiredMetric(t.Traffic, f)
 	case "capacity", "capacity_upper":

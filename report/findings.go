@@ -126,6 +126,7 @@ type Traffic struct {
 	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
 	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
 	HeldAlive  *uint64           `json:"held_alive" jsonschema_description:"Of held_end, those that had answered a request in the last round, of idle traffic: held means alive."`
+	TearDown   *TearDown         `json:"tear_down" jsonschema_description:"How they were closed again, of idle traffic with a close_rate; null without."`
 	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
 }
 

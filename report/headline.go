@@ -50,6 +50,9 @@ func headline(f *Findings) string {
 		s += fmt.Sprintf("; %s failed, mostly because of %s", plural(failed, "attempt"), top)
 	}
 	for _, t := range f.Traffic {
+		if t.TearDown != nil && t.TearDown.Failed > 0 {
+			s += fmt.Sprintf("; %d of %s's %s not torn down", t.TearDown.Failed, t.Name, plural(t.TearDown.Due, "connection was", "connections were"))
+		}
 		if t.HeldLost != nil && *t.HeldLost > 0 {
 			s += fmt.Sprintf("; %s lost %s%s", t.Name, plural(*t.HeldLost, "held connection"), lostBecause(&t))
 		}

@@ -45,6 +45,8 @@ type node struct {
 	byState      map[string]uint64 // most that a walk found
 	ballast      uint64            // in the last walk that counted it
 	walks        uint64
+	lastWalk     *runlog.Census // also one after the traffic
+	lastWalkAt   float64
 	ports        []portUse // by walk, where clients are masqueraded
 }
 
@@ -275,6 +277,9 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	}
 	if !c.WithoutBallast {
 		n.ballast = c.Ballast
+	}
+	if n.lastWalk == nil || t >= n.lastWalkAt {
+		n.lastWalk, n.lastWalkAt = c, t
 	}
 	n.plotWalk(t, c)
 	n.noteStates(c)

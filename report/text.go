@@ -260,6 +260,9 @@ func (t *text) traffic(f *Findings) {
 			if len(x.HeldCauses) > 0 {
 				t.para("  lost: ", plain(heldCausesText(&x)))
 			}
+			if x.TearDown != nil {
+				t.para("  torn down: ", plain(x.TearDown.text()))
+			}
 		}
 	}
 }

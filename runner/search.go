@@ -51,16 +51,16 @@ func Search(ctx context.Context, c SearchConfig) error {
 	l := searchLog{w: runlog.NewWriter(file), began: time.Now()}
 	err = l.header(c, what)
 	if err == nil {
-		err = l.trailer(ctx, c.trials(ctx, what.Config, &l))
+		err = l.trailer(ctx, c.trials(ctx, what, &l))
 	}
 	return errors.Join(err, file.Close())
 }
 
 // trials makes them all.
-func (c SearchConfig) trials(ctx context.Context, what search.Config, l *searchLog) error {
+func (c SearchConfig) trials(ctx context.Context, what *runlog.Search, l *searchLog) error {
 	var done []runlog.Trial
 	for {
-		next, more := search.Next(what, plainTrials(done))
+		next, more := search.Next(what.Config, plainTrials(done))
 		if !more || ctx.Err() != nil {
 			return nil
 		}
@@ -90,13 +90,15 @@ func plainTrials(list []runlog.Trial) []search.Trial {
 	return out
 }
 
-func (c SearchConfig) try(ctx context.Context, what search.Config, number int, next search.Request) (runlog.Trial, error) {
+func (c SearchConfig) try(ctx context.Context, what *runlog.Search, number int, next search.Request) (runlog.Trial, error) {
 	s, err := c.Plan.Scenario.At(next.Load)
 	if err != nil {
 		return runlog.Trial{}, fmt.Errorf("make scenario of trial %d: %w", number, err)
 	}
 	if next.Kind == search.Control {
-		withoutLimit(s)
+		if s, err = controlArm(s, what.Measure); err != nil {
+			return runlog.Trial{}, fmt.Errorf("make scenario of trial %d: %w", number, err)
+		}
 	}
 	// A seed of its own for each, that follows from the search's.
 	s.Seed = (c.Plan.Seed+uint64(number)*0x9e3779b9)>>11 | 1
@@ -114,10 +116,16 @@ func (c SearchConfig) try(ctx context.Context, what search.Config, number int, n
 	return trial, nil
 }
 
-// withoutLimit makes a scenario the control arm's: the same traffic, and the
-// whole table of the machine.
-func withoutLimit(s *scenarios.Scenario) {
+// controlArm is the scenario of a trial of the control arm: the same traffic,
+// and the whole table of the machine. What limits a tear-down is not how full
+// the table is, but what a node does to each packet, so there it is the same
+// traffic without that: neither tracked nor translated.
+func controlArm(s *scenarios.Scenario, measure string) (*scenarios.Scenario, error) {
+	if measure == "teardown_rate" {
+		return s.Untracked()
+	}
 	s.Conntrack.Headroom, s.Conntrack.Max = nil, nil
+	return s, nil
 }
 
 // Search is what the plan's search looks for on this machine.
@@ -160,7 +168,9 @@ func (p *Plan) at(load float64, control bool) (*Plan, error) {
 		return nil, err
 	}
 	if control {
-		withoutLimit(s)
+		if s, err = controlArm(s, p.Scenario.Search.Measure); err != nil {
+			return nil, err
+		}
 	}
 	return NewPlan(s, p.Caps)
 }
@@ -209,6 +219,12 @@ func (p *Plan) noControl(what search.Config) (string, error) {
 	most := what.Max
 	if what.First > 0 {
 		most = min(most, 2*what.First) // what does not hold is near what is predicted, if the table is the limit
+	}
+	if p.Scenario.Search.Measure == "teardown_rate" {
+		if _, err := p.at(what.Min, true); err != nil {
+			return fmt.Sprintf("its traffic cannot go past the nodes' tracking: %v", err), nil //nolint:nilerr // that is the answer
+		}
+		return "", nil
 	}
 	c := p.Scenario.Conntrack
 	if c.Headroom == nil && (c.Max == nil || uint64(*c.Max) >= p.Caps.Limit) {

@@ -180,3 +180,44 @@ search: {knob: 'traffic[0].short_lived.rate', min: 100/s, max: 8000/s, trial: 2s
 		})
 	}
 }
+
+// The control arm of a tear-down goes past what a node does to packets; where
+// it cannot, that is said.
+func TestTearDownControl(t *testing.T) {
+	const src = `
+name: searched
+services: [{name: web}]
+traffic: [{to: web, name: held, idle: {count: 1000, open_rate: 1000/s, validate_every: 500ms, close_rate: 100/s}}]
+search: {knob: 'traffic[0].idle.close_rate', min: 100/s, max: 8000/s, trial: 2s, duration_sum: 2s}
+`
+	p := searchPlan(t, src)
+	got, err := p.Search()
+	require.NoError(t, err)
+	assert.True(t, got.Control, "%s", got.NoControl)
+	assert.Zero(t, got.Predicted, "closing takes no room")
+	var controls int
+	dir := t.TempDir()
+	err = Search(t.Context(), SearchConfig{Plan: p, Dir: dir, Try: func(_ context.Context, s *scenarios.Scenario, _ string) (runlog.Trial, error) {
+		rate := float64(s.Traffic[0].Idle.CloseRate)
+		out := runlog.Trial{Due: 1000, Traffic: "held"}
+		if !s.Tracked("web") {
+			controls++
+		} else if rate > 1234 {
+			out.Lost, out.Loss = 10, 0.01
+		}
+		return out, nil
+	}})
+	require.NoError(t, err)
+	_, list, _ := readTrials(t, dir)
+	end := search.Conclude(got.Config, plainTrials(list))
+	assert.Equal(t, search.Bounded, end.Results[0].End)
+	assert.InEpsilon(t, 1234, end.Results[0].Lower, 0.01)
+	assert.InEpsilon(t, 1234, end.Results[0].Upper, 0.01)
+	assert.Equal(t, search.ControlHeld, end.Control)
+	assert.Positive(t, controls)
+
+	got, err = searchPlan(t, src, "lab.proxy.mode=ipvs").Search()
+	require.NoError(t, err)
+	assert.False(t, got.Control)
+	assert.Contains(t, got.NoControl, "cannot go past the nodes' tracking")
+}

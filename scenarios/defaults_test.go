@@ -73,7 +73,7 @@ traffic:
       source_ports: {fixed: 4000}
       request_bytes: 5
       response_bytes: 500
-  - {to: tcp, idle: {count: 5, open_rate: 30/m, validate_every: 1s, keepalive: 10s}}
+  - {to: tcp, idle: {count: 5, open_rate: 30/m, validate_every: 1s, keepalive: 10s, close_rate: 50/s}}
   - to: udp
     udp:
       sine: {mean: 50/s, amplitude: 20/s, period: 7s}

@@ -11,7 +11,7 @@ import (
 
 func TestLibrary(t *testing.T) {
 	assert.Equal(t, []string{
-		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate", "closewait-pileup", "dns-flood",
+		"bucket-degenerate", "capacity-concurrent", "capacity-dns", "capacity-rate", "capacity-teardown", "closewait-pileup", "dns-flood",
 		"dns-pair", "etp-local-drop", "gateway", "healthy", "idle", "idle-expiry-nat-lost", "port-reuse-rollout",
 		"presync-blackhole", "proxy-lowers-max", "proxy-restart-under-load", "rollout-termination-race", "scale-to-zero-udp",
 		"short-lived", "snat-port-exhaustion", "stale-node", "stale-rules", "stale-soak", "syn-flood", "udp-stale-dead-pod", "upgrade",

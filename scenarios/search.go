@@ -16,13 +16,13 @@ import (
 // Search makes a scenario the trial of a capacity search: it is run again and
 // again with another load, until the highest one that holds is known.
 type Search struct {
-	Measure     string   `yaml:"measure,omitempty" jsonschema:"enum=establishment_rate,enum=concurrent_connections,enum=load" jsonschema_description:"What is looked for, in the words of RFC 3511 and RFC 9693. establishment_rate: the highest rate of attempts of which all succeed for the length of a trial (maximum connection establishment rate). concurrent_connections: the most connections that can be open at once, each of which answers a request once all are open (concurrent connection capacity, connection tracking table capacity). load: the highest value of the knob at which attempts succeed. Default: by the knob, concurrent_connections for idle.count, establishment_rate for a rate of attempts, otherwise load."`
+	Measure     string   `yaml:"measure,omitempty" jsonschema:"enum=establishment_rate,enum=concurrent_connections,enum=teardown_rate,enum=load" jsonschema_description:"What is looked for, in the words of RFC 3511 and RFC 9693. establishment_rate: the highest rate of attempts of which all succeed for the length of a trial (maximum connection establishment rate). concurrent_connections: the most connections that can be open at once, each of which answers a request once all are open (concurrent connection capacity, connection tracking table capacity). teardown_rate: the highest rate at which held connections are closed and each is torn down: the client sends FIN and sees the server's within the timeout, and no entry is left in ESTABLISHED on the nodes (maximum connection tear down rate). load: the highest value of the knob at which attempts succeed. Default: by the knob, concurrent_connections for idle.count, teardown_rate for idle.close_rate, establishment_rate for a rate of attempts, otherwise load."`
 	Knob        string   `yaml:"knob" jsonschema:"required" jsonschema_description:"Path of the number that is searched, as --set spells it, for example traffic[0].idle.count or traffic[clients].short_lived.rate: a rate or a whole number of which more is harder. The value it has in the file does not matter."`
 	Min         string   `yaml:"min" jsonschema:"required" jsonschema_description:"Lowest load, in the unit of the knob: 100, or 100/s. Where even this does not hold, the search ends at once, and fails."`
 	Max         string   `yaml:"max" jsonschema:"required" jsonschema_description:"Highest load."`
 	Goals       []string `yaml:"goals,omitempty" jsonschema_description:"Shares of attempts that a good trial may lose, strictest first, each a search goal with bounds of its own, for example 0% and 0.1%. Lost is what failed, and of held connections each one that does not answer in the end. Of several traffics the one that fares worst counts. Default 0%."`
 	Width       string   `yaml:"width,omitempty" jsonschema_description:"How far apart the bounds may be, as a share of the upper one, 0.01% to 50%. Default 1%."`
-	Trial       Duration `yaml:"trial,omitempty" jsonschema_description:"Length of one trial, in place of duration, 100ms to 1h. Of idle traffic: how long connections are held once the last one is due to be open, which must leave time for a request on each; where left out it does. Default 5s."`
+	Trial       Duration `yaml:"trial,omitempty" jsonschema_description:"Length of one trial, in place of duration, 100ms to 1h. Of idle traffic: how long connections are held once the last one is due to be open, which must leave time for a request on each; where left out it does. What closes them at a rate comes on top. Default 5s."`
 	DurationSum Duration `yaml:"duration_sum,omitempty" jsonschema_description:"How long trials at one load last together before it is decided at the latest; whole trials. Default three trials: two that agree decide."`
 	Exceed      string   `yaml:"exceed,omitempty" jsonschema_description:"Share of the duration sum that bad trials may come to at a load that holds. Default 50%; 0%: a single bad trial is the end."`
 	Retries     int      `yaml:"retries,omitempty" jsonschema_description:"How many trials in turn may say nothing about the system, because the generator was the limit or the table was not as it should be, before that load counts as one that cannot be measured, 1 to 20. Default 3."`
@@ -34,6 +34,8 @@ const (
 	maxTrial  = Duration(time.Hour)
 	maxBudget = Duration(7 * 24 * time.Hour)
 )
+
+const teardownRate = "teardown_rate"
 
 func (r *Search) defaults(traffic []Traffic) {
 	orElse(&r.Measure, measureOf(r.Knob))
@@ -59,6 +61,8 @@ func measureOf(knob string) string {
 	switch {
 	case strings.HasSuffix(knob, ".idle.count"):
 		return "concurrent_connections"
+	case strings.HasSuffix(knob, ".idle.close_rate"):
+		return teardownRate
 	case strings.HasSuffix(knob, ".rate"), strings.HasSuffix(knob, ".open_rate"):
 		return "establishment_rate"
 	}
@@ -225,16 +229,37 @@ func (s *Scenario) setKnob(load float64) bool {
 }
 
 // lasting is how long a trial takes: its own length, behind the opening of
-// connections that are held.
+// connections that are held, and before their closing.
 func (s *Scenario) lasting(trial Duration) Duration {
 	var opening float64
+	var closing Duration
 	for _, t := range s.Traffic {
 		if i := t.Idle; i != nil && i.OpenRate > 0 {
 			opening = max(opening, t.Start.Seconds()+float64(i.Count)/float64(i.OpenRate))
+			closing = max(closing, t.Closing())
 		}
 	}
 	opened := Duration(math.Ceil(min(opening, maxDuration.Seconds())*1000)) * millisecond
-	return opened + trial
+	return opened + trial + closing
+}
+
+// Untracked is the scenario with the same traffic past the nodes' connection
+// tracking: clients send to the pods' own addresses, and the nodes neither
+// track nor translate. It fails, with an [Errors], where that is no scenario.
+func (s *Scenario) Untracked() (*Scenario, error) {
+	c, err := s.clone()
+	if err != nil {
+		return nil, err
+	}
+	for i := range c.Services {
+		c.Services[i].Headless, c.Services[i].Notrack = true, true
+	}
+	c.Conntrack.Headroom, c.Conntrack.Max = nil, nil
+	c.Defaults()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // clone is a copy that shares nothing with s.
@@ -276,7 +301,7 @@ func (v *validator) search() {
 	if r == nil {
 		return
 	}
-	v.oneOf("search.measure", r.Measure, "establishment_rate", "concurrent_connections", "load")
+	v.oneOf("search.measure", r.Measure, "establishment_rate", "concurrent_connections", teardownRate, "load")
 	v.searchNumbers(r)
 	rate, ok := v.searchKnob(r)
 	if !ok {
@@ -355,6 +380,10 @@ func (v *validator) searchNumbers(r *Search) {
 		if t.Idle == nil || r.Trial < 100*millisecond {
 			continue
 		}
+		others := func(o Traffic) bool { return o.To == t.To && o.Name != t.Name }
+		if r.Measure == teardownRate && t.Closing() > 0 && slices.ContainsFunc(v.s.Traffic, others) {
+			v.fail("search.measure", fmt.Sprintf("whose entries in ESTABLISHED are left cannot be told where other traffic goes to %s, too", t.To), "give it a service of its own").needs = []string{"traffic"}
+		}
 		if need := t.Idle.ValidateEvery + t.Timeout; r.Trial < need {
 			v.fail("search.trial", fmt.Sprintf("%s is too short: each of %s's connections must be asked once all are open, which takes validate_every and the timeout, %s", r.Trial, t.Name, need),
 				"write at least "+need.String()+", or a shorter validate_every").needs = []string{fmt.Sprintf("traffic[%d]", i)}
@@ -382,6 +411,7 @@ func (v *validator) searchKnob(r *Search) (rate, ok bool) {
 	fits := map[string][]string{
 		"concurrent_connections": {".idle.count"},
 		"establishment_rate":     {".rate", ".open_rate"},
+		teardownRate:             {".idle.close_rate"},
 	}
 	if ends, limited := fits[r.Measure]; limited && !slices.ContainsFunc(ends, func(e string) bool { return strings.HasSuffix(r.Knob, e) }) {
 		v.fail("search.measure", fmt.Sprintf("%s is not found by turning %s", r.Measure, r.Knob), "turn a knob that ends in "+strings.Join(ends, " or ")+", or leave measure out").needs = []string{path}

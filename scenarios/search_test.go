@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,4 +86,40 @@ func TestSearchDefaults(t *testing.T) {
 func TestSearchStep(t *testing.T) {
 	assert.InDelta(t, 0.1, SearchRange{Rate: true, Min: 100, Width: 0.01}.Step(), 1e-12)
 	assert.InDelta(t, 1, SearchRange{Rate: true, Min: 1e6, Width: 0.01}.Step(), 1e-12)
+}
+
+const tearingDown = `
+name: tearing-down
+services: [{name: web}]
+traffic: [{name: held, to: web, idle: {count: 1000, open_rate: 500/s, close_rate: 250/s, validate_every: 500ms}}]
+search: {knob: 'traffic[held].idle.close_rate', min: 100/s, max: 1000/s, trial: 1500ms}
+`
+
+// A trial of a tear-down opens, holds for its own length, closes at the rate,
+// and waits for the last one.
+func TestScenarioOfATearDown(t *testing.T) {
+	s, err := Parse("tearing-down.yaml", []byte(tearingDown))
+	require.NoError(t, err)
+	assert.Equal(t, "teardown_rate", s.Search.Measure)
+	at, err := s.At(400)
+	require.NoError(t, err)
+	assert.InDelta(t, 400, float64(at.Traffic[0].Idle.CloseRate), 0)
+	assert.Equal(t, "6.9s", at.Duration.String(), "2 s of opening, 1.5 s, 1000 at 400/s, and a timeout")
+	assert.Equal(t, "3.4s", at.Traffic[0].Closing().String())
+	u, err := at.Untracked()
+	require.NoError(t, err)
+	assert.False(t, u.Tracked("web"))
+	assert.True(t, at.Tracked("web"), "the original is as it was")
+
+	for src, want := range map[string]string{
+		"name: x\nduration: 4s\nservices: [{name: web}]\ntraffic: [{to: web, idle: {count: 1000, open_rate: 500/s, close_rate: 500/s, validate_every: 500ms}}]": "takes 6.3s, and the traffic lasts 4s",
+		"name: x\nduration: 4s\nservices: [{name: web}]\ntraffic: [{to: web, idle: {count: 10, open_rate: 500/s, close_rate: -1/s, validate_every: 500ms}}]":    "close_rate",
+		tearingDown + "thresholds: ['unclosed == 0']":                                                               "a search makes many",
+		strings.Replace(tearingDown, "traffic: [", "traffic: [{name: too, to: web, short_lived: {rate: 1/s}}, ", 1): "give it a service of its own",
+		strings.Replace(tearingDown, ".close_rate'", ".open_rate', measure: teardown_rate", 1):                      "teardown_rate is not found by turning",
+	} {
+		_, err := Parse("x.yaml", []byte(src))
+		require.Error(t, err, src)
+		assert.Contains(t, err.Error(), want)
+	}
 }

@@ -35,7 +35,9 @@ type Metric struct {
 
 // OfNodes says whether the metric is also known of one node alone: of what was
 // counted there, or of the attempts that entered by it.
-func (m Metric) OfNodes() bool { return m.Name != "held_lost" && m.Name != "draining_share" }
+func (m Metric) OfNodes() bool {
+	return m.Name != "held_lost" && m.Name != "unclosed" && m.Name != "draining_share"
+}
 
 // Metrics lists what thresholds can be set for.
 func Metrics() []Metric {
@@ -62,6 +64,7 @@ func Metrics() []Metric {
 		{"stale_backends", Count, false, true, "most of those backends at once"},
 		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
 		{"held_lost", Count, true, true, "held connections that were lost"},
+		{"unclosed", Count, true, true, "held connections that were due to be closed (idle.close_rate) and were not torn down, or whose entries are left in ESTABLISHED"},
 		{"entry_expired", Count, true, true, "held connections that were lost because their entry had expired"},
 		{"capacity", Count, false, true, "of a search: the highest load that was shown to hold, for its strictest goal; rates per second"},
 		{"capacity_upper", Count, false, true, "the lowest load that was shown not to"},

@@ -1,5 +1,7 @@
 package scenarios
 
+import "math"
+
 // A Scenario is one experiment: a lab, the services in it, the traffic to
 // them, and what must hold. The zero value of every field is documented by its
 // default; Load fills defaults in and validates, so the rest of the program
@@ -194,12 +196,24 @@ type ShortLived struct {
 	ResponseBytes int          `yaml:"response_bytes,omitempty" jsonschema_description:"Bytes of payload in a response, behind a header of ours, at most 1048576. Default 64."`
 }
 
-// Idle is connections opened and held to the traffic's end.
+// Idle is connections opened and held, to the traffic's end or until they are
+// closed at a rate.
 type Idle struct {
 	Count         int      `yaml:"count" jsonschema:"required" jsonschema_description:"Connections to open."`
 	OpenRate      Rate     `yaml:"open_rate" jsonschema:"required" jsonschema_description:"Rate at which they are opened."`
 	ValidateEvery Duration `yaml:"validate_every,omitempty" jsonschema_description:"A request on every held connection this often, spread evenly: held means alive. Default 5s."`
 	KeepAlive     Duration `yaml:"keepalive,omitempty" jsonschema_description:"TCP keep-alive interval. Default 0s: off."`
+	CloseRate     Rate     `yaml:"close_rate,omitempty" jsonschema_description:"Rate at which they are torn down again, in the order in which they were opened: the client sends FIN, and each has the timeout to see the server's. The last one is due one timeout before the traffic's end, the first one count / close_rate earlier; by then all must be open and have been asked once more, which takes validate_every and the timeout. Default 0/s: all are closed at the traffic's end, in no time."`
+}
+
+// Closing is how long the connections are being closed, from when the first
+// one is due to the timeout of the last; 0 for those that are held to the end.
+func (t *Traffic) Closing() Duration {
+	if t.Idle == nil || t.Idle.CloseRate <= 0 {
+		return 0
+	}
+	s := math.Ceil(min(float64(t.Idle.Count)/float64(t.Idle.CloseRate), 2*maxDuration.Seconds()) * 1000)
+	return Duration(s)*millisecond + t.Timeout
 }
 
 // UDP is datagrams.

@@ -197,6 +197,25 @@ func (v *validator) idle(path string, t *Traffic, s *Idle) {
 		least := float64(s.Count) / t.Duration.Seconds()
 		v.fail(path+".open_rate", fmt.Sprintf("opening %d at %s takes %.1fs, and the traffic lasts %s", s.Count, s.OpenRate, takes, t.Duration),
 			fmt.Sprintf("write at least %.0f/s, or a count of at most %.0f", math.Ceil(least), math.Floor(float64(s.OpenRate)*t.Duration.Seconds()))).needs = []string{"duration", path + ".count", strings.TrimSuffix(path, ".idle")}
+		return
+	}
+	v.closing(path, t, s)
+}
+
+// closing checks that connections can be opened, asked and closed in the time
+// there is.
+func (v *validator) closing(path string, t *Traffic, s *Idle) {
+	if s.CloseRate == 0 {
+		return
+	}
+	if s.CloseRate < leastRate || s.CloseRate > maxRate {
+		v.rate(path+".close_rate", s.CloseRate, leastRate)
+		return
+	}
+	need := float64(s.Count)/float64(s.OpenRate) + (s.ValidateEvery + t.Timeout + t.Closing()).Seconds()
+	if need > t.Duration.Seconds()+0.002 { // rounding
+		v.fail(path+".close_rate", fmt.Sprintf("opening %d at %s, asking each once more (validate_every and the timeout) and closing them at %s takes %.1fs, and the traffic lasts %s", s.Count, s.OpenRate, s.CloseRate, need, t.Duration),
+			fmt.Sprintf("let it last %.1fs, or write a higher rate", math.Ceil(need*10)/10)).needs = []string{"duration", path + ".count", path + ".open_rate", path + ".validate_every", strings.TrimSuffix(path, ".idle")}
 	}
 }
 

@@ -106,3 +106,38 @@ func TestProveCapacityIsTheHeadroom(t *testing.T) {
 		}
 	}
 }
+
+// Connections are torn down at a rate, at both ends and in the table, and where
+// the node has forgotten them they are not.
+func TestTruthTearDown(t *testing.T) {
+	needLab(t)
+	r := searchHonest(t, "capacity-teardown", "--set", "search.min=500/s")
+	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+	assertReproduced(t, r, true)
+	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
+	for _, tr := range r.Capacity.Trials {
+		if tr.Inconclusive || tr.Lost > 0 { // one stray trial of three decides nothing
+			continue
+		}
+		run, err := analyzeDir(filepath.Join(r.dir, tr.Dir))
+		require.NoError(t, err)
+		d := run.Traffic[0].TearDown
+		require.NotNil(t, d)
+		assert.Equal(t, uint64(1000), d.Closed)
+		assert.Equal(t, map[string]uint64{"TIME_WAIT": 1000}, d.Entries, "each entry has left ESTABLISHED, and none the table")
+		require.NotNil(t, d.RatePerS)
+		assert.InEpsilon(t, tr.Load, *d.RatePerS, 0.25, "closed at the rate that was offered")
+	}
+	// Half-way through the closing the node forgets them: the FINs of the rest
+	// are translated to nobody. 2 s of opening, 1.5 s, 2 s of closing, 0.9 s.
+	r = runHonest(t, "capacity-teardown", "", "--quiet", "--set", "search=null", "--set", "expect=null", "--set", "duration=6500ms",
+		"--set", "actions=[{at: 4600ms, flush: {}}]", "--set", "thresholds=[unclosed == 0]")
+	assert.Equal(t, exitFail, r.code)
+	d := r.Traffic[0].TearDown
+	require.NotNil(t, d)
+	assert.Equal(t, uint64(1000), d.Due)
+	assert.Positive(t, d.Closed, "those whose turn came before the flush")
+	assert.Positive(t, d.Failed, "those whose turn came after it")
+	assert.Equal(t, d.Due, d.Closed+d.Failed)
+	assert.Positive(t, d.LookedUp["no entry"], "%v", d.LookedUp)
+}

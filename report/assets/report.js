@@ -360,7 +360,7 @@ function draw(box, chart) {
   const sums = chart.stack ? stacked(chart.series) : chart.series.map(s => s.v);
   const timed = chart.kind === "time";
   const u = new uPlot({
-    width, height: heightOf(chart, width), padding: [chart.labels ? chart.rows * rowHeight + 2 : 6, 0, 0, 0],
+    width, height: heightOf(chart, width), padding: [Math.max(9, chart.labels ? chart.rows * rowHeight + 2 : 0), 0, 0, 0],
     legend: {show: false},
     cursor: {
       y: false, points: {size: 6, show: !chart.steps},

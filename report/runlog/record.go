@@ -149,6 +149,20 @@ type Held struct {
 	Open      uint64 `json:"open"`
 	Validated uint64 `json:"validated"` // answered a request since the last validation round began
 	Lost      uint64 `json:"lost"`      // were open once and failed since, cumulative
+	// Closing is of those that are closed at a rate; nil before it begins.
+	Closing *Closing `json:"closing,omitempty"`
+}
+
+// Closing is the tear-down of held connections so far. One is torn down when
+// both sides have sent FIN: the client's, and within the timeout the server's.
+type Closing struct {
+	Due     uint64  `json:"due"`               // were to be closed
+	Closed  uint64  `json:"closed"`            // torn down
+	Failed  uint64  `json:"failed"`            // were not there any more, or not torn down in time
+	Late    uint64  `json:"late,omitempty"`    // of Due: begun more than the header's LateAfter late
+	First   float64 `json:"first,omitempty"`   // s of run time: when the first FIN was sent
+	Last    float64 `json:"last,omitempty"`    // and when the last connection was torn down
+	Longest float64 `json:"longest,omitempty"` // s a tear-down took at most, from its due time
 }
 
 // Served is what one server process did since its last Served record.

@@ -28,10 +28,12 @@ import (
 // and whose Due and Start are when the request was sent or the end was seen.
 // As its attempt had succeeded before, no Bin counts it.
 //
-// At the end connections are closed by FIN, in no time.
+// At the end connections are closed by FIN, in no time. With a CloseRate they
+// are before, each when it is due: see tearDown.
 type Idle struct {
 	job   env.Job
 	setup tcpSetup
+	close *Schedule // nil: at the end
 }
 
 var _ env.Worker = (*Idle)(nil)
@@ -50,7 +52,11 @@ func NewIdle(job env.Job) (env.Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make idle traffic: %w", err)
 	}
-	w := &Idle{job: job, setup: tcpSetup{
+	closes, err := closeSchedule(*job.Load)
+	if err != nil {
+		return nil, fmt.Errorf("make idle traffic: close_rate: %w", err)
+	}
+	w := &Idle{job: job, close: closes, setup: tcpSetup{
 		schedule: NewSchedule(pacer, job.Load.Start, job.Load.End), limit: uint64(job.Load.Part.Has(i.Count)), tuples: tuples,
 		requestBytes: tcpPayload, responseBytes: tcpPayload, keepAlive: time.Duration(i.KeepAlive),
 	}}
@@ -63,7 +69,11 @@ func NewIdle(job env.Job) (env.Worker, error) {
 // Run implements env.Worker. It can run once.
 func (w *Idle) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	cfg := w.job.Load.Traffic.Idle
-	shape := &idle{every: cfg.ValidateEvery.Seconds(), slots: make([]int32, w.setup.limit), record: math.Floor(w.job.Load.Start) + 1}
+	shape := &idle{every: cfg.ValidateEvery.Seconds(), slots: make([]int32, w.setup.limit), record: math.Floor(w.job.Load.Start) + 1, asks: w.job.Load.End}
+	if w.close != nil {
+		shape.down = newTearDown(w.close)
+		shape.asks = closesFrom(*w.job.Load) - w.job.Load.Traffic.Timeout.Seconds()
+	}
 	for i := range shape.slots {
 		shape.slots[i] = none
 	}
@@ -86,7 +96,9 @@ type idle struct {
 	open   uint64
 	lost   uint64
 	round  uint64  // validations done, or passed over, so far
+	asks   float64 // until when there are validations, s of run time
 	record float64 // when the next Held record is due
+	down   *tearDown
 }
 
 var _ tcpShape = (*idle)(nil)
@@ -107,6 +119,10 @@ func (i *idle) answered(fd int32, events uint32) {
 
 // event looks at a held connection from which nothing is expected.
 func (i *idle) event(fd int32, events uint32) {
+	if i.e.conns[fd].state == closing {
+		i.closeEvent(fd, events)
+		return
+	}
 	if events&(unix.EPOLLIN|epoll.Gone) == 0 {
 		return
 	}
@@ -140,7 +156,7 @@ func (i *idle) work(now float64) float64 {
 		n := uint64(len(i.slots))
 		due := func() float64 { return i.e.job.Start + i.every*float64(i.round)/float64(n) }
 		for range tcpBurst {
-			if t := due(); t > now || t >= i.e.job.End {
+			if t := due(); t > now || t >= i.asks {
 				break
 			}
 			fd := i.slots[i.round%n]
@@ -150,9 +166,12 @@ func (i *idle) work(now float64) float64 {
 				i.e.ask(fd, i.e.now())
 			}
 		}
-		if t := due(); t < i.e.job.End {
+		if t := due(); t < i.asks {
 			next = t
 		}
+	}
+	if i.down != nil {
+		next = min(next, i.closeDue(now))
 	}
 	if now >= i.record {
 		i.tell(now)
@@ -166,6 +185,10 @@ func (i *idle) work(now float64) float64 {
 // answer may take.
 func (i *idle) tell(now float64) {
 	h := &runlog.Held{Traffic: i.e.job.Traffic.Name, Node: i.e.job.Node, Open: i.open, Lost: i.lost}
+	if i.down != nil && i.down.Due > 0 {
+		c := i.down.Closing
+		h.Closing = &c
+	}
 	for _, fd := range i.slots {
 		if fd != none && i.e.conns[fd].answeredAt >= now-i.every-i.e.timeout {
 			h.Validated++

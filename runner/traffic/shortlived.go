@@ -160,6 +160,8 @@ func (s *shortLived) event(fd int32, events uint32) {
 
 func (s *shortLived) failed(int32) {}
 
+func (s *shortLived) unclosed(int32) {}
+
 func (s *shortLived) work(float64) float64 { return math.Inf(1) }
 
 // end lets what was kept vanish where it can, so that the end of a traffic

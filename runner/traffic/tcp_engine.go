@@ -43,6 +43,9 @@ type tcpShape interface {
 	// failed is called for a connection with a running request that failed,
 	// and that was answered before; the engine closes it.
 	failed(fd int32)
+	// unclosed is called for a connection in the state closing whose peer has
+	// not closed in time; the engine closes it.
+	unclosed(fd int32)
 	// work does what is due by now and returns when it wants to be called
 	// again, in s of run time; +Inf is never.
 	work(now float64) (next float64)
@@ -318,6 +321,7 @@ func (e *tcpEngine) expire(now float64) {
 		case connecting:
 			e.fail(fd, runlog.ConnectTimeout, nil)
 		case closing:
+			e.shape.unclosed(fd)
 			e.close(fd)
 		default:
 			e.fail(fd, runlog.ResponseTimeout, nil)
