@@ -145,7 +145,11 @@ func limitText(n *Node) string {
 	}
 	s := fmt.Sprintf("%d when traffic began", n.LimitChanges[0].From)
 	for _, c := range n.LimitChanges {
-		s += fmt.Sprintf("; %d from %s on%s", c.To, seconds(c.AtS), c.by())
+		within := ""
+		if c.UncertaintyS >= 0.05 { // else an action could seem to begin after what it did
+			within = " +- " + seconds(c.UncertaintyS)
+		}
+		s += fmt.Sprintf("; %d from %s%s on%s", c.To, seconds(c.AtS), within, c.by())
 		if c.Entries > c.To {
 			s += fmt.Sprintf(", when there were %d entries, %d more than that", c.Entries, c.Entries-c.To)
 		}

@@ -183,7 +183,7 @@ func TestHeadlineOfOneTrialEach(t *testing.T) {
 		arms []made
 		want string
 	}{
-		{[]made{{drop: 4, failed: 9}, {}, {drop: 1.35, failed: 20}}, "One trial of each of 3 arms: a and c drop new connections (from 4 s, from 1.35 s), b never."},
+		{[]made{{drop: 4, failed: 9}, {}, {drop: 1.35, failed: 20}}, "One trial of each of 3 arms: a (from 4 s) and c (from 1.35 s) drop new connections, b never."},
 		{[]made{{failed: 9}, {}, {}}, "One trial of each of 3 arms: attempts fail in a (9), none in b and c."},
 		{[]made{{}, {}}, "One trial of each of 2 arms, which shows what happened, and not whether it would again."},
 	} {

@@ -342,9 +342,9 @@ func (c *Comparison) headline(e *Experiment, shown []string) {
 // tell, which lost attempts.
 func (c *Comparison) beside() string {
 	s := fmt.Sprintf("One trial of each of %s", plural(uint64(len(c.Arms)), "arm")) //nolint:gosec // a length
-	for _, x := range []struct{ metric, bad, good string }{
-		{"drop_at", "%s drop new connections (%s)", "%s never"},
-		{"failures", "attempts fail in %s (%s)", "none in %s"},
+	for _, x := range []struct{ metric, bad, one, value, good string }{
+		{"drop_at", "%s drop new connections", "%s drops new connections", " (from %s)", "%s never"},
+		{"failures", "attempts fail in %s", "attempts fail in %s", " (%s)", "none in %s"},
 	} {
 		var bad, values, good []string
 		for _, r := range c.Metrics {
@@ -361,12 +361,14 @@ func (c *Comparison) beside() string {
 		if len(bad)+len(good) != len(c.Arms) || len(bad) == 0 {
 			continue
 		}
-		if x.metric == "drop_at" {
-			for i := range values {
-				values[i] = "from " + values[i]
-			}
+		for i := range bad {
+			bad[i] += fmt.Sprintf(x.value, values[i])
 		}
-		s += ": " + fmt.Sprintf(x.bad, listed(bad), strings.Join(values, ", "))
+		format := x.bad
+		if len(bad) == 1 {
+			format = x.one
+		}
+		s += ": " + fmt.Sprintf(format, listed(bad))
 		if len(good) > 0 {
 			s += ", " + fmt.Sprintf(x.good, listed(good))
 		}

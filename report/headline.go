@@ -25,9 +25,9 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+costly(f)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+costly(f)+others)
 	case early != nil:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
 	}
@@ -121,6 +121,20 @@ func leaked(n *Node) string {
 	return fmt.Sprintf(", mostly of connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
 }
 
+// costly says so where an attempt takes more than one entry, as behind a gateway
+// or in a tunnel: the table is full earlier than the rate of attempts suggests.
+func costly(f *Findings) string {
+	if f.Sizing == nil {
+		return ""
+	}
+	for _, p := range f.Sizing.Parts {
+		if p.Counted && p.EntriesPerAttempt >= 1.5 {
+			return fmt.Sprintf("; each attempt of %s takes %.3g entries", p.Traffic, p.EntriesPerAttempt)
+		}
+	}
+	return ""
+}
+
 // mainCause is the cause that most attempts failed of, those that were never
 // started aside, how many those were, and how many failed in all.
 func mainCause(f *Findings) (cause string, failures, all uint64) {
@@ -149,8 +163,8 @@ func blamed(f *Findings, cause string) *Node {
 	return headNode(f)
 }
 
-// headNode is the node that the headline is about: the first to get into
-// trouble, or the fullest.
+// headNode is the node that the headline is about: the first whose table got
+// into trouble, else the first by which attempts were lost, else the fullest.
 func headNode(f *Findings) *Node {
 	var best *Node
 	for i := range f.Nodes {
@@ -171,6 +185,13 @@ func before(x, y *Node) bool {
 	case a != nil && b != nil:
 		return a.AtS < b.AtS
 	case a != nil || b != nil:
+		return a != nil
+	}
+	a, b = x.Knee.ClientLoss, y.Knee.ClientLoss
+	switch {
+	case a != nil && b != nil && a.AtS != b.AtS:
+		return a.AtS < b.AtS
+	case (a != nil) != (b != nil):
 		return a != nil
 	}
 	return x.PeakOccupancy != nil && y.PeakOccupancy != nil && *x.PeakOccupancy > *y.PeakOccupancy

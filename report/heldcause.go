@@ -183,5 +183,9 @@ func lostBecause(t *Traffic) string {
 	if len(t.HeldCauses) == 0 || t.HeldCauses[0].Cause != entryExpired {
 		return ""
 	}
-	return fmt.Sprintf(", %d of them because of entry_expired: nothing was sent over them for so long that the node forgot them, and what was sent next was translated anew, to any pod, and reset by those that did not know it", t.HeldCauses[0].Connections)
+	share := fmt.Sprintf("%d", t.HeldCauses[0].Connections)
+	if t.HeldLost != nil && *t.HeldLost == t.HeldCauses[0].Connections {
+		share = "all"
+	}
+	return fmt.Sprintf(", %s of them because of entry_expired: nothing was sent over them for so long that the node forgot them, and what was sent next was translated anew, to any pod, and reset by those that did not know it", share)
 }

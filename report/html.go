@@ -68,9 +68,11 @@ type view struct {
 	*Findings
 	Figures   []figure
 	Advice    advice
-	Alone     string  // what the settings leave out; empty for nothing
-	First     []chart // on the first screen
-	Over      []chart // over time
+	Why       []string // reasons, but for what was expected where all was shown
+	Shown     []string // what was expected, where all of it was shown
+	Alone     string   // what the settings leave out; empty for nothing
+	First     []chart  // on the first screen
+	Over      []chart  // over time
 	ByLoad    []chart
 	Gaps      []string // what is not plotted, and why
 	Policy    string
@@ -86,6 +88,7 @@ func (p Page) view(f *Findings) (*view, error) {
 	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: aloneNote(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
+	v.Why, v.Shown = reasonsApart(f)
 	for _, b := range f.Backends {
 		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil || b.DrainingShare != nil
 	}
@@ -125,6 +128,22 @@ func (p Page) view(f *Findings) (*view, error) {
 		v.Policy += "; connect-src " + p.Connect
 	}
 	return v, nil
+}
+
+// reasonsApart keeps what was expected, where all of it was shown, from hiding
+// what to change: it is in a table of its own.
+func reasonsApart(f *Findings) (why, shown []string) {
+	if f.Reproduced == nil || !*f.Reproduced {
+		return f.Reasons, nil
+	}
+	for _, r := range f.Reasons {
+		if what, is := strings.CutPrefix(r, asExpected); is {
+			shown = append(shown, what)
+		} else {
+			why = append(why, r)
+		}
+	}
+	return why, shown
 }
 
 func readAssets(names ...string) ([]string, error) {

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 )
 
 // aloneNote says what the settings do not have room for, where a table that
@@ -29,9 +30,26 @@ func figures(f *Findings) []figure {
 	return []figure{
 		onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop")),
 		dropFigure(f, head),
-		onsetFigure(f, "client loss", "first attempt that failed", "loss", f.Knee.ClientLoss, answered(f)),
+		lossFigure(f, head),
 		roomFigure(head),
 	}
+}
+
+// lossFigure is the first attempt that failed. Of several nodes it is that of
+// the one that is shown, whose entries it names. Connections that were lost
+// later are no failed attempts, and are not hidden either.
+func lossFigure(f *Findings, head *Node) figure {
+	o := f.Knee.ClientLoss
+	if len(f.Nodes) > 1 && head != nil && head.Knee.ClientLoss != nil {
+		o = head.Knee.ClientLoss
+	}
+	g := onsetFigure(f, "client loss", "first attempt that failed", "loss", o, answered(f))
+	for _, t := range f.Traffic {
+		if t.HeldLost != nil && *t.HeldLost > 0 {
+			g.Lines = append(g.Lines, prose(fmt.Sprintf("but %s lost", plural(*t.HeldLost, "held connection"))))
+		}
+	}
+	return g
 }
 
 // dropFigure is the onset of drops by a full table. The kernel counts others
@@ -190,13 +208,48 @@ func otherAdvice(f *Findings) advice {
 	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
-			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, went on failing until it was removed or expired.", seconds(failing), moment(behind)), lingering(f)},
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, goes on failing until that is removed or expires.", seconds(failing), moment(behind)), lingering(f)},
+		}
+	}
+	if n, healed := hungProxy(f); healed != nil {
+		return advice{
+			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch how old its last synchronisation is, and restart one that hangs.", n),
+			Why: []string{fmt.Sprintf("A backend was out of date for up to %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", moment(behind), spikeName(healed))},
 		}
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
 		Why: []string{fmt.Sprintf("A backend was out of date for up to %s. Pods that are told to end serve on during a preStop sleep.", moment(behind))},
 	}
+}
+
+// hungProxy is the node whose proxy was behind until it was resumed or
+// restarted, and the action by which it was; nil where that was not what ended
+// the failures.
+func hungProxy(f *Findings) (node string, healed *Spike) {
+	for i := range f.Spikes {
+		s := &f.Spikes[i]
+		if s.StoppedS == nil || s.Kind != "restart_proxy" && s.Kind != "resume_proxy" {
+			continue
+		}
+		for _, n := range f.Nodes {
+			if (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n.Name)) && staleUntil(n.Stale, s.BeginS, s.DoneS) {
+				return n.Name, s
+			}
+		}
+	}
+	return "", nil
+}
+
+// staleUntil says whether a backend that had been stale for a second or more
+// ceased to be while the action went on.
+func staleUntil(s *Stale, begin float64, done *float64) bool {
+	if s == nil || done == nil {
+		return false
+	}
+	return slices.ContainsFunc(s.Backends, func(b StaleBackend) bool {
+		return b.What == "stale" && b.Ended && b.ToS-b.FromS >= 1 && b.ToS >= begin-0.5 && b.ToS <= *done+0.5
+	})
 }
 
 // lingering is what ends such entries in time.
@@ -301,6 +354,9 @@ func crowded(f *Findings, s *Sizing) advice {
 		}
 		a.Why = append(a.Why, fmt.Sprintf("%s were free when traffic began. %s entries were there%s.", grouped(*head.HeadroomAtStart), grouped(*head.StartEntries), what))
 		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
+	}
+	if costly(f) != "" {
+		a.Why = append(a.Why, "Fewer entries per attempt help as well: keep-alive before and behind a gateway, no tracking of a tunnel's own packets.")
 	}
 	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))
 	return a

@@ -144,7 +144,7 @@ func TestPodEndsUnderAttempts(t *testing.T) {
 	assert.Zero(t, f.Spikes[0].Before, "what was in flight did not fail anyway")
 	assert.Equal(t, gone+late, f.Spikes[0].Failures)
 	assert.True(t, f.Spikes[0].Recovered)
-	assert.Contains(t, f.Headline, "when kill began")
+	assert.Contains(t, f.Headline, "when kill (delete_pod) began")
 }
 
 func TestNoEndpointForAWhile(t *testing.T) {

@@ -211,11 +211,15 @@ func worstSpike(f *Findings) *Spike {
 
 // spikeHeadline is the answer where an action cost attempts and the table held.
 func spikeHeadline(f *Findings, s *Spike) string {
-	when := fmt.Sprintf("from %s after %s began", stretch(*s.StartS-s.BeginS), s.Action)
+	when := fmt.Sprintf("from %s after %s began", stretch(*s.StartS-s.BeginS), spikeName(s))
 	if *s.StartS <= s.BeginS {
-		when = fmt.Sprintf("when %s began", s.Action)
+		when = fmt.Sprintf("when %s began", spikeName(s))
 	}
-	text := fmt.Sprintf("%s failed %s, for %s", plural(s.Failures, "attempt"), when, stretch(*s.EndS-*s.StartS))
+	what := plural(s.Failures, "attempt") + " failed"
+	if _, _, all := mainCause(f); all > s.Failures {
+		what = fmt.Sprintf("%d of the %d attempts that failed did so", s.Failures, all)
+	}
+	text := fmt.Sprintf("%s %s, for %s", what, when, stretch(*s.EndS-*s.StartS))
 	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
 		text += fmt.Sprintf(", %s of them because of %s%s", percent(s.Causes[0].Share), s.Causes[0].Cause, mechanism(f, s))
 	}

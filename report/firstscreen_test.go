@@ -1,0 +1,95 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// What was expected, where all was shown, does not stand before what to change.
+func TestFirstScreenHasRoomForTheAdvice(t *testing.T) {
+	shown := []ThresholdResult{{Threshold: "stale > 5s", Result: Pass}, {Threshold: "failures < 10", Result: Pass}}
+	f := &Findings{Verdict: Pass, Expected: shown, Reproduced: ref(true), Reasons: []string{"reproduced: all that the scenario expects was shown", asExpected + "stale > 5s (6 s)", asExpected + "failures < 10 (0)", "9 attempts failed"}}
+	why, listed := reasonsApart(f)
+	assert.Equal(t, []string{"reproduced: all that the scenario expects was shown", "9 attempts failed"}, why)
+	assert.Equal(t, []string{"stale > 5s (6 s)", "failures < 10 (0)"}, listed)
+	assert.Contains(t, renderedHTML(t, f), "was shown: 2 of 2</summary>")
+	f.Reproduced = ref(false)
+	why, listed = reasonsApart(f)
+	assert.Len(t, why, 4, "what is missing is beside what is not")
+	assert.Empty(t, listed)
+}
+
+// Of several nodes the first screen shows the one by which attempts were lost,
+// and names that one's entries.
+func TestFirstScreenShowsTheNodeThatLost(t *testing.T) {
+	entries := func(n uint64) *uint64 { return &n }
+	loss := &Onset{AtS: 4, Entries: entries(413), Occupancy: ref(0.001)}
+	f := &Findings{
+		Nodes: []Node{
+			{Name: "node1", PeakEntries: entries(900), PeakOccupancy: ref(0.9)},
+			{Name: "node3", PeakEntries: entries(500), PeakOccupancy: ref(0.5), Knee: Knee{ClientLoss: loss}},
+		},
+		Knee:    Knee{ClientLoss: &Onset{AtS: 4, Entries: entries(880), Occupancy: ref(0.8)}},
+		Traffic: []Traffic{{Name: "clients", Due: 10}},
+	}
+	assert.Equal(t, "node3", headNode(f).Name)
+	assert.Contains(t, figures(f)[2].Lines, "413 entries")
+	f.Nodes[0].Knee.Drop = &Onset{AtS: 9}
+	assert.Equal(t, "node1", headNode(f).Name, "a full table comes first")
+}
+
+// Held connections that were lost are no failed attempts, and not none either.
+func TestLostConnectionsAreNotHidden(t *testing.T) {
+	lost := uint64(1480)
+	f := &Findings{Traffic: []Traffic{{Name: "pool", Due: 2000, HeldLost: &lost, HeldCauses: []HeldCause{{Cause: entryExpired, Connections: 1480}}}}}
+	assert.Equal(t, []string{"but 1,480 held connections lost"}, figures(f)[2].Lines)
+	assert.Contains(t, lostBecause(&f.Traffic[0]), ", all of them because of entry_expired")
+	f.Traffic[0].HeldCauses[0].Connections = 3
+	assert.Contains(t, lostBecause(&f.Traffic[0]), ", 3 of them because of entry_expired")
+}
+
+// A headline says what kind of action it was, and of how many failures it speaks.
+func TestHeadlineOfAnAction(t *testing.T) {
+	s := Spike{Action: "to-zero", Kind: "scale", Number: 1, BeginS: 2, StartS: ref(2.0), EndS: ref(6.0), Failures: 799, Causes: []Cause{{Cause: drainingBackend, Share: 1}}}
+	f := &Findings{Spikes: []Spike{s}, Causes: []Cause{{Cause: drainingBackend, Failures: 807}}}
+	assert.Contains(t, spikeHeadline(f, &s), "799 of the 807 attempts that failed did so when to-zero (scale) began, for 4.0 s, 100 % of them because of draining_backend")
+	f.Causes[0].Failures = 799
+	assert.Contains(t, spikeHeadline(f, &s), "799 attempts failed when to-zero (scale) began")
+}
+
+// A proxy that hung is told from one that is slow, by what ended it.
+func TestAdviceForAProxyThatHung(t *testing.T) {
+	f := behindFor(6, 6)
+	f.Nodes[0].Name = "node2"
+	f.Nodes[0].Stale.Backends = []StaleBackend{{What: "stale", FromS: 2, ToS: 8.1, Ended: true}}
+	heal := Spike{Action: "heal", Kind: "restart_proxy", BeginS: 8, DoneS: ref(8.2), StoppedS: ref(8.1)}
+	slow := advise(&f).Do
+	assert.Contains(t, slow, "Shorten the time")
+	f.Spikes = append(f.Spikes, heal)
+	a := advise(&f)
+	assert.Contains(t, a.Do, "the proxy of node2 stopped following the endpoints")
+	assert.Contains(t, a.Why[0], "until heal (restart_proxy)")
+	f.Nodes[0].Stale.Backends[0].ToS = 5 // it had caught up before
+	assert.Equal(t, slow, advise(&f).Do)
+	f.Nodes[0].Stale.Backends[0].ToS, f.Spikes[1].StoppedS = 8.1, nil // attempts went on failing
+	assert.Equal(t, slow, advise(&f).Do)
+}
+
+// Where an attempt takes more than one entry, the rate alone misleads.
+func TestHeadlineSaysWhatAnAttemptTakes(t *testing.T) {
+	full := Node{Name: "node1", Limit: new(uint64), PeakEntries: new(uint64), Knee: Knee{Drop: &Onset{AtS: 5}}}
+	f := &Findings{Nodes: []Node{full}, Sizing: &Sizing{Parts: []SizingPart{{Traffic: "requests", Counted: true, EntriesPerAttempt: 2}}}}
+	assert.Contains(t, headline(f), "its table is full; each attempt of requests takes 2 entries.")
+	f.Sizing.Parts[0].EntriesPerAttempt = 1.01
+	assert.NotContains(t, headline(f), "takes")
+}
+
+// When a limit was seen to change lies between two samples, which may be
+// before what changed it.
+func TestLimitChangesSayHowExactTheyAre(t *testing.T) {
+	n := &Node{LimitChanges: []LimitChange{{AtS: 0.93, UncertaintyS: 0.12, From: 131072, To: 262144, Actions: []string{"administrator"}}}}
+	assert.Contains(t, limitText(n), "262144 from 0.9 s +- 0.1 s on (administrator)")
+	n.LimitChanges[0].UncertaintyS = 0.01
+	assert.Contains(t, limitText(n), "262144 from 0.9 s on")
+}
