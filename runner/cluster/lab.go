@@ -326,8 +326,16 @@ func (l *Lab) Entries() []env.Entry {
 	return out
 }
 
-// Audit is part of env.Lab: a cluster's dataplane is not read.
-func (*Lab) Audit(string) *env.AuditJob { return nil }
+// Audit is part of env.Lab. The rules of kube-proxy in mode nftables are what a
+// sampler can read by itself; where it runs in another mode no backend is found,
+// and the findings say that nothing is known.
+func (l *Lab) Audit(string) *env.AuditJob {
+	j := &env.AuditJob{Mode: "nftables"}
+	for _, s := range l.services {
+		j.Services = append(j.Services, env.ServiceState{Name: s.Name, Addr: s.Addr.Addr(), Protocol: s.Protocol, Port: s.Addr.Port()})
+	}
+	return j
+}
 
 // Close is part of env.Lab: it removes the run's namespace and waits for that,
 // at most removeTimeout and also where ctx has ended. A cluster takes its time.

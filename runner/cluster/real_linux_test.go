@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -120,6 +121,9 @@ type summary struct {
 		Headroom    float64            `json:"headroom_at_start"`
 		Counters    map[string]float64 `json:"counters"`
 		Knee        struct{ Drop *onset }
+		Stale       *struct {
+			MaxS float64 `json:"max_s"`
+		}
 	}
 }
 
@@ -204,6 +208,8 @@ func checkActions(t *testing.T, s setup, a account) {
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
 	ended, at, served, sets, inserted := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0, 0.0
+	var had []string                    // usable endpoints, each set once told
+	programmed := map[string][]string{} // by node: the sets of backends
 	for line := range strings.Lines(string(b)) {
 		var r runlog.Record
 		require.NoError(t, json.Unmarshal([]byte(line), &r))
@@ -212,6 +218,10 @@ func checkActions(t *testing.T, s setup, a account) {
 			served[r.Host] = true
 		case r.Endpoints != nil:
 			sets++
+			had = append(had, usable(r.Endpoints))
+		case r.Dataplane != nil && r.T < 17: // until a kube-proxy is restarted
+			require.Len(t, r.Dataplane.Services, 1, "%+v", r.Dataplane)
+			programmed[r.Host] = append(programmed[r.Host], backends(r.Dataplane.Services[0]))
 		case e == nil:
 		case e.Kind == "action" && e.Fields["phase"] != "begin":
 			ended[e.Name] = e.Fields["phase"] + e.Detail
@@ -240,6 +250,7 @@ func checkActions(t *testing.T, s setup, a account) {
 	assert.Equal(t, map[bool]int{true: 1, false: 2}, proxies, "one was replaced on the node that traffic enters by, the other node's was left alone")
 	assert.Len(t, at, 5, "two, two after the rollout, and one after the deletion")
 	assert.Greater(t, sets, 6)
+	checkProgrammed(t, sum, had, programmed)
 	gone := 0
 	for name, events := range at {
 		assert.True(t, served[name], name)
@@ -255,6 +266,48 @@ func checkActions(t *testing.T, s setup, a account) {
 	out, err := s.command(t.Context(), t, "clean").Output()
 	require.NoError(t, err)
 	assert.Empty(t, out, "nothing was left")
+}
+
+// Each node's rules led to pods that there were at one time, those after the
+// rollout among them, and how long they led to others is known.
+func checkProgrammed(t *testing.T, sum summary, had []string, programmed map[string][]string) {
+	rolled := ""
+	for _, set := range had[1:] { // the last two of which neither had been there at first
+		if pods := strings.Fields(set); len(pods) == 2 && !strings.Contains(had[0], pods[0]) && !strings.Contains(had[0], pods[1]) {
+			rolled = set
+		}
+	}
+	require.NotEmpty(t, rolled, "%v", had)
+	assert.Len(t, programmed, 2)
+	for node, sets := range programmed {
+		assert.Subset(t, had, sets, node)
+		assert.Contains(t, sets, rolled, node)
+	}
+	for _, n := range sum.Nodes {
+		if assert.NotNil(t, n.Stale, n.Name) {
+			assert.Positive(t, n.Stale.MaxS, "%s: it takes a moment to hear of a pod that has gone", n.Name)
+		}
+	}
+}
+
+// usable are the addresses that new connections may go to, in order.
+func usable(e *runlog.Endpoints) string {
+	var out []string
+	for _, x := range runlog.Usable(e.Endpoints) {
+		out = append(out, x.Addr.String())
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+// backends are the addresses that a node leads to, in order.
+func backends(s runlog.ProgrammedService) string {
+	var out []string
+	for _, b := range s.Backends {
+		out = append(out, b.Addr.Addr().String())
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
 }
 
 // An API server that is killed in the middle of a run is away for seconds, and

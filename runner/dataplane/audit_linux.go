@@ -75,7 +75,7 @@ func (a *Audit) look(mode string) error {
 	var read reader
 	switch mode {
 	case "nftables":
-		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6) }
+		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6, a.wanted) }
 	case "ipvs":
 		read = func(context.Context) (table, error) { return readIPVS() }
 	case "iptables":
@@ -131,18 +131,27 @@ func (a *Audit) once(ctx context.Context) *runlog.Dataplane {
 		return d
 	}
 	for _, s := range a.job.Services {
-		proto := uint8(unix.IPPROTO_TCP)
-		if s.Protocol == "udp" {
-			proto = unix.IPPROTO_UDP
-		}
-		// All ports of a service lead to the same pods: the first stands for
-		// all.
-		addr := netip.AddrPortFrom(s.Addr, s.Port)
-		backends := slices.Clone(t[target{addr, proto}])
+		k := targetOf(s)
+		backends := slices.Clone(t[k])
 		slices.SortFunc(backends, func(x, y runlog.ProgrammedBackend) int { return x.Addr.Compare(y.Addr) })
-		d.Services = append(d.Services, runlog.ProgrammedService{Service: s.Name, Addr: addr, Backends: append([]runlog.ProgrammedBackend{}, backends...)})
+		d.Services = append(d.Services, runlog.ProgrammedService{Service: s.Name, Addr: k.addr, Backends: append([]runlog.ProgrammedBackend{}, backends...)})
 	}
 	return d
+}
+
+// wanted says whether an address is one of the job's services.
+func (a *Audit) wanted(k target) bool {
+	return slices.ContainsFunc(a.job.Services, func(s env.ServiceState) bool { return targetOf(s) == k })
+}
+
+// targetOf is where a service is. All its ports lead to the same pods: the
+// first stands for all.
+func targetOf(s env.ServiceState) target {
+	proto := uint8(unix.IPPROTO_TCP)
+	if s.Protocol == "udp" {
+		proto = unix.IPPROTO_UDP
+	}
+	return target{netip.AddrPortFrom(s.Addr, s.Port), proto}
 }
 
 // same says whether both hold the same backends with the same weights; their

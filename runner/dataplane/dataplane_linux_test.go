@@ -66,19 +66,24 @@ func TestReadKubeProxyNFTables(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
 	}
-	got, err := readNFT(false)
+	got, err := readNFT(false, all)
 	require.NoError(t, err)
 	assert.Empty(t, got, "no rules")
 	load := exec.Command("nft", kubeRules)
 	out, err := load.CombinedOutput()
 	require.NoError(t, err, string(out))
-	got, err = readNFT(false)
+	got, err = readNFT(false, all)
 	require.NoError(t, err)
 	assert.Equal(t, table{
 		webTCP: backends("10.244.0.2:8080", "10.244.0.3:8080"), dnsUDP: backends("10.244.0.9:5353"),
 		{netip.MustParseAddrPort("10.96.0.12:80"), unix.IPPROTO_TCP}: backends("10.244.0.4:80", "10.244.0.5:80"),
 	}, got)
+	got, err = readNFT(false, func(k target) bool { return k == dnsUDP })
+	require.NoError(t, err)
+	assert.Equal(t, table{dnsUDP: backends("10.244.0.9:5353")}, got, "only what is wanted")
 }
+
+func all(target) bool { return true }
 
 // What the built-in proxy programs is read back, node ports included.
 func TestReadBuiltIn(t *testing.T) {
@@ -110,7 +115,7 @@ func TestReadBuiltIn(t *testing.T) {
 		case err := <-ended:
 			require.NoError(t, err)
 		}
-		got, err := readNFT(vip.Is6())
+		got, err := readNFT(vip.Is6(), all)
 		cancel()
 		require.NoError(t, <-ended)
 		require.NoError(t, err)

@@ -24,8 +24,9 @@ const (
 // kube-proxy has two.
 const maxDepth = 6
 
-// readNFT reads what the tables of either proxy translate.
-func readNFT(ipv6 bool) (table, error) {
+// readNFT reads what the tables of either proxy translate; of kube-proxy's, which
+// has the services of a whole cluster, only what leads to wanted ones.
+func readNFT(ipv6 bool, wanted func(target) bool) (table, error) {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -46,7 +47,7 @@ func readNFT(ipv6 bool) (table, error) {
 		case ownTable:
 			err = r.own(t)
 		case kubeTable:
-			err = r.kube(t)
+			err = r.kube(t, wanted)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read nftables table %s: %w", nt.Name, err)
@@ -131,7 +132,7 @@ func (r *nftReader) own(t table) error {
 
 // kube reads kube-proxy's rules: a map leads from address, protocol and port to
 // a chain of the service, which leads to chains of endpoints, which translate.
-func (r *nftReader) kube(t table) error {
+func (r *nftReader) kube(t table, wanted func(target) bool) error {
 	list, err := r.elements("service-ips")
 	if err != nil {
 		return err
@@ -139,7 +140,7 @@ func (r *nftReader) kube(t table) error {
 	for _, e := range list {
 		k, ok := r.key(e.Key)
 		chain := verdictChain(e)
-		if !ok || chain == "" {
+		if !ok || chain == "" || !wanted(k) {
 			continue
 		}
 		ends, err := r.ends(chain, 0)
