@@ -109,6 +109,11 @@ func (p *Plan) WriteText(out io.Writer) error {
 	for _, th := range s.AbortOn {
 		fmt.Fprintf(w, "ends if not\t%s\n", th)
 	}
+	if s.Search != nil {
+		if err := p.writeSearch(w); err != nil {
+			return err
+		}
+	}
 	for _, c := range p.changes() {
 		fmt.Fprintf(w, "changes\t%s\n", c)
 	}

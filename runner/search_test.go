@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -220,4 +221,25 @@ search: {knob: 'traffic[0].idle.close_rate', min: 100/s, max: 8000/s, trial: 2s,
 	require.NoError(t, err)
 	assert.False(t, got.Control)
 	assert.Contains(t, got.NoControl, "cannot go past the nodes' tracking")
+}
+
+// The dry run of a search says which trials it would make, and how long it takes
+// at worst.
+func TestSearchInTheDryRun(t *testing.T) {
+	var b strings.Builder
+	require.NoError(t, searchPlan(t, searched).WriteText(&b))
+	got := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		"search concurrent_connections: traffic[0].idle.count from 500 to 8000 by arithmetic the table holds 3000: it begins there",
+		"trials each 2.5 s to 10 s of traffic",
+		"6, 30 s of traffic: 3000 (warm-up), 3000, 3120, 3059, 3029, 3029 (control arm)",
+		"control arm the same traffic with the whole table free",
+		"no trial begins after 600 s, so 610 s, and the building and taking down of the last lab",
+	} {
+		assert.Contains(t, got, want)
+	}
+	b.Reset()
+	require.NoError(t, searchPlan(t, searched, "conntrack.headroom=null").WriteText(&b))
+	assert.Contains(t, b.String(), "it begins at the lowest load")
+	assert.Contains(t, b.String(), "none: the scenario leaves the whole table free")
 }

@@ -111,7 +111,9 @@ func TestProveCapacityIsTheHeadroom(t *testing.T) {
 // the node has forgotten them they are not.
 func TestTruthTearDown(t *testing.T) {
 	needLab(t)
-	r := searchHonest(t, "capacity-teardown", "--set", "search.min=500/s")
+	const count = 500
+	r := searchHonest(t, "capacity-teardown", "--set", fmt.Sprintf("traffic[0].idle.count=%d", count),
+		"--set", "search.min=500/s", "--set", "search.max=500/s", "--set", "expect=[capacity >= 500]")
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
 	assertReproduced(t, r, true)
 	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
@@ -123,8 +125,8 @@ func TestTruthTearDown(t *testing.T) {
 		require.NoError(t, err)
 		d := run.Traffic[0].TearDown
 		require.NotNil(t, d)
-		assert.Equal(t, uint64(1000), d.Closed)
-		assert.Equal(t, map[string]uint64{"TIME_WAIT": 1000}, d.Entries, "each entry has left ESTABLISHED, and none the table")
+		assert.Equal(t, uint64(count), d.Closed)
+		assert.Equal(t, map[string]uint64{"TIME_WAIT": count}, d.Entries, "each entry has left ESTABLISHED, and none the table")
 		require.NotNil(t, d.RatePerS)
 		assert.InEpsilon(t, tr.Load, *d.RatePerS, 0.25, "closed at the rate that was offered")
 	}

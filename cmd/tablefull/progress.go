@@ -23,28 +23,40 @@ func showProgress(ctx context.Context, c *runner.Config, quiet bool, stderr io.W
 	sc := c.Plan.Scenario
 	fmt.Fprintf(stderr, "tablefull: running %s for %s, results in %s\n", sc.Name, sc.Duration, c.Dir)
 	if t, ok := liveOn(stderr, os.Getenv); ok {
-		first := live.State{Scenario: sc.Name, Progress: runner.Progress{Phase: "setup", Duration: sc.Duration.Seconds()}}
-		for _, tr := range c.Plan.Traffic {
-			first.Traffics = append(first.Traffics, tr.Name)
-		}
-		if v := t.show(first, os.Getenv); v != nil {
-			c.ProgressEvery = 250 * time.Millisecond
-			c.Progress = func(p runner.Progress) { v.Show(func(s *live.State) { s.Progress = p }) }
-			stop := context.AfterFunc(ctx, func() { v.Show(func(s *live.State) { s.Stopping = true }) })
-			following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				followCauses(following, c.Dir, func(causes map[string]uint64, at float64) {
-					v.Show(func(s *live.State) { s.Causes, s.CausesAt = causes, at })
-				})
-			}()
-			return func() { stop(); unfollow(); <-ended; t.unshow() }
+		if end, shown := showLive(ctx, c, t, nil); shown {
+			return end
 		}
 	}
 	c.ProgressEvery = 2 * time.Second
 	c.Progress = plainProgress(stderr)
 	return func() {}
+}
+
+// showLive shows how a run goes in a live view, with what the search has found
+// whose trial it is; false where none can be shown. The returned function ends
+// it.
+func showLive(ctx context.Context, c *runner.Config, t *talk, search []string) (end func(), shown bool) {
+	sc := c.Plan.Scenario
+	first := live.State{Scenario: sc.Name, Search: search, Progress: runner.Progress{Phase: "setup", Duration: sc.Duration.Seconds()}}
+	for _, tr := range c.Plan.Traffic {
+		first.Traffics = append(first.Traffics, tr.Name)
+	}
+	v := t.show(first, os.Getenv)
+	if v == nil {
+		return func() {}, false
+	}
+	c.ProgressEvery = 250 * time.Millisecond
+	c.Progress = func(p runner.Progress) { v.Show(func(s *live.State) { s.Progress = p }) }
+	stop := context.AfterFunc(ctx, func() { v.Show(func(s *live.State) { s.Stopping = true }) })
+	following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		followCauses(following, c.Dir, func(causes map[string]uint64, at float64) {
+			v.Show(func(s *live.State) { s.Causes, s.CausesAt = causes, at })
+		})
+	}()
+	return func() { stop(); unfollow(); <-ended; t.unshow() }, true
 }
 
 // plainProgress prints a line now and then: for pipes, logs and CI.

@@ -4,6 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/report/runlog"
@@ -16,12 +21,17 @@ import (
 // runOnce runs a scenario into a directory, which must exist, and says what it
 // showed. Nothing is printed and no report written. An error means that the
 // tool could not do its work: what was measured all the same is in the log.
-func runOnce(ctx context.Context, e env.Environment, caps env.Capabilities, sc *scenarios.Scenario, dir string) (*report.Findings, error) {
+// Watch shows how it goes, until what it returns is called.
+func runOnce(ctx context.Context, e env.Environment, caps env.Capabilities, sc *scenarios.Scenario, dir string, watch func(*runner.Config) (end func())) (*report.Findings, error) {
 	plan, err := runner.NewPlan(sc, caps)
 	if err != nil {
 		return nil, err
 	}
-	if err := runner.Run(ctx, runner.Config{Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID()}); err != nil {
+	c := runner.Config{Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID()}
+	end := watch(&c)
+	err = runner.Run(ctx, c)
+	end()
+	if err != nil {
 		return nil, err
 	}
 	return analyzeDir(dir)
@@ -51,10 +61,23 @@ func checkSearch(plan *runner.Plan) error {
 
 // searchPlan makes the trials of a search, and logs it in dir.
 func searchPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir string, f runFlags, s Streams) error {
+	what, err := plan.Search()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var standing []string // before the trial that is being made
 	c := runner.SearchConfig{
 		Plan: plan, Dir: dir, Target: e.Name(), Version: version, RunID: runID(),
 		Try: func(ctx context.Context, sc *scenarios.Scenario, dir string) (runlog.Trial, error) {
-			found, err := runOnce(ctx, e, plan.Caps, sc, dir)
+			found, err := runOnce(ctx, e, plan.Caps, sc, dir, func(c *runner.Config) func() {
+				if t, ok := liveOn(s.Err, os.Getenv); ok && !f.quiet {
+					if end, shown := showLive(ctx, c, t, standing); shown {
+						return end
+					}
+				}
+				return func() {}
+			})
 			if err != nil {
 				return runlog.Trial{}, err
 			}
@@ -64,24 +87,59 @@ func searchPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir s
 	if !f.quiet {
 		fmt.Fprintf(s.Err, "tablefull: searching %s from %s to %s, for at most %s, results in %s\n",
 			plan.Scenario.Search.Knob, plan.Scenario.Search.Min, plan.Scenario.Search.Max, plan.Scenario.Search.Budget, dir)
-		c.Progress = searchProgress(s.Err)
+		c.Progress = searchProgress(s.Err, what, func() float64 { return time.Since(began).Seconds() }, func(lines []string) { standing = lines })
 	}
 	return runner.Search(ctx, c)
 }
 
-// searchProgress prints a line for each trial.
-func searchProgress(w io.Writer) func([]runlog.Trial, search.Request) {
+// searchProgress prints a line for each trial, and tells what is known before
+// the next one.
+func searchProgress(w io.Writer, what *runlog.Search, elapsed func() float64, tell func(standing []string)) func([]runlog.Trial, search.Request) {
 	told := 0
 	return func(done []runlog.Trial, next search.Request) {
 		for _, t := range done[told:] {
-			what := fmt.Sprintf("lost %d of %d", t.Lost, t.Due)
+			text := fmt.Sprintf("lost %d of %d", t.Lost, t.Due)
 			if t.Inconclusive {
-				what = "says nothing: " + t.Why[0]
+				text = "says nothing: " + t.Why[0]
 			}
-			fmt.Fprintf(w, "tablefull: %5.0fs trial %d: %s\n", t.Elapsed, t.Number, what)
+			fmt.Fprintf(w, "tablefull: %5.0fs trial %d: %s\n", t.Elapsed, t.Number, text)
 		}
 		told = len(done)
-		kind := map[search.Kind]string{search.Warmup: " (warm-up)", search.Control: " (control arm)"}[next.Kind]
-		fmt.Fprintf(w, "tablefull: trial %d at %g%s\n", told+1, next.Load, kind)
+		lines := standing(what, done, next, elapsed())
+		fmt.Fprintf(w, "tablefull: %s; %s\n", lines[0], strings.Join(lines[1:], "; "))
+		tell(lines)
 	}
+}
+
+// standing is how a search stands before its next trial: which one that is, the
+// bounds of each goal so far, and how much of the budget is left.
+func standing(what *runlog.Search, done []runlog.Trial, next search.Request, elapsed float64) []string {
+	unit := ""
+	if what.Unit == "1/s" {
+		unit = "/s"
+	}
+	load := func(v float64) string { return strconv.FormatFloat(math.Round(v*1000)/1000, 'f', -1, 64) + unit }
+	kind := map[search.Kind]string{search.Warmup: " (warm-up)", search.Control: " (control arm)"}[next.Kind]
+	out := []string{fmt.Sprintf("trial %d at %s%s", len(done)+1, load(next.Load), kind)}
+	plain := make([]search.Trial, len(done))
+	for i := range done {
+		plain[i] = done[i].Trial
+	}
+	for _, r := range search.Conclude(what.Config, plain).Results {
+		var known []string
+		if r.Lower > 0 {
+			known = append(known, load(r.Lower)+" holds")
+		}
+		if r.Upper > 0 {
+			known = append(known, load(r.Upper)+" does not")
+		}
+		if len(known) == 0 {
+			known = []string{"nothing is known yet"}
+		}
+		out = append(out, fmt.Sprintf("%s (at most %g %% lost)", strings.Join(known, ", "), r.Goal.LossRatio*100))
+	}
+	if what.Budget > 0 {
+		out = append(out, fmt.Sprintf("%.0fs of %gs left", max(0, what.Budget-elapsed), what.Budget))
+	}
+	return out
 }

@@ -14,6 +14,7 @@ import (
 // State is all that a frame shows.
 type State struct {
 	Scenario string
+	Search   []string // what a search has found so far, where this is one of its trials
 	Traffics []string // in the scenario's order
 	runner.Progress
 	// Causes is why attempts failed, as far as the log has been analysed up to
@@ -95,6 +96,9 @@ func (f *frame) title() {
 		f.put(1, line{{f.phaseName(), cyan}, {" " + clean(f.Scenario), ""}})
 	default:
 		f.put(1, line{{"tablefull", bold}, {" " + clean(f.Scenario), ""}, {": " + f.phaseName(), cyan}})
+	}
+	for _, text := range f.Search {
+		f.put(2, line{{clean(text), ""}})
 	}
 	var l line
 	for i, p := range phases {

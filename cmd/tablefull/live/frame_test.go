@@ -166,3 +166,14 @@ func BenchmarkFrame(b *testing.B) {
 		Frame(s, 200, 60, Style{Color: true})
 	}
 }
+
+// A trial of a search shows how the search stands.
+func TestFrameOfASearch(t *testing.T) {
+	s := State{Scenario: "capacity-rate", Search: []string{"trial 3 at 1500/s", "1400/s holds (at most 0 % lost)", "200s of 300s left"}}
+	got := strings.Join(Frame(s, 80, 24, Style{}), "\n")
+	for _, want := range s.Search {
+		assert.Contains(t, got, want)
+	}
+	s.Search = nil
+	assert.NotContains(t, strings.Join(Frame(s, 80, 24, Style{}), "\n"), "trial")
+}
