@@ -1,6 +1,7 @@
 package report
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -101,4 +102,17 @@ func TestSearchSaysWhatToChange(t *testing.T) {
 	}
 	c := Capacity{Goals: []CapacityGoal{{End: "below_min"}}, Min: 100, Trials: []CapacityTrial{{Kind: "search", Load: 100, LossRatio: 0.5, Causes: []string{"listen_overflow 50"}}}}
 	assert.Contains(t, c.advise().Do, "because of listen_overflow")
+}
+
+// Whoever reads the Markdown in a pull request is told what to change, too.
+func TestMarkdownSaysWhatToChange(t *testing.T) {
+	var b strings.Builder
+	require.NoError(t, renderMarkdown(goldenRuns(t)["hard"].analyze(), &b, ""))
+	assert.Contains(t, b.String(), "**What to change:** Make room, or set nf\\_conntrack\\_max to at least 266,144")
+	b.Reset()
+	require.NoError(t, renderMarkdown(searchLog{limit: 3000}.findings(t), &b, ""))
+	assert.Contains(t, b.String(), "**What to change:** For more, give the table more room")
+	b.Reset()
+	require.NoError(t, renderMarkdown(&Findings{Verdict: Inconclusive}, &b, ""))
+	assert.NotContains(t, b.String(), "What to change")
 }

@@ -3,6 +3,7 @@
 package report
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -92,6 +93,7 @@ func TestReportInABrowser(t *testing.T) {
 	t.Run("fingers", func(t *testing.T) { checkFingers(t, b) })
 	t.Run("controls", func(t *testing.T) { checkControls(t, b) })
 	t.Run("without scripts", func(t *testing.T) { checkWithoutScripts(t, b) })
+	t.Run("comparison", func(t *testing.T) { checkComparison(t, b) })
 	t.Run("paper", func(t *testing.T) { checkPaper(t, b) })
 }
 
@@ -201,6 +203,40 @@ func checkAccess(t *testing.T, b *browser.Browser) {
 				assert.Empty(t, violations)
 			})
 		}
+	}
+}
+
+// Arms over each other can be read like a single run.
+func checkComparison(t *testing.T, b *browser.Browser) {
+	axe, err := browser.Axe(t.Context(), t.TempDir())
+	if err != nil {
+		envtest.Require(t, "axe", err.Error())
+	}
+	runs := goldenRuns(t)
+	e := &Experiment{Scenario: "ways-around", Trials: 1, Margins: map[string]string{}, Seed: 5}
+	var trials []Trial
+	for _, name := range []string{"hard", "healthy", "soft"} {
+		e.Arms = append(e.Arms, ExperimentArm{Name: "arm-" + name, Description: "what is done about it"})
+		trials = append(trials, Trial{ExperimentRun{Arm: "arm-" + name, Trial: 1, Dir: name + "/1"}, runs[name].analyze()})
+	}
+	var page bytes.Buffer
+	require.NoError(t, Compare(e, trials).Render("html", &page))
+	file := filepath.Join(t.TempDir(), "comparison.html")
+	require.NoError(t, os.WriteFile(file, page.Bytes(), 0o644))
+	for _, v := range []browser.View{laptop, screen, phone} {
+		p := openPage(t, b, file, v)
+		faults, err := p.Faults()
+		require.NoError(t, err)
+		assert.Empty(t, faults, v.Width)
+		plots := eval[[]plotted](t, p, "lookAt.plots()")
+		assert.GreaterOrEqual(t, len(plots), 4, v.Width)
+		for _, g := range plots {
+			assert.Positive(t, g.Points, g.ID)
+		}
+		violations, err := p.Audit(axe)
+		require.NoError(t, err)
+		assert.Empty(t, violations, v.Width)
+		assert.Empty(t, p.Problems(), v.Width)
 	}
 }
 

@@ -18,6 +18,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
 	p("**%s**\n", md(f.Headline))
 	mdList(p, "", f.Reasons)
+	mdAdvice(p, f)
 	mdPicture(p, f, picture)
 	mdCapacity(p, f.Capacity)
 	if len(f.Thresholds) > 0 {
@@ -42,6 +43,18 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 		return fmt.Errorf("write markdown: %w", err)
 	}
 	return nil
+}
+
+// mdAdvice is what to change, as on the first screen of the HTML.
+func mdAdvice(p func(string, ...any), f *Findings) {
+	a := advise(f)
+	switch {
+	case f.Verdict == Inconclusive:
+		return // the reasons say it
+	case f.Capacity != nil:
+		a = f.Capacity.advise()
+	}
+	p("**What to change:** %s\n", md(strings.Join(append([]string{a.Do}, a.Why...), " ")))
 }
 
 func mdPicture(p func(string, ...any), f *Findings, picture string) {

@@ -44,10 +44,34 @@ func lookAtReport(t *testing.T, scenario, dir string) {
 		}
 		require.NoError(t, err)
 		defer stop()
+		axe, err := browser.Axe(t.Context(), t.TempDir())
+		if err != nil {
+			envtest.Require(t, "axe", err.Error())
+		}
 		for _, v := range []browser.View{{Width: 1280, Height: 800}, {Width: 1920, Height: 1080, Dark: true}, {Width: 360, Height: 740, Touch: true}} {
 			checkView(t, b, filepath.Join(dir, "report.html"), v, least)
 		}
+		checkPrintAndAccess(t, b, filepath.Join(dir, "report.html"), axe)
 	})
+}
+
+// checkPrintAndAccess prints the report, and holds it to axe-core as it is then:
+// the screen has to be as it was.
+func checkPrintAndAccess(t *testing.T, b *browser.Browser, file, axe string) {
+	t.Helper()
+	p, err := b.Open("file://"+file, browser.View{Width: 1280, Height: 800})
+	require.NoError(t, err)
+	defer p.Close()
+	pdf, err := p.Print()
+	require.NoError(t, err)
+	assert.Greater(t, len(pdf), 20_000, "its PDF")
+	faults, err := p.Faults()
+	require.NoError(t, err)
+	assert.Empty(t, faults, "after printing")
+	assert.Empty(t, p.Problems(), "in print")
+	violations, err := p.Audit(axe)
+	require.NoError(t, err)
+	assert.Empty(t, violations)
 }
 
 func checkView(t *testing.T, b *browser.Browser, file string, v browser.View, least int) {

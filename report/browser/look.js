@@ -55,7 +55,7 @@ function clips(element) {
   const out = [];
   for (let e = element; e && e !== document.documentElement; e = e.parentElement) {
     const s = getComputedStyle(e);
-    if (s.position === "fixed") { out.push({fixed: true}); break; }
+    if (s.position === "fixed" || s.clipPath === "inset(50%)") { out.push({fixed: true}); break; } // the latter is for those who hear the page
     if (s.overflowX !== "visible" || s.overflowY !== "visible") out.push({e, x: s.overflowX, y: s.overflowY});
   }
   return out;

@@ -21,6 +21,10 @@ import (
 
 var pageFuncs = template.FuncMap{
 	"run": func(dir string) string { return "/run?" + url.Values{"dir": {dir}}.Encode() },
+	// breakable lets a path be broken between its folders first.
+	"breakable": func(dir string) template.HTML {
+		return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(dir), "/", "/<wbr>")) //nolint:gosec // escaped
+	},
 	// when is like the report's, to the second: runs follow each other quickly.
 	"when": func(s string) string {
 		t, err := time.Parse(time.RFC3339Nano, s)
