@@ -208,7 +208,8 @@ func checkActions(t *testing.T, s setup, a account) {
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
 	ended, at, served, sets, inserted := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0, 0.0
-	var had []string                    // usable endpoints, each set once told
+	var had []string // usable endpoints, each set once told
+	atEnd := ""
 	programmed := map[string][]string{} // by node: the sets of backends
 	for line := range strings.Lines(string(b)) {
 		var r runlog.Record
@@ -219,7 +220,10 @@ func checkActions(t *testing.T, s setup, a account) {
 		case r.Endpoints != nil:
 			sets++
 			had = append(had, usable(r.Endpoints))
-		case r.Dataplane != nil && r.T < 17: // until a kube-proxy is restarted
+			if r.T < 24 { // after which servers are ended
+				atEnd = usable(r.Endpoints)
+			}
+		case r.Dataplane != nil && r.T < 24:
 			require.Len(t, r.Dataplane.Services, 1, "%+v", r.Dataplane)
 			programmed[r.Host] = append(programmed[r.Host], backends(r.Dataplane.Services[0]))
 		case e == nil:
@@ -250,6 +254,10 @@ func checkActions(t *testing.T, s setup, a account) {
 	assert.Equal(t, map[bool]int{true: 1, false: 2}, proxies, "one was replaced on the node that traffic enters by, the other node's was left alone")
 	assert.Len(t, at, 5, "two, two after the rollout, and one after the deletion")
 	assert.Greater(t, sets, 6)
+	assert.NotEmpty(t, atEnd)
+	for node, sets := range programmed {
+		assert.Equal(t, atEnd, sets[len(sets)-1], "%s, also where kube-proxy was restarted", node)
+	}
 	checkProgrammed(t, sum, had, programmed)
 	gone := 0
 	for name, events := range at {

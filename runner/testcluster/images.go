@@ -10,6 +10,16 @@ import (
 	"github.com/tablefull/tablefull/runner/testcluster/ociimage"
 )
 
+// protocols is an /etc/protocols. Without one nft lists tcp as 6, which a
+// kube-proxy that starts takes for another element of its maps than tcp, and
+// deletes: it served nobody after a restart.
+const protocols = `icmp 1 ICMP
+tcp 6 TCP
+udp 17 UDP
+ipv6-icmp 58 IPv6-ICMP
+sctp 132 SCTP
+`
+
 // MakeImages writes into dir the archives of SandboxImage, which is built with
 // the Go toolchain from this module, and of a kube-proxy with the programs of
 // this machine that it runs: nft and iptables.
@@ -27,6 +37,11 @@ func MakeImages(ctx context.Context, dir, version, kubeProxy string) ([]string, 
 	if err != nil {
 		return nil, err
 	}
+	names := filepath.Join(dir, "protocols")
+	if err := os.WriteFile(names, []byte(protocols), 0o644); err != nil {
+		return nil, fmt.Errorf("write names of protocols: %w", err)
+	}
+	proxyFiles = append(proxyFiles, ociimage.File{Path: "/etc/protocols", Source: names})
 	var files []string
 	for _, img := range []ociimage.Image{
 		{Name: SandboxImage, Files: []ociimage.File{{Path: "/pause", Source: pause}}, Entrypoint: []string{"/pause"}, User: "65534:65534"},
