@@ -220,6 +220,41 @@ type Census struct {
 	// WithoutBallast is a cheaper walk: the kernel left ballast out, so
 	// Ballast is 0 and Entries does not include it. The rest is whole.
 	WithoutBallast bool `json:"without_ballast,omitempty"`
+	// States, set where Other is not 0, counts all entries but ballast.
+	States []StateCount `json:"states,omitempty"`
+	// Services and Turnover are there where the job asks for them.
+	Services []TopService `json:"services,omitempty"`
+	Turnover *Turnover    `json:"turnover,omitempty"`
+}
+
+// StateCount counts the entries of a protocol in a state.
+type StateCount struct {
+	Proto   string `json:"proto"`
+	State   string `json:"state,omitempty"` // TCP only
+	Assured bool   `json:"assured,omitempty"`
+	Replied bool   `json:"replied,omitempty"`
+	Count   uint64 `json:"count"`
+}
+
+// TopService is a destination before NAT with many entries (Space-Saving
+// sketch): the true count is in [Count-Error, Count].
+type TopService struct {
+	Proto string         `json:"proto"`
+	Addr  netip.AddrPort `json:"addr"`
+	Count uint64         `json:"count"`
+	Error uint64         `json:"error,omitempty"`
+}
+
+// Turnover is how many entries that a walk met the one before it had not (Came),
+// and the other way round (Went). What came and went again within Over is in
+// neither. OneIn is 1 where each entry was followed; else one in so many was,
+// by its hash, and both are estimates with a standard error of
+// sqrt(OneIn x count).
+type Turnover struct {
+	Over  float64 `json:"over"` // s between the middles of the two walks
+	Came  uint64  `json:"came"`
+	Went  uint64  `json:"went"`
+	OneIn uint64  `json:"one_in"`
 }
 
 // CensusGroup counts entries that are alike.

@@ -28,9 +28,10 @@ func MachineFacts() (env.Capabilities, error) {
 	}, nil
 }
 
-// facts are the machine's and this network namespace's. A host on which
-// nothing is tracked has no limit, buckets and timeouts.
-func facts() (env.Capabilities, error) {
+// Facts are the machine's and this network namespace's. A host on which
+// nothing is tracked has no limit, buckets and timeouts: it fails where the
+// kernel has no connection tracking.
+func Facts() (env.Capabilities, error) {
 	c, err := MachineFacts()
 	if err != nil {
 		return c, fmt.Errorf("read facts of the machine: %w", err)

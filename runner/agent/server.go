@@ -157,7 +157,7 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/health", s.getHealth)
 	mux.HandleFunc("GET /v1/facts", func(w http.ResponseWriter, _ *http.Request) {
-		f, err := facts()
+		f, err := Facts()
 		reply(w, err, f)
 	})
 	mux.HandleFunc("GET /v1/peer", s.getPeer)

@@ -22,7 +22,8 @@ func monotonic() int64 { return int64(time.Since(start)) }
 // New makes the worker for a job.
 func New(env.Job) (env.Worker, error) { return nil, errLinux }
 
-func facts() (env.Capabilities, error) { return env.Capabilities{}, errLinux }
+// Facts fails: agents run on Linux only.
+func Facts() (env.Capabilities, error) { return env.Capabilities{}, errLinux }
 
 // Main is the hidden command agent.
 func Main(context.Context, []string, io.Reader, io.Writer) error { return errLinux }

@@ -36,7 +36,10 @@ type tally struct {
 	lookalikes              uint64 // have bulkBit, but are not ballast
 	groups                  map[groupKey]*uint64
 	counts                  []uint64 // backs groups
-	sources                 *spaceSaving
+	states                  map[stateKey]uint64
+	sources                 *spaceSaving[sourceKey]
+	services                *spaceSaving[serviceKey]
+	turnover                *turnover
 }
 
 // newTally makes a tally that can name at least the given number of sources.
@@ -44,21 +47,32 @@ func newTally(sources int) *tally {
 	t := &tally{
 		groups: make(map[groupKey]*uint64, maxGroups),
 		counts: make([]uint64, 0, maxGroups),
+		states: make(map[stateKey]uint64, 64),
 	}
 	if sources > 0 {
-		// The error of a count is at most entries/capacity: more counters
-		// than names keep it well below what is worth naming.
-		t.sources = newSpaceSaving(max(1024, 4*sources))
+		t.sources = newSpaceSaving[sourceKey](sketchSize(sources))
 	}
 	return t
 }
+
+// sketchSize is how many counters a sketch has that is to name n. The error of a
+// count is at most entries/counters: more counters than names keep it well
+// below what is worth naming.
+func sketchSize(n int) int { return max(1024, 4*n) }
 
 func (t *tally) reset() {
 	t.entries, t.ballast, t.other, t.lookalikes = 0, 0, 0, 0
 	clear(t.groups)
 	t.counts = t.counts[:0]
+	clear(t.states)
 	if t.sources != nil {
 		t.sources.reset()
+	}
+	if t.services != nil {
+		t.services.reset()
+	}
+	if t.turnover != nil {
+		t.turnover.begin()
 	}
 }
 
@@ -74,6 +88,12 @@ func (t *tally) add(e *entry) {
 	if t.sources != nil {
 		t.sources.add(sourceKey{e.src, e.v6})
 	}
+	if t.services != nil {
+		t.services.add(serviceKey{e.dst, e.dstPort, e.proto, e.v6})
+	}
+	if t.turnover != nil {
+		t.turnover.add(e)
+	}
 	k := groupKey{
 		service: e.dst, servicePort: e.dstPort,
 		backend: e.replySrc, backendPort: e.replySrcPort,
@@ -85,6 +105,7 @@ func (t *tally) add(e *entry) {
 	if e.status&statusSeenReply != 0 {
 		k.flags |= groupReplied
 	}
+	t.states[stateKey{k.proto, k.state, k.flags}]++
 	if e.v6 {
 		k.flags |= groupV6
 	}
@@ -117,9 +138,45 @@ func (t *tally) census(sources int) *runlog.Census {
 		)
 	})
 	if t.sources != nil {
-		c.Sources = t.sources.top(sources)
+		c.Sources = []runlog.TopSource{}
+		for _, s := range t.sources.top(sources, sourceKey.compare) {
+			c.Sources = append(c.Sources, runlog.TopSource{Addr: s.key.addr.addr(s.key.v6), Count: s.count, Error: s.error})
+		}
+	}
+	if t.other > 0 {
+		c.States = t.stateCounts()
 	}
 	return c
+}
+
+func (t *tally) stateCounts() []runlog.StateCount {
+	var out []runlog.StateCount
+	for k, n := range t.states {
+		s := runlog.StateCount{Proto: protoName(k.proto), Assured: k.flags&groupAssured != 0, Replied: k.flags&groupReplied != 0, Count: n}
+		if k.proto == protoTCP {
+			s.State = stateName(k.state)
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b runlog.StateCount) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.State, b.State),
+			compareBool(a.Assured, b.Assured), compareBool(a.Replied, b.Replied))
+	})
+	return out
+}
+
+// topServices are the n destinations with most entries.
+func (t *tally) topServices(n int) []runlog.TopService {
+	if t.services == nil {
+		return nil
+	}
+	var out []runlog.TopService
+	for _, s := range t.services.top(n, serviceKey.compare) {
+		out = append(out, runlog.TopService{
+			Proto: protoName(s.key.proto), Addr: netip.AddrPortFrom(s.key.addr.addr(s.key.v6), s.key.port), Count: s.count, Error: s.error,
+		})
+	}
+	return out
 }
 
 func (k groupKey) group(n uint64) runlog.CensusGroup {
@@ -148,105 +205,23 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
+// stateKey is what a state census tells apart.
+type stateKey struct{ proto, state, flags uint8 }
+
 type sourceKey struct {
 	addr address
 	v6   bool
 }
 
-// spaceSaving finds the heavy hitters of a stream in constant memory (Metwally,
-// Agrawal, El Abbadi: Efficient Computation of Frequent and Top-k Elements in
-// Data Streams, 2005). It keeps a fixed number of counters. A new item takes
-// over the smallest one, and with it, as its error, what it had counted. Each
-// item that makes up more than 1/capacity of the stream has a counter, and its
-// true count is in [count-error, count].
-type spaceSaving struct {
-	capacity int
-	where    map[sourceKey]int // index in heap
-	heap     []sourceCount     // the smallest count on top
+func (k sourceKey) compare(l sourceKey) int { return bytes.Compare(k.addr[:], l.addr[:]) }
+
+type serviceKey struct {
+	addr  address
+	port  uint16
+	proto uint8
+	v6    bool
 }
 
-type sourceCount struct {
-	key          sourceKey
-	count, error uint64
-}
-
-func newSpaceSaving(capacity int) *spaceSaving {
-	return &spaceSaving{
-		capacity: capacity,
-		where:    make(map[sourceKey]int, capacity),
-		heap:     make([]sourceCount, 0, capacity),
-	}
-}
-
-func (s *spaceSaving) reset() {
-	clear(s.where)
-	s.heap = s.heap[:0]
-}
-
-func (s *spaceSaving) add(k sourceKey) {
-	i, ok := s.where[k]
-	switch {
-	case ok:
-		s.heap[i].count++
-		s.down(i)
-	case len(s.heap) < s.capacity:
-		s.heap = append(s.heap, sourceCount{key: k, count: 1})
-		i = len(s.heap) - 1
-		s.where[k] = i
-		s.up(i)
-	default:
-		least := &s.heap[0]
-		delete(s.where, least.key)
-		*least = sourceCount{key: k, count: least.count + 1, error: least.count}
-		s.where[k] = 0
-		s.down(0)
-	}
-}
-
-func (s *spaceSaving) up(i int) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if s.heap[parent].count <= s.heap[i].count {
-			return
-		}
-		s.swap(i, parent)
-		i = parent
-	}
-}
-
-func (s *spaceSaving) down(i int) {
-	for {
-		child := 2*i + 1
-		if child >= len(s.heap) {
-			return
-		}
-		if child+1 < len(s.heap) && s.heap[child+1].count < s.heap[child].count {
-			child++
-		}
-		if s.heap[i].count <= s.heap[child].count {
-			return
-		}
-		s.swap(i, child)
-		i = child
-	}
-}
-
-func (s *spaceSaving) swap(i, j int) {
-	s.heap[i], s.heap[j] = s.heap[j], s.heap[i]
-	s.where[s.heap[i].key] = i
-	s.where[s.heap[j].key] = j
-}
-
-// top returns the n heaviest, heaviest first.
-func (s *spaceSaving) top(n int) []runlog.TopSource {
-	all := slices.Clone(s.heap)
-	slices.SortFunc(all, func(a, b sourceCount) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.error, b.error), bytes.Compare(a.key.addr[:], b.key.addr[:]))
-	})
-	all = all[:min(n, len(all))]
-	top := make([]runlog.TopSource, len(all))
-	for i, c := range all {
-		top[i] = runlog.TopSource{Addr: c.key.addr.addr(c.key.v6), Count: c.count, Error: c.error}
-	}
-	return top
+func (k serviceKey) compare(l serviceKey) int {
+	return cmp.Or(bytes.Compare(k.addr[:], l.addr[:]), cmp.Compare(k.port, l.port), cmp.Compare(k.proto, l.proto))
 }

@@ -18,9 +18,10 @@ var errMalformed = errors.New("walk table: malformed entry")
 // census is the worker of a CensusJob.
 type census struct {
 	pace
-	sources int
-	epoch   int64
-	tally   *tally
+	sources, services int
+	brief             bool
+	epoch             int64
+	tally             *tally
 }
 
 // NewCensus returns the worker of j.Census. It walks the table once before it
@@ -32,7 +33,7 @@ type census struct {
 // machine's hash table: half a second for 250 000 entries, so one walk in 27 s
 // at 2 %. Where most of the table is ballast, most walks therefore have the
 // kernel leave it out, which is seven times cheaper; see Census.WithoutBallast.
-// The first and the last walk are whole.
+// The first and the last walk are whole. A Brief job has no last one.
 //
 // A walk is not a snapshot: entries that come or go while it lasts may be
 // counted or not. A walk that fails is a Census with Failed set.
@@ -41,13 +42,19 @@ func NewCensus(j env.Job) (env.Worker, error) {
 	if job == nil {
 		return nil, fmt.Errorf("make census: job %q is not a census job", j.ID)
 	}
-	if job.Every <= 0 || job.MaxCPU < 0 || job.MaxCPU > 1 || job.Sources < 0 {
-		return nil, fmt.Errorf("make census: every %g s, max_cpu %g, sources %d: want every above 0, max_cpu in 0..1, sources at least 0",
-			job.Every, job.MaxCPU, job.Sources)
+	if job.Every <= 0 || job.MaxCPU < 0 || job.MaxCPU > 1 || job.Sources < 0 || job.Services < 0 {
+		return nil, fmt.Errorf("make census: every %g s, max_cpu %g, sources %d, services %d: want every above 0, max_cpu in 0..1, the others at least 0",
+			job.Every, job.MaxCPU, job.Sources, job.Services)
 	}
 	c := &census{
 		pace:    pace{every: time.Duration(job.Every * float64(time.Second)), maxCPU: job.MaxCPU},
-		sources: job.Sources, epoch: j.Epoch, tally: newTally(job.Sources),
+		sources: job.Sources, services: job.Services, brief: job.Brief, epoch: j.Epoch, tally: newTally(job.Sources),
+	}
+	if job.Services > 0 {
+		c.tally.services = newSpaceSaving[serviceKey](sketchSize(job.Services))
+	}
+	if job.Turnover {
+		c.tally.turnover = newTurnover()
 	}
 	if c.maxCPU == 0 {
 		c.maxCPU = 0.02
@@ -58,18 +65,26 @@ func NewCensus(j env.Job) (env.Worker, error) {
 // Run implements env.Worker.
 func (c *census) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	if err := c.walk(ctx, false, out); err != nil {
+		if c.brief && ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	ready()
 	// A walk takes a second at most and is worth little in part: one that has
 	// begun when ctx ends is finished, and so is the final one.
 	whole := context.WithoutCancel(ctx)
+	if c.brief {
+		whole = ctx
+	}
 	timer := time.NewTimer(c.until())
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			_ = c.walk(whole, false, out) // the record says why
+			if !c.brief {
+				_ = c.walk(whole, false, out) // the record says why
+			}
 			return nil
 		case <-timer.C:
 		}
@@ -88,11 +103,18 @@ func (c *census) until() time.Duration {
 func (c *census) walk(ctx context.Context, partial bool, out env.Recorder) error {
 	began := monotonic()
 	result, err := walk(ctx, c.tally, c.sources, partial)
-	if err != nil {
+	if err != nil && c.brief && ctx.Err() != nil {
+		return err // it was given up
+	}
+	middle := began + int64(result.Took/2*1e9)
+	result.Services = c.tally.topServices(c.services)
+	switch t := c.tally.turnover; {
+	case err != nil:
 		result.Failed = err.Error()
+	case t != nil:
+		result.Turnover = t.end(seconds(middle))
 	}
 	c.done(began, result, c.tally.lookalikes)
-	middle := began + int64(result.Took/2*1e9)
 	out.Record(runlog.Record{T: seconds(middle - c.epoch), Census: result})
 	return err
 }

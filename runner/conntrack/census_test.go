@@ -91,6 +91,7 @@ func TestTallyIsBounded(t *testing.T) {
 	}
 	assert.Equal(t, c.Entries, sum, "every entry is in a group or in Other")
 	assert.Equal(t, uint64(services), c.Groups[0].Count)
+	assert.Equal(t, []runlog.StateCount{{Proto: "udp", Count: 2 * services}}, c.States, "by state all are counted")
 	assert.Len(t, tl.sources.heap, tl.sources.capacity)
 }
 
@@ -110,7 +111,7 @@ func TestSpaceSavingKeepsItsPromise(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	zipf := rand.NewZipf(rnd, 1.1, 1, 100_000)
 	const capacity, n = 256, 200_000
-	s := newSpaceSaving(capacity)
+	s := newSpaceSaving[sourceKey](capacity)
 	exact := make(map[netip.Addr]uint64)
 	for range n {
 		var k sourceKey
@@ -120,12 +121,13 @@ func TestSpaceSavingKeepsItsPromise(t *testing.T) {
 	}
 	seen := make(map[netip.Addr]bool)
 	var sum uint64
-	for _, c := range s.top(capacity) {
-		seen[c.Addr] = true
-		sum += c.Count
-		assert.LessOrEqual(t, exact[c.Addr], c.Count, "%v", c)
-		assert.GreaterOrEqual(t, exact[c.Addr], c.Count-c.Error, "%v", c)
-		assert.LessOrEqual(t, c.Error, uint64(n/capacity), "%v", c)
+	for _, c := range s.top(capacity, sourceKey.compare) {
+		addr := c.key.addr.addr(false)
+		seen[addr] = true
+		sum += c.count
+		assert.LessOrEqual(t, exact[addr], c.count, "%v", c)
+		assert.GreaterOrEqual(t, exact[addr], c.count-c.error, "%v", c)
+		assert.LessOrEqual(t, c.error, uint64(n/capacity), "%v", c)
 	}
 	assert.EqualValues(t, n, sum)
 	for a, count := range exact {

@@ -131,6 +131,7 @@ const wholeEvery = 10 * time.Second
 // counters are the files a SampleJob reads. A nil file is not read.
 type counters struct {
 	table, limit, netstat, snmp, snmp6, stat, slabinfo *procFile
+	own                                                bool
 
 	stats     tableStats
 	net       map[string]uint64 // of the last sample
@@ -139,7 +140,7 @@ type counters struct {
 }
 
 func openCounters(job env.SampleJob) (_ *counters, err error) {
-	c := &counters{}
+	c := &counters{own: job.Own}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -262,18 +263,21 @@ func (c *counters) readNet(whole bool) (map[string]uint64, error) {
 }
 
 func (c *counters) readCPU() (*runlog.CPU, error) {
-	if c.stat == nil {
+	if c.stat == nil && !c.own {
 		return nil, nil
+	}
+	self, err := cpuTime(unix.RUSAGE_SELF)
+	if err != nil {
+		return nil, err
+	}
+	if c.stat == nil {
+		return &runlog.CPU{Self: self}, nil
 	}
 	text, err := c.stat.read()
 	if err != nil {
 		return nil, err
 	}
 	m, err := parseStat(text)
-	if err != nil {
-		return nil, err
-	}
-	self, err := cpuTime(unix.RUSAGE_SELF)
 	if err != nil {
 		return nil, err
 	}

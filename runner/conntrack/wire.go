@@ -44,6 +44,7 @@ const (
 	ctaProtoInfo  = 4
 	ctaTimeout    = 7
 	ctaMark       = 8
+	ctaID         = 12
 	ctaMarkMask   = 21
 
 	ctaTupleIP    = 1
@@ -124,6 +125,7 @@ type entry struct {
 	state                          uint8 // TCP only
 	v6                             bool
 	status, mark, timeout          uint32 // timeout in s
+	id                             uint32 // another one for another entry with the same tuple
 }
 
 // message is one netlink message in a receive buffer.
@@ -257,7 +259,7 @@ func (e *entry) parse(body []byte) bool {
 			if !e.parseProtoInfo(v) {
 				return false
 			}
-		case ctaStatus, ctaMark, ctaTimeout:
+		case ctaStatus, ctaMark, ctaTimeout, ctaID:
 			if len(v) != 4 {
 				return false
 			}
@@ -269,6 +271,8 @@ func (e *entry) parse(body []byte) bool {
 				e.mark = n
 			case ctaTimeout:
 				e.timeout = n
+			case ctaID:
+				e.id = n
 			}
 		}
 	}

@@ -221,7 +221,7 @@ func TestParseEntryFromTheKernel(t *testing.T) {
 	require.True(t, e.parse(dumpedEntry))
 	assert.Equal(t, entry{
 		src: addr4("10.96.0.1"), dst: addr4("10.96.0.1"), replySrc: addr4("127.0.0.1"), srcPort: 56360, dstPort: 80, replySrcPort: 42725,
-		proto: protoTCP, state: 3, status: 0x1ae, timeout: 0x6977f,
+		proto: protoTCP, state: 3, status: 0x1ae, timeout: 0x6977f, id: 1556189992,
 	}, e)
 	// Cut anywhere, it reads the same whether or not more follows in memory.
 	for n := range len(dumpedEntry) {

@@ -356,6 +356,8 @@ type SampleJob struct {
 	Every     float64 `json:"every"`     // s
 	Conntrack bool    `json:"conntrack"` // the table's counters: nodes only
 	Machine   bool    `json:"machine"`   // CPU and slab: one host of a machine is enough
+	// Own is without Machine: of all CPU time only Self, what sampling costs.
+	Own bool `json:"own,omitempty"`
 }
 
 // CensusJob walks the table at most every Every seconds, less often where a
@@ -365,6 +367,12 @@ type CensusJob struct {
 	Every   float64 `json:"every"`   // s
 	MaxCPU  float64 `json:"max_cpu"` // share of one CPU, for example 0.02
 	Sources int     `json:"sources"` // heaviest sources to name
+	// Services is how many of the destinations with most entries to name.
+	Services int `json:"services,omitempty"`
+	// Turnover counts what came and went between the walks.
+	Turnover bool `json:"turnover,omitempty"`
+	// Brief leaves out the walk at the end, and gives up one that goes on.
+	Brief bool `json:"brief,omitempty"`
 }
 
 // BallastJob fills the table until Headroom entries are free, keeps the
