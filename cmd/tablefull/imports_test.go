@@ -23,7 +23,8 @@ var mayImport = map[string][]string{
 	"report":             {"report", "report/runlog", "report/search", "scenarios"},
 	"report/search":      {},
 	"report/serve":       {"report", "report/runlog"},
-	"report/metrics":     {"report", "report/runlog"},
+	"report/metrics":     {"report", "report/runlog", "report/watch"},
+	"report/watch":       {"report/runlog"},
 	"runner/env":         {"report/runlog", "scenarios"},
 	"runner/traffic":     {"runner/env", "report/runlog", "scenarios", "runner/server/wire", "runner/server/epoll"},
 	"runner/server":      {"runner/env", "report/runlog", "scenarios", "runner/server"},
@@ -42,8 +43,8 @@ var mayImport = map[string][]string{
 	"runner":             {"runner/env", "report/runlog", "report/search", "scenarios"},
 	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
-	"cmd/tablefull/live": {"runner", "report/runlog"},
-	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/cluster", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "report/metrics", "scenarios"},
+	"cmd/tablefull/live": {"runner", "report/runlog", "report/watch"},
+	"cmd":                {"cmd/tablefull/live", "runner", "runner/env", "runner/agent", "runner/lab", "runner/cluster", "runner/kubeproxy", "runner/private", "runner/proxy", "report", "report/runlog", "report/search", "report/serve", "report/metrics", "report/watch", "scenarios"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {

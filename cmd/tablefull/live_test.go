@@ -41,13 +41,17 @@ type terminal struct {
 	mu        sync.Mutex
 	raw       strings.Builder
 	alternate []string // top lines of the alternate screen, each once
+	tops      string   // what they may be
 }
 
 func newTerminal(t *testing.T, cols, rows int) *terminal {
 	t.Helper()
 	p, tty, err := pty.Open()
 	require.NoError(t, err)
-	x := &terminal{t: t, pty: p, tty: tty, vt: vt10x.New(vt10x.WithSize(cols, rows)), read: make(chan struct{})}
+	x := &terminal{
+		t: t, pty: p, tty: tty, vt: vt10x.New(vt10x.WithSize(cols, rows)), read: make(chan struct{}),
+		tops: `^$|^(tablefull short-lived|(setting up|traffic|draining|putting back)( short-lived)?|stopping)`,
+	}
 	x.resize(cols, rows)
 	modes, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 	require.NoError(t, err)
@@ -178,7 +182,7 @@ func (x *terminal) assertRestored() {
 	assert.False(x.t, strings.Contains(x.raw.String(), "goroutine "), "no panic")
 	for _, top := range x.alternate {
 		// The screen would have scrolled if anything else came to stand here.
-		assert.Regexp(x.t, `^$|^(tablefull short-lived|(setting up|traffic|draining|putting back)( short-lived)?|stopping)`, top)
+		assert.Regexp(x.t, x.tops, top)
 	}
 }
 

@@ -52,9 +52,15 @@ func withSignals(stderr io.Writer) context.Context {
 				signal.Reset(syscall.SIGQUIT)
 				_ = syscall.Kill(os.Getpid(), syscall.SIGQUIT) // ends us, as it does anyone
 			case ctx.Err() == nil:
-				fmt.Fprintln(stderr, "tablefull: "+stopping(os.Args)+"; once more to leave at once")
+				if !isWatch(os.Args) { // which ends at once, as one expects
+					fmt.Fprintln(stderr, "tablefull: "+stopping(os.Args)+"; once more to leave at once")
+				}
 				cancel()
 			case s != syscall.SIGHUP:
+				if readsOnly(os.Args) {
+					leave(stderr, "tablefull: left at once; nothing had been changed\n")
+					os.Exit(exitError)
+				}
 				leave(stderr, "tablefull: left at once; put back what may remain with: tablefull restore\n")
 				os.Exit(exitDirty)
 			}
@@ -66,11 +72,18 @@ func withSignals(stderr io.Writer) context.Context {
 // stopping is what begins at the first signal: only a run has something to put
 // back.
 func stopping(args []string) string {
-	if len(args) > 1 && args[1] == "serve" {
+	if readsOnly(args) {
 		return "stopping"
 	}
 	return "stopping, putting things back"
 }
+
+// readsOnly says whether the command changes nothing outside its process.
+func readsOnly(args []string) bool {
+	return isWatch(args) || len(args) > 1 && args[1] == "serve"
+}
+
+func isWatch(args []string) bool { return len(args) > 1 && args[1] == "watch" }
 
 // leave gives the terminal back and says a last word. It does not wait for a
 // terminal that takes nothing any more.

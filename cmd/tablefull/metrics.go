@@ -21,8 +21,6 @@ import (
 // A metricsServer serves what runs write into their logs.
 type metricsServer struct {
 	exporter *metrics.Exporter
-	server   *http.Server
-	served   chan struct{}
 }
 
 func bindMetrics(f *pflag.FlagSet, to *string) {
@@ -48,7 +46,18 @@ func (f *runFlags) serveMetrics(ctx context.Context, scenario string, s Streams)
 	if f.metrics == "" || f.dryRun {
 		return func() {}, nil
 	}
-	address, err := metricsAddress(f.metrics)
+	m := &metricsServer{exporter: metrics.New(scenario, f.target)}
+	end, err = serveExporter(ctx, f.metrics, m.exporter, f.quiet, s)
+	if err == nil {
+		f.follow = m.follow
+	}
+	return end, err
+}
+
+// serveExporter serves what e exports at the address that --metrics names,
+// until the returned function is called.
+func serveExporter(ctx context.Context, listen string, e *metrics.Exporter, quiet bool, s Streams) (end func(), err error) {
+	address, err := metricsAddress(listen)
 	if err != nil {
 		return nil, err
 	}
@@ -59,24 +68,23 @@ func (f *runFlags) serveMetrics(ctx context.Context, scenario string, s Streams)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("listen for --metrics: %w", err)}
 	}
-	m := &metricsServer{exporter: metrics.New(scenario, f.target), served: make(chan struct{})}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.exporter.Handler())
-	m.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	mux.Handle("GET /metrics", e.Handler())
+	served := make(chan struct{})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	go func() {
-		defer close(m.served)
-		_ = m.server.Serve(l) // ends by Close
+		defer close(served)
+		_ = server.Serve(l) // ends by Close
 	}()
-	f.follow = m.follow
 	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
 		fmt.Fprintf(s.Err, "tablefull: metrics on %s are not only for this machine: whoever can reach it can read them, and there is no password\n", l.Addr())
 	}
-	if !f.quiet {
+	if !quiet {
 		fmt.Fprintf(s.Err, "tablefull: metrics: http://%s/metrics\n", l.Addr())
 	}
 	return func() {
-		_ = m.server.Close() // nothing that is written could be lost
-		<-m.served
+		_ = server.Close() // nothing that is written could be lost
+		<-served
 	}, nil
 }
 

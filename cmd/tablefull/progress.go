@@ -41,7 +41,7 @@ func showLive(ctx context.Context, c *runner.Config, t *talk, search []string) (
 	for _, tr := range c.Plan.Traffic {
 		first.Traffics = append(first.Traffics, tr.Name)
 	}
-	v := t.show(first, os.Getenv)
+	v := show(t, first, live.Frame, os.Getenv, unended)
 	if v == nil {
 		return func() {}, false
 	}

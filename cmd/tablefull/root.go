@@ -83,6 +83,12 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
+// cannotError is what this machine, or this user on it, cannot do.
+type cannotError struct{ err error }
+
+func (e *cannotError) Error() string { return e.err.Error() }
+func (e *cannotError) Unwrap() error { return e.err }
+
 // exitWith carries an exit code that is not an error: a verdict.
 type exitWith int
 
@@ -115,6 +121,7 @@ func exitCode(err error) int {
 		mistakes    scenarios.Errors
 		unsupported *runner.Unsupported
 		dirty       *runner.Dirty
+		cannot      *cannotError
 	)
 	switch {
 	case err == nil:
@@ -123,7 +130,7 @@ func exitCode(err error) int {
 		return exitDirty
 	case errors.As(err, &usage), errors.As(err, &mistakes):
 		return exitUsage
-	case errors.As(err, &unsupported):
+	case errors.As(err, &unsupported), errors.As(err, &cannot):
 		return exitUnsupported
 	case errors.Is(err, context.Canceled):
 		return exitInconclusive
@@ -174,7 +181,7 @@ Data goes to standard output, messages to standard error.
 		completionCommand(s), manCommand(s), versionCommand(s),
 		agentCommand(s), labCommand(s), privateCommand(s),
 	)
-	root.AddCommand(serveCommand(s), sizeCommand(s))
+	root.AddCommand(serveCommand(s), sizeCommand(s), watchCommand(s))
 	completeFlags(root)
 	return root
 }

@@ -16,7 +16,7 @@ type talk struct {
 	file *os.File
 
 	mu   sync.Mutex
-	view *live.View
+	view io.Closer // a live.View
 	held bytes.Buffer
 }
 
@@ -32,11 +32,15 @@ func (t *talk) Write(p []byte) (int, error) {
 	return t.file.Write(p)
 }
 
-// show begins a live view. It is nil where none can be shown.
-func (t *talk) show(first live.State, env func(string) string) *live.View {
+// unended is the last word of a program that was killed while it showed a run.
+const unended = "tablefull: it ended without putting things back; do that with: tablefull restore"
+
+// show begins a live view on t. It is nil where none can be shown. word is said
+// where the program does not live to close it.
+func show[S any](t *talk, first S, draw live.Draw[S], env func(string) string, word string) *live.View[S] {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v, err := live.Start(t.file, first, style(env), "/proc/self/exe")
+	v, err := live.Start(t.file, first, draw, style(env), "/proc/self/exe", word)
 	if err != nil {
 		return nil // plain lines do as well
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/report/watch"
 )
 
 // An Exporter takes the records of one run after the other, and serves what
@@ -113,4 +114,25 @@ func (e *Exporter) Show(f *report.Findings, ended bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.gauges.show(e.arm, f, ended)
+}
+
+// Watched takes what a watch says of a table whose records were added.
+func (e *Exporter) Watched(t *watch.Table) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := &e.gauges
+	if r := t.Growth; r != nil {
+		for bound, v := range map[string]float64{"median": r.PerS, "low": r.Low, "high": r.High} {
+			g.growth.WithLabelValues(e.arm, t.Node, bound).Set(v)
+		}
+	}
+	g.timeToFull.DeletePartialMatch(map[string]string{"arm": e.arm, "node": t.Node})
+	for bound, v := range map[string]*float64{"median": t.Full.In, "earliest": t.Full.Earliest, "latest": t.Full.Latest} {
+		if v != nil {
+			g.timeToFull.WithLabelValues(e.arm, t.Node, bound).Set(*v)
+		}
+	}
+	if t.Full.When == watch.Now {
+		g.timeToFull.WithLabelValues(e.arm, t.Node, "median").Set(0)
+	}
 }

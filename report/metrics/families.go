@@ -15,6 +15,7 @@ type counters struct {
 	lostPackets, heldLost                          *prometheus.CounterVec
 	accepted, served, servedDraining, serverErrors *prometheus.CounterVec
 	conntrack, cpu, observer                       *prometheus.CounterVec
+	came, went                                     *prometheus.CounterVec
 	actions, actionsFailed, warnings, loss         *prometheus.CounterVec
 }
 
@@ -40,6 +41,8 @@ func newCounters() counters {
 	c.conntrack = vec("conntrack_events", "What each counter of the kernel gained while traffic flowed, under the kernel's name.", "node", "counter")
 	c.cpu = vec("node_cpu_seconds", "CPU time of the node's machine while traffic flowed, all CPUs together.", "node", "mode")
 	c.observer = vec("observer_cpu_seconds", "Of it, what the sampling agent used itself.", "node")
+	c.came = vec("entries_came", "Entries that a walk over the table met and the one before had not; what came and went between them is not counted.", "node")
+	c.went = vec("entries_went", "Entries that the walk before had met and this one did not.", "node")
 	c.actions = vec("actions", "Times that an action was begun.", "action", "kind")
 	c.actionsFailed = vec("actions_failed", "Of them, those that could not be done.", "action", "kind")
 	c.warnings = vec("warnings", "Warnings in the run log.", "warning")
@@ -58,6 +61,7 @@ type gauges struct {
 	held, validated                               *prometheus.GaugeVec
 	slab, census, ballast                         *prometheus.GaugeVec
 	acting                                        *prometheus.GaugeVec
+	walk, growth, timeToFull                      *prometheus.GaugeVec
 	found
 	searched
 	ofRun []prometheus.Collector // those that end with their run
@@ -100,6 +104,9 @@ func newGauges() gauges {
 	g.census = vec("tablefull_census_entries", "Entries of the last walk over the table, ballast left out.", "node", "proto", "state", "assured", "replied")
 	g.ballast = vec("tablefull_census_ballast_entries", "Entries of ballast that it found.", "node")
 	g.acting = vec("tablefull_action_running", "How many actions of this name go on now.", "action", "kind")
+	g.walk = vec("tablefull_walk_cpu_seconds", "CPU time of the newest walk over the table.", "node")
+	g.growth = vec("tablefull_growth_per_second", "Entries that the table gained a second in the last minute: median, low and high end of its interval; only of a watch.", "node", "bound")
+	g.timeToFull = vec("tablefull_time_to_full_seconds", "When it is full at that growth; absent while it is not shown to grow; only of a watch.", "node", "bound")
 	g.found = newFound(vec)
 	g.ofRun = slices.Clone(g.all)
 	g.searched = newSearched(vec) // goes on over the trials

@@ -97,6 +97,10 @@ func (e *Exporter) cpu(host string, at float64, is *runlog.CPU) {
 	if was == nil || at <= 0 {
 		return
 	}
+	e.counters.observer.WithLabelValues(e.arm, host).Add(max(0, is.Self-was.Self))
+	if *is == (runlog.CPU{Self: is.Self}) {
+		return // it has that of the observer alone
+	}
 	for _, m := range []struct {
 		mode       string
 		is, before float64
@@ -109,7 +113,6 @@ func (e *Exporter) cpu(host string, at float64, is *runlog.CPU) {
 	} {
 		e.counters.cpu.WithLabelValues(e.arm, host, m.mode).Add(max(0, m.is-m.before))
 	}
-	e.counters.observer.WithLabelValues(e.arm, host).Add(max(0, is.Self-was.Self))
 }
 
 // census replaces what the walk before found. Services and backends are added
@@ -120,9 +123,18 @@ func (e *Exporter) census(host string, c *runlog.Census) {
 	}
 	g := e.gauges.census
 	g.DeletePartialMatch(map[string]string{"arm": e.arm, "node": host})
-	for i := range c.Groups {
-		b := &c.Groups[i]
+	for _, b := range c.States { // where not all entries are in groups
 		g.WithLabelValues(e.arm, host, b.Proto, b.State, yes(b.Assured), yes(b.Replied)).Add(float64(b.Count))
+	}
+	for i := range c.Groups {
+		if b := &c.Groups[i]; len(c.States) == 0 {
+			g.WithLabelValues(e.arm, host, b.Proto, b.State, yes(b.Assured), yes(b.Replied)).Add(float64(b.Count))
+		}
+	}
+	e.gauges.walk.WithLabelValues(e.arm, host).Set(c.CPU)
+	if v := c.Turnover; v != nil {
+		e.counters.came.WithLabelValues(e.arm, host).Add(float64(v.Came))
+		e.counters.went.WithLabelValues(e.arm, host).Add(float64(v.Went))
 	}
 	if !c.WithoutBallast {
 		e.gauges.ballast.WithLabelValues(e.arm, host).Set(float64(c.Ballast))

@@ -32,29 +32,24 @@ type row struct {
 	rank int
 }
 
-// frame collects rows.
-type frame struct {
-	State
+// canvas collects rows.
+type canvas struct {
 	Style
 	width  int
 	narrow bool
+	names  int // width of the column that names tables
 	rows   []row
 }
 
-// Frame draws s on a screen of width x height: at most height lines of at most
-// width columns, without line ends.
-func Frame(s State, width, height int, st Style) []string {
-	f := &frame{State: s, Style: st, width: max(width, 1), narrow: width < 72}
-	f.title()
-	f.time()
-	f.nodes()
-	f.traffic()
-	f.failures()
-	f.causes()
-	f.counters()
-	f.steps()
-	f.events(height)
-	f.help()
+func newCanvas(width int, st Style) canvas {
+	return canvas{Style: st, width: max(width, 1), narrow: width < 72, names: nameWidth}
+}
+
+func (f *canvas) put(rank int, l line) { f.rows = append(f.rows, row{l, rank}) }
+func (f *canvas) gap()                 { f.put(90, nil) }
+
+// lines are those rows that there is room for.
+func (f *canvas) lines(height int) []string {
 	for len(f.rows) > max(height, 1) {
 		worst := 0
 		for i, r := range f.rows {
@@ -66,13 +61,33 @@ func Frame(s State, width, height int, st Style) []string {
 	}
 	out := make([]string, len(f.rows))
 	for i, r := range f.rows {
-		out[i] = r.render(f.width, st.Color)
+		out[i] = r.render(f.width, f.Color)
 	}
 	return out
 }
 
-func (f *frame) put(rank int, l line) { f.rows = append(f.rows, row{l, rank}) }
-func (f *frame) gap()                 { f.put(90, nil) }
+// frame is that of a run.
+type frame struct {
+	State
+	canvas
+}
+
+// Frame draws s on a screen of width x height: at most height lines of at most
+// width columns, without line ends.
+func Frame(s State, width, height int, st Style) []string {
+	f := &frame{State: s, canvas: newCanvas(width, st)}
+	f.title()
+	f.time()
+	f.nodes()
+	f.traffic()
+	f.failures()
+	f.causes()
+	f.counters()
+	f.steps()
+	f.events(height)
+	f.help()
+	return f.lines(height)
+}
 
 var phases = [][2]string{{"setup", "setting up"}, {"traffic", "traffic"}, {"drain", "draining"}, {"undo", "putting back"}}
 
@@ -144,51 +159,52 @@ func (f *frame) nodes() {
 	f.gap()
 	for _, name := range slices.Sorted(maps.Keys(f.Nodes)) {
 		n := f.Nodes[name]
-		free := "no limit known"
-		share := 0.0
-		if n.Limit > 0 {
-			free = count(max(n.Limit, n.Entries)-n.Entries) + " free"
-			share = float64(n.Entries) / float64(n.Limit)
-		}
-		code := green
-		switch {
-		case n.Limit > 0 && n.Entries >= n.Limit:
-			code, free = alarm, "FULL"
-		case share >= 0.95:
-			code = yellow
-		}
-		if f.narrow {
-			f.put(4, line{{clean(name) + " ", bold}, {filled(n.Entries, n.Limit) + " " + free, code}})
-			f.put(30, text(count(n.Entries)+" of "+count(n.Limit)))
-		} else {
-			f.node(clean(name), n, share, code, free)
-		}
-		f.spark(n)
+		f.table(clean(name), n.Entries, n.Limit)
+		f.spark(n.Recent)
 	}
 }
 
-func (f *frame) node(name string, n runner.NodeProgress, share float64, code, free string) {
-	say := fmt.Sprintf("%s of %s entries, %s, %s", count(n.Entries), count(n.Limit), filled(n.Entries, n.Limit), free)
-	f.put(4, line{{pad(name, nameWidth) + " ", bold}, {f.bar(share, f.width-nameWidth-len(say)-4), code}, {"  " + say, ""}})
+// table is how full a table is.
+func (f *canvas) table(name string, entries, limit uint64) {
+	free := "no limit known"
+	share := 0.0
+	if limit > 0 {
+		free = count(max(limit, entries)-entries) + " free"
+		share = float64(entries) / float64(limit)
+	}
+	code := green
+	switch {
+	case limit > 0 && entries >= limit:
+		code, free = alarm, "FULL"
+	case share >= 0.95:
+		code = yellow
+	}
+	if f.narrow {
+		f.put(4, line{{name + " ", bold}, {filled(entries, limit) + " " + free, code}})
+		f.put(30, text(count(entries)+" of "+count(limit)))
+		return
+	}
+	say := fmt.Sprintf("%s of %s entries, %s, %s", count(entries), count(limit), filled(entries, limit), free)
+	f.put(4, line{{pad(name, f.names) + " ", bold}, {f.bar(share, f.width-f.names-len(say)-4), code}, {"  " + say, ""}})
 }
 
 const nameWidth = 9
 
 // spark is the entries of the last minute, on a scale of its own.
-func (f *frame) spark(n runner.NodeProgress) {
-	if len(n.Recent) == 0 {
+func (f *canvas) spark(recent []runner.Second) {
+	if len(recent) == 0 {
 		return
 	}
-	room := min(60, f.width-nameWidth-1)
+	room := min(60, f.width-f.names-1)
 	if f.narrow {
 		room = min(60, f.width)
 	}
-	last := n.Recent[len(n.Recent)-1].At
+	last := recent[len(recent)-1].At
 	values := make([]float64, 0, room)
-	lo, hi := n.Recent[0].Entries, uint64(0)
+	lo, hi := recent[0].Entries, uint64(0)
 	seen := map[int]uint64{}
 	first := last
-	for _, s := range n.Recent {
+	for _, s := range recent {
 		if s.At > last-room {
 			if len(seen) == 0 {
 				first, lo = s.At, s.Entries
@@ -211,11 +227,11 @@ func (f *frame) spark(n runner.NodeProgress) {
 		return
 	}
 	if room := f.width - nameWidth - 1; len(values)+2+len(say) > room {
-		f.put(40, line{{pad("", nameWidth) + " ", ""}, {drawn, cyan}})
-		f.put(45, line{{pad("", nameWidth) + " " + say, dim}})
+		f.put(40, line{{pad("", f.names) + " ", ""}, {drawn, cyan}})
+		f.put(45, line{{pad("", f.names) + " " + say, dim}})
 		return
 	}
-	f.put(40, line{{pad("", nameWidth) + " ", ""}, {drawn, cyan}, {"  " + say, dim}})
+	f.put(40, line{{pad("", f.names) + " ", ""}, {drawn, cyan}, {"  " + say, dim}})
 }
 
 func pad(s string, n int) string {

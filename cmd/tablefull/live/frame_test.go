@@ -104,17 +104,23 @@ func TestFrames(t *testing.T) {
 		{"leaving-20x5", leaving(), 20, 5, Style{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := strings.Join(Frame(c.state, c.width, c.height, c.style), "\n") + "\n"
-			file := filepath.Join("testdata", c.name+".txt")
-			if *update {
-				require.NoError(t, os.MkdirAll("testdata", 0o755))
-				require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
-			}
-			want, err := os.ReadFile(file)
-			require.NoError(t, err)
-			assert.Equal(t, string(want), got)
+			golden(t, c.name, Frame(c.state, c.width, c.height, c.style))
 		})
 	}
+}
+
+// golden compares lines with a file of testdata.
+func golden(t *testing.T, name string, lines []string) {
+	t.Helper()
+	got := strings.Join(lines, "\n") + "\n"
+	file := filepath.Join("testdata", name+".txt")
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), got)
 }
 
 // Whatever the size, a frame fits, and nothing of what came from outside
@@ -123,18 +129,28 @@ func TestFramesFit(t *testing.T) {
 	for _, s := range []State{{}, settingUp(), full(), flood(), leaving()} {
 		for width := 1; width <= 210; width += 1 + width/20 {
 			for height := 1; height <= 60; height += 1 + height/10 {
-				plain := Frame(s, width, height, Style{})
-				colored := Frame(s, width, height, Style{Color: true})
-				require.LessOrEqual(t, len(plain), height)
-				require.NotEmpty(t, plain)
-				for i, l := range plain {
-					require.LessOrEqual(t, utf8.RuneCountInString(l), width, "%dx%d: %q", width, height, l)
-					require.NotContains(t, l, "\x1b")
-					require.NotContains(t, l, "\n")
-					require.Equal(t, utf8.RuneCountInString(l), columns(colored[i]), "colours take no columns")
-				}
+				assertFits(t, Frame(s, width, height, Style{}), Frame(s, width, height, Style{Color: true}), width, height)
 			}
 		}
+	}
+	for _, s := range []Watched{{}, watching(), watchingMany()} {
+		for width := 1; width <= 210; width += 1 + width/20 {
+			for height := 1; height <= 60; height += 1 + height/10 {
+				assertFits(t, WatchFrame(s, width, height, Style{}), WatchFrame(s, width, height, Style{Color: true}), width, height)
+			}
+		}
+	}
+}
+
+func assertFits(t *testing.T, plain, colored []string, width, height int) {
+	t.Helper()
+	require.LessOrEqual(t, len(plain), height)
+	require.NotEmpty(t, plain)
+	for i, l := range plain {
+		require.LessOrEqual(t, utf8.RuneCountInString(l), width, "%dx%d: %q", width, height, l)
+		require.NotContains(t, l, "\x1b")
+		require.NotContains(t, l, "\n")
+		require.Equal(t, utf8.RuneCountInString(l), columns(colored[i]), "colours take no columns")
 	}
 }
 

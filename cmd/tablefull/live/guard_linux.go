@@ -27,9 +27,15 @@ type guard struct {
 	in  *os.File
 }
 
-// startGuard starts one, which is to put m back on tty. command is the program
-// itself.
-func startGuard(command []string, tty *os.File, m *modes) (*guard, error) {
+// charge is what a guard is told first: what to put back, and what to say then.
+type charge struct {
+	Modes unix.Termios
+	Word  string
+}
+
+// startGuard starts one, which is to put m back on tty and to say word. command
+// is the program itself.
+func startGuard(command []string, tty *os.File, m *modes, word string) (*guard, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -38,7 +44,7 @@ func startGuard(command []string, tty *os.File, m *modes) (*guard, error) {
 	g := &guard{cmd: exec.Command(command[0], append(command[1:], GuardArg)...), in: w}
 	g.cmd.Args[0] = "tablefull"
 	g.cmd.Stdin, g.cmd.Stderr = r, tty
-	first, err := json.Marshal(m.was)
+	first, err := json.Marshal(charge{m.was, word})
 	if err == nil {
 		err = g.cmd.Start()
 	}
@@ -71,8 +77,8 @@ func Guard(in io.Reader, tty *os.File) {
 	// stopped for touching a terminal that the shell has taken back.
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGTTOU, syscall.SIGTTIN)
 	dec := json.NewDecoder(in)
-	var was unix.Termios
-	if dec.Decode(&was) != nil {
+	var told charge
+	if dec.Decode(&told) != nil {
 		return
 	}
 	last, _ := io.ReadAll(io.MultiReader(dec.Buffered(), in)) // what came before an error will do
@@ -83,7 +89,7 @@ func Guard(in io.Reader, tty *os.File) {
 		return
 	}
 	_, _ = tty.WriteString(leave)
-	(&modes{was: was}).restore(tty)
+	(&modes{was: told.Modes}).restore(tty)
 	_, _ = tty.Write(last)
-	_, _ = tty.WriteString("tablefull: it ended without putting things back; do that with: tablefull restore\n")
+	_, _ = tty.WriteString(told.Word + "\n")
 }

@@ -13,7 +13,7 @@ const GuardArg = "terminal-guard"
 
 type guard struct{}
 
-func startGuard([]string, *os.File, *modes) (*guard, error) {
+func startGuard([]string, *os.File, *modes, string) (*guard, error) {
 	return nil, errors.New("no live view on this system")
 }
 

@@ -16,8 +16,12 @@ const (
 	beginFrame, endFrame = "\x1b[?2026h", "\x1b[?2026l"
 )
 
+// Draw makes lines of a state, as [Frame] does: at most height of them, of at
+// most width columns.
+type Draw[S any] func(s S, width, height int, st Style) []string
+
 // A View has a terminal to itself until Close.
-type View struct {
+type View[S any] struct {
 	tty   *os.File
 	style Style
 	saved *modes
@@ -28,9 +32,9 @@ type View struct {
 	stop  func() // no more signals of a new size
 
 	mu    sync.Mutex
-	state State
-	draw  func(s State, width, height int, st Style) []string // Frame
-	err   error                                               // why it no longer paints
+	state S
+	draw  Draw[S]
+	err   error // why it no longer paints
 
 	// Of the painting goroutine.
 	painted       []string
@@ -39,20 +43,22 @@ type View struct {
 	leaving sync.Once
 }
 
-// Start takes over tty, which must be Usable. The program at path self calls
-// [Guard] when its argument is [GuardArg].
-func Start(tty *os.File, first State, style Style, self string) (*View, error) {
+// Start takes over tty, which must be Usable, and shows what draw makes of the
+// first state. The program at path self calls [Guard] when its argument is
+// [GuardArg]; the guard says word where the program ended without closing the
+// view.
+func Start[S any](tty *os.File, first S, draw Draw[S], style Style, self, word string) (*View[S], error) {
 	saved, err := quiet(tty)
 	if err != nil {
 		return nil, fmt.Errorf("set up the terminal: %w", err)
 	}
-	g, err := startGuard([]string{self}, tty, saved)
+	g, err := startGuard([]string{self}, tty, saved, word)
 	if err != nil {
 		saved.restore(tty)
 		return nil, err
 	}
-	v := &View{
-		tty: tty, style: style, saved: saved, guard: g, state: first, draw: Frame,
+	v := &View[S]{
+		tty: tty, style: style, saved: saved, guard: g, state: first, draw: draw,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 	}
 	var resized <-chan os.Signal
@@ -63,7 +69,7 @@ func Start(tty *os.File, first State, style Style, self string) (*View, error) {
 }
 
 // Show changes what is shown. It does not wait for the terminal.
-func (v *View) Show(change func(*State)) {
+func (v *View[S]) Show(change func(*S)) {
 	v.mu.Lock()
 	change(&v.state)
 	v.mu.Unlock()
@@ -75,7 +81,7 @@ func (v *View) Show(change func(*State)) {
 
 // Close gives the terminal back as it was, and says what went wrong with it
 // meanwhile. It may be called from anywhere, more than once, and at any time.
-func (v *View) Close() error {
+func (v *View[S]) Close() error {
 	v.leaving.Do(func() {
 		close(v.quit)
 		<-v.ended
@@ -90,12 +96,12 @@ func (v *View) Close() error {
 	return v.err
 }
 
-func (v *View) restore() {
+func (v *View[S]) restore() {
 	_, _ = v.tty.WriteString(leave) // a terminal that is gone needs nothing
 	v.saved.restore(v.tty)
 }
 
-func (v *View) run(resized <-chan os.Signal) {
+func (v *View[S]) run(resized <-chan os.Signal) {
 	defer close(v.ended)
 	defer func() {
 		// A mistake in here must not end the run that it shows.
@@ -119,7 +125,7 @@ func (v *View) run(resized <-chan os.Signal) {
 }
 
 // paint writes the lines that differ from those on the screen.
-func (v *View) paint() {
+func (v *View[S]) paint() {
 	v.mu.Lock()
 	state, draw := v.state, v.draw
 	v.mu.Unlock()

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // crash shows a view and ends in a way that nothing in the process can catch.
 func crash() {
-	if _, err := Start(os.Stderr, full(), Style{}, "/proc/self/exe"); err != nil {
+	if _, err := Start(os.Stderr, full(), Frame, Style{}, "/proc/self/exe", "do: tablefull restore"); err != nil {
 		panic(err)
 	}
 	if os.Getenv("TABLEFULL_TEST_CRASH") == "kill" {
@@ -112,7 +112,7 @@ func TestCrashRestoresTheTerminal(t *testing.T) {
 func TestViewPaintsWhatChanged(t *testing.T) {
 	s := newScreen(t)
 	was := s.modes(t)
-	v, err := Start(s.tty, full(), Style{}, "/proc/self/exe")
+	v, err := Start(s.tty, full(), Frame, Style{}, "/proc/self/exe", "do: tablefull restore")
 	require.NoError(t, err)
 	s.await(t, "Ctrl-C: stop")
 	s.await(t, endFrame)
@@ -135,7 +135,7 @@ func TestViewPaintsWhatChanged(t *testing.T) {
 func TestViewSurvivesItself(t *testing.T) {
 	s := newScreen(t)
 	st := full()
-	v, err := Start(s.tty, st, Style{}, "/proc/self/exe")
+	v, err := Start(s.tty, st, Frame, Style{}, "/proc/self/exe", "")
 	require.NoError(t, err)
 	v.mu.Lock()
 	v.draw = func(State, int, int, Style) []string { panic("a mistake") }
