@@ -93,3 +93,19 @@ func TestLimitChangesSayHowExactTheyAre(t *testing.T) {
 	n.LimitChanges[0].UncertaintyS = 0.01
 	assert.Contains(t, limitText(n), "262144 from 0.9 s on")
 }
+
+// Clashes that cost nothing are what a run of pairs is about.
+func TestHeadlineOfResolvedClashes(t *testing.T) {
+	f := &Findings{Nodes: []Node{{Name: "node1", PeakEntries: new(uint64), Counters: map[string]uint64{"clashres": 241}}}}
+	assert.Contains(t, headline(f), "and no attempt failed, although entries clashed: the kernel resolved it 241 times (clashres).")
+	f.Nodes[0].Counters["insert_failed"] = 1
+	assert.NotContains(t, headline(f), "clash")
+}
+
+// A run without an answer is not said to be without a reason to doubt it.
+func TestInconclusiveIsDoubted(t *testing.T) {
+	page := renderedHTML(t, &Findings{Verdict: Inconclusive, Reasons: []string{"the generator could not keep up"}})
+	assert.Contains(t, page, "No other doubts")
+	assert.NotContains(t, page, "The log gives no reason to doubt")
+	assert.Contains(t, renderedHTML(t, &Findings{Verdict: Pass}), "The log gives no reason to doubt")
+}

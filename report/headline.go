@@ -41,7 +41,7 @@ func headline(f *Findings) string {
 	case failed == 0 && allWatched(f):
 		s += ", and no attempt failed, whatever was done to it (" + actionCount(f) + ")"
 	case failed == 0:
-		s += ", and no attempt failed"
+		s += ", and no attempt failed" + resolved(f)
 	case byTable(top):
 		s += fmt.Sprintf(", but %s failed, mostly because of %s", plural(failed, "attempt"), top)
 	case top == unknownCause:
@@ -61,6 +61,20 @@ func headline(f *Findings) string {
 		s += "; " + f.Reasons[0]
 	}
 	return s + "."
+}
+
+// resolved says how many packets met an entry that another one of the same
+// connection had just made, where that cost nothing.
+func resolved(f *Findings) string {
+	var clashes, lost uint64
+	for _, n := range f.Nodes {
+		clashes += n.Counters["clashres"]
+		lost += n.Counters["insert_failed"]
+	}
+	if clashes == 0 || lost > 0 {
+		return ""
+	}
+	return fmt.Sprintf(", although entries clashed: the kernel resolved it %s (clashres)", times(clashes))
 }
 
 // othersText says what the other tables did where the first one filled; empty
