@@ -138,7 +138,7 @@ func TestWatchAgreesWithOtherTools(t *testing.T) {
 			x.insert()
 		}
 		after = kernelCounters(t)
-		time.Sleep(5 * time.Second) // until it has been seen by a walk
+		time.Sleep(6 * time.Second) // until it has been seen by a walk
 		defer http.DefaultClient.CloseIdleConnections()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 		if !assert.NoError(t, err) {
@@ -149,7 +149,7 @@ func TestWatchAgreesWithOtherTools(t *testing.T) {
 			metrics = parseMetrics(t, res.Body)
 			assert.NoError(t, res.Body.Close())
 		}
-	}, "--for", "8s", "--interval", "500ms", "--metrics", ":0")
+	}, "--for", "10s", "--interval", "500ms", "--metrics", ":0")
 
 	last := tables[len(tables)-1]
 	entries, err := strconv.ParseUint(strings.TrimSpace(tool(t, "conntrack", "-C")), 10, 64)
@@ -226,7 +226,7 @@ func TestWatchForeseesAFullTable(t *testing.T) {
 	b := ballastUpTo(t, free)
 	defer b()
 	x := newInserter(t)
-	var began time.Time
+	var began, fills time.Time
 	tables := watchLines(t, func(io.Reader) {
 		time.Sleep(still * time.Second)
 		began = time.Now()
@@ -236,9 +236,9 @@ func TestWatchForeseesAFullTable(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-	}, "--for", "16s")
-	took := float64(free) / perS
-	fills := began.Add(time.Duration(took * float64(time.Second)))
+		fills = time.Now() // on a busy machine a little late
+	}, "--for", "18s")
+	require.InDelta(t, float64(free)/perS, fills.Sub(began).Seconds(), 2, "as fast as it was meant to be")
 	foreseen := 0
 	for _, x := range tables {
 		at, err := time.Parse(time.RFC3339, x.Time)
@@ -247,12 +247,12 @@ func TestWatchForeseesAFullTable(t *testing.T) {
 		switch {
 		case since < 1:
 			assert.NotEqual(t, watch.Growing, x.Full.When, "at %.1f s", since)
-		case left < -1:
+		case left < -0.1:
 			assert.Equal(t, watch.Now, x.Full.When)
 		case x.Full.When == watch.Growing && left > 0.5:
 			foreseen++
 			// A table that is sampled while this machine is busy has moved on.
-			assert.InEpsilon(t, left+0.3, *x.Full.In+0.3, 0.25, "%.1f s before it is full: %+v", left, x.Growth)
+			assert.InDelta(t, left, *x.Full.In, 0.15*left+1, "%.1f s before it is full: %+v", left, x.Growth)
 		}
 	}
 	assert.Positive(t, foreseen)
@@ -285,7 +285,7 @@ func TestWatchCostsWhatItSays(t *testing.T) {
 		return
 	}
 	x := newInserter(t)
-	for range 40_000 { // not ballast, which most walks leave out
+	for range 20_000 { // not ballast, which most walks leave out
 		x.insert()
 	}
 	tables := watchLines(t, func(io.Reader) {}, "--for", "13s", "--interval", "1s")
