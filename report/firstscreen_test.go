@@ -109,3 +109,12 @@ func TestInconclusiveIsDoubted(t *testing.T) {
 	assert.NotContains(t, page, "The log gives no reason to doubt")
 	assert.Contains(t, renderedHTML(t, &Findings{Verdict: Pass}), "The log gives no reason to doubt")
 }
+
+// Old entries fill a pod that is being taken out before they lead to nobody.
+func TestHeadlineOfAPodThatWentOnTakingIn(t *testing.T) {
+	s := Spike{Action: "take-out", Kind: "delete_pod", Number: 1, BeginS: 6, StartS: ref(18.0), EndS: ref(21.0), Failures: 60, Causes: []Cause{{Cause: staleBackend, Share: 1}}}
+	f := &Findings{Spikes: []Spike{s}, Nodes: []Node{{Name: "node1", Stale: &Stale{MaxS: 0.4}}}, Backends: []Backend{{Name: "web-1", Service: "web", DrainingShare: ref(0.499)}}}
+	assert.Contains(t, spikeHeadline(f, &s), "although no rule did for longer than 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	f.Backends[0].DrainingShare = ref(0.02)
+	assert.NotContains(t, spikeHeadline(f, &s), "terminating")
+}

@@ -267,7 +267,22 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst.Stale.Other > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s", stretch(worst.Stale.MaxS))
+	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s%s", stretch(worst.Stale.MaxS), drainedInto(f))
+}
+
+// drainedInto says which pod most went on to take in what old entries led to
+// it while it was terminating; empty where none took in a tenth.
+func drainedInto(f *Findings) string {
+	var most *Backend
+	for i := range f.Backends {
+		if b := &f.Backends[i]; b.DrainingShare != nil && *b.DrainingShare >= 0.1 && (most == nil || *b.DrainingShare > *most.DrainingShare) {
+			most = b
+		}
+	}
+	if most == nil {
+		return ""
+	}
+	return fmt.Sprintf("; while %s was terminating it still took in %s of what %s did", most.Name, percent(*most.DrainingShare), most.Service)
 }
 
 // during is for how much of a stretch of time any of the listed backends was
