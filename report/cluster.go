@@ -43,6 +43,8 @@ type endpointLog struct {
 	states [][]runlog.EndpointState
 	// accepted is what all pods of the service took in, by second.
 	accepted map[int64]float64
+	// draining are the pods that are now, drained all that ever were.
+	draining, drained map[string]*drainTime
 }
 
 // plane is one reading of a node's dataplane.
@@ -76,6 +78,7 @@ func (l *log) addEndpoints(t float64, e *runlog.Endpoints) {
 		t = s.t[n-1] // one writer, so this is its clock's noise
 	}
 	s.t, s.states = append(s.t, t), append(s.states, e.Endpoints)
+	s.noteDraining(t, e.Endpoints)
 }
 
 func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {

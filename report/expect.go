@@ -112,13 +112,13 @@ func staleMetric(name string, f *Findings, node string) (v float64, detail strin
 }
 
 func drainingMetric(f *Findings) (v float64, detail string) {
-	v, detail = math.NaN(), "no pod was terminating for long enough to tell"
+	v, detail = math.NaN(), "no pod was terminating, and given nothing new by the proxy, for long enough to tell"
 	for _, b := range f.Backends {
 		if b.DrainingShare == nil {
 			continue
 		}
 		if math.IsNaN(v) || *b.DrainingShare > v {
-			v, detail = *b.DrainingShare, fmt.Sprintf("%s took in %s of what its service did while it was terminating and others were usable", b.Name, percent(*b.DrainingShare))
+			v, detail = *b.DrainingShare, fmt.Sprintf("%s took in %s of what its service did while it was terminating, others were usable, and the proxy gave it nothing new", b.Name, percent(*b.DrainingShare))
 		}
 	}
 	return v, detail

@@ -200,7 +200,7 @@ type Backend struct {
 	// DrainingShare is measured from one Served record to another, so not at
 	// all for a pod that was terminating for less than a second or two.
 	AcceptedWhileDraining *uint64  `json:"accepted_while_draining" jsonschema_description:"Of accepted: while its endpoint was terminating and others were usable, at least; null where that was too short to tell, or never."`
-	DrainingShare         *float64 `json:"draining_share" jsonschema_description:"Of all connections its service accepted in that time, 0 to 1."`
+	DrainingShare         *float64 `json:"draining_share" jsonschema_description:"Of all connections its service accepted from when no node was programmed any more to give it new ones, or where that was not read in all of that time, 0 to 1; null where it was always programmed."`
 	Errors                uint64   `json:"errors"`
 	Share                 float64  `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
 }

@@ -400,6 +400,62 @@ func TestDrainingShare(t *testing.T) {
 	assert.Nil(t, last.analyze().Backends[0].DrainingShare)
 }
 
+// One of two pods terminates from 3 to 12 s, and takes in half of what comes for
+// as long as the proxy is programmed to give it new connections. What it takes in
+// then is the proxy's delay; only what follows is IPVS's own.
+func TestDrainingShareBeginsWithTheRules(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		weightAt float64 // when the rules change
+		until    float64 // it takes in half of all
+		accepted float64
+		share    *float64
+		want     []string
+	}{
+		{"delay", 6.05, 6.05, 300, ref(0.0), []string{"draining_share < 1%"}},
+		{"port reuse", 3.25, 12, 900, ref(0.5), []string{"draining_share > 40%", "draining_share < 60%"}},
+		{"delay and port reuse", 6.05, 12, 900, ref(0.5), []string{"draining_share > 40%", "draining_share < 60%"}},
+		{"hang", 99, 12, 900, nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, 262144, 200000, finTraffic("web", 0, 12))
+			s.header.Duration, s.header.Expect = 12, c.want
+			s.endpoints(-0.4, "1 RS", "2 RS")
+			s.endpoints(3, "1 ST", "2 RS")
+			drained := programmed(1, 2)
+			drained.Backends[0].Weight = 0
+			for at := -0.3; at < 12; at += 0.5 {
+				if at < c.weightAt {
+					s.plane(at, programmed(1, 2))
+				} else {
+					s.plane(at, drained)
+				}
+			}
+			for k := range 13 {
+				at := float64(k)
+				half := max(0, min(1, c.until-(at-1)))
+				if n := uint64(100 * half); n > 0 {
+					s.served(at, "web-1", n)
+				}
+				s.served(at, "web-2", 200-uint64(100*half))
+			}
+			s.fill("web", 200, 0, 12)
+			f := s.analyze()
+			b := f.Backends[0]
+			require.Equal(t, "web-1", b.Name)
+			assert.InDelta(t, c.accepted, float64(*b.AcceptedWhileDraining), 110)
+			if c.share == nil {
+				assert.Nil(t, b.DrainingShare)
+				assert.Equal(t, uint64(1), f.Nodes[0].Stale.MaxBackends, "that is what it is instead")
+				return
+			}
+			require.NotNil(t, b.DrainingShare)
+			assert.InDelta(t, *c.share, *b.DrainingShare, 0.02)
+			assert.True(t, *f.Reproduced, f.Expected)
+		})
+	}
+}
+
 // By the time of a look-up the entry need not be the one that the datagram met:
 // the proxy has deleted it, or the socket has made another.
 func TestEntriesThatChangedBeforeTheLookUp(t *testing.T) {

@@ -62,7 +62,7 @@ func Metrics() []Metric {
 		{"chainlength", Count, false, true, "increase of the kernel's counter (chain_toolong)"},
 		{"stale", Time, false, true, "longest time for which a node sent new connections to a backend that was not usable any more"},
 		{"stale_backends", Count, false, true, "most of those backends at once"},
-		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating and others were usable"},
+		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating, others were usable, and no node was programmed to give it new ones"},
 		{"held_lost", Count, true, true, "held connections that were lost"},
 		{"unclosed", Count, true, true, "held connections that were due to be closed (idle.close_rate) and were not torn down, or whose entries are left in ESTABLISHED"},
 		{"entry_expired", Count, true, true, "held connections that were lost because their entry had expired"},
