@@ -118,7 +118,7 @@ sampling: {every: 500ms, census_every: 60s}
 		took := readLife(t, r.dir).slowestSync()
 		inTime, whole := took < 4.5, true
 		for i, s := range r.Spikes {
-			whole = whole && s.DoneS != nil
+			whole = whole && s.DoneS != nil && *s.DoneS < 40 // what is not over by then fails with the run's end
 			inTime = inTime && whole && (i+1 == len(r.Spikes) || *s.DoneS < r.Spikes[i+1].BeginS)
 		}
 		t.Logf("kube-proxy took at most %.1f s to program its rules; in time: %t", took, inTime)
