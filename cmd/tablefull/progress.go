@@ -16,14 +16,14 @@ import (
 // showProgress makes c show how its run goes: on a terminal a live view,
 // elsewhere a line now and then, and nothing at all when quiet. The returned
 // function ends it, and must be called however the run ends.
-func showProgress(ctx context.Context, c *runner.Config, quiet bool, stderr io.Writer) (end func()) {
+func showProgress(ctx context.Context, c *runner.Config, quiet bool, stderr io.Writer, of ...string) (end func()) {
 	if quiet {
 		return func() {}
 	}
 	sc := c.Plan.Scenario
 	fmt.Fprintf(stderr, "tablefull: running %s for %s, results in %s\n", sc.Name, sc.Duration, c.Dir)
 	if t, ok := liveOn(stderr, os.Getenv); ok {
-		if end, shown := showLive(ctx, c, t, nil); shown {
+		if end, shown := showLive(ctx, c, t, of); shown {
 			return end
 		}
 	}

@@ -179,9 +179,13 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 	if plan.Scenario.Search != nil {
 		runErr = searchPlan(ctx, e, plan, dir, f, s)
 	} else {
+		var of []string
+		if f.arm != "" {
+			of = []string{fmt.Sprintf("arm %s, trial %d", f.arm, f.trial)}
+		}
 		runErr = runShown(ctx, runner.Config{
 			Env: e, Plan: plan, Dir: dir, Version: version, RunID: runID(), Segment: int64(f.segment) << 20,
-		}, f.quiet, s)
+		}, f.quiet, s, of...)
 	}
 	if _, err := runlog.StatDir(dir); err != nil {
 		// It failed before there was anything to tell.
@@ -234,11 +238,11 @@ func missingProxies(sc *scenarios.Scenario) []string {
 	return out
 }
 
-// runShown runs c and shows how it goes.
-func runShown(ctx context.Context, c runner.Config, quiet bool, s Streams) error {
+// runShown runs c and shows how it goes, and what it is a part of.
+func runShown(ctx context.Context, c runner.Config, quiet bool, s Streams, of ...string) error {
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
-	defer showProgress(ctx, &c, quiet, s.Err)()
+	defer showProgress(ctx, &c, quiet, s.Err, of...)()
 	defer watchAborts(ctx, c, abort)()
 	return runner.Run(ctx, c)
 }
