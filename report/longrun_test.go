@@ -206,6 +206,9 @@ func TestLongRun(t *testing.T) {
 	require.Equal(t, map[string]uint64{"table_full": 5}, causesOf(f))
 	assert.Contains(t, f.Timeline.Nodes[0].Entries, uint64(262144), "a spike of one sample")
 	assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
+	size := len(renderedHTML(t, f))
+	t.Logf("%d kB of HTML", size>>10)
+	assert.Less(t, size, 1<<20, "its plots have as many points as those of a longer run")
 }
 
 // BenchmarkDay analyses and renders the log of a day: 0.7 GB, which it writes
