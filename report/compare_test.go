@@ -107,7 +107,7 @@ func TestGateVerdicts(t *testing.T) {
 		say   string
 		twist func(*Experiment)
 	}{
-		{name: "nothing differs", a: around(8, 10, 0), b: around(8, 10, 0), want: Pass, say: "Nothing is shown to be worse than a in any of 2 metrics"},
+		{name: "nothing differs", a: around(8, 10, 0), b: around(8, 10, 0), want: Pass, say: "Nothing is shown to be worse than a in any of 2 metrics that decide."},
 		{name: "worse", a: around(8, 10, 0), b: around(8, 15, 0), want: Fail, say: "b: p99 is worse"},
 		{name: "better", a: around(8, 15, 0), b: around(8, 10, 0), want: Pass},
 		{name: "shown, and within the margin", a: around(8, 100, 0), b: around(8, 101, 0), want: Pass},

@@ -327,7 +327,11 @@ func (c *Comparison) headline(e *Experiment, shown []string) {
 	case c.Verdict == Fail:
 		c.Headline = strings.TrimSuffix(first(c.Reasons), ".") + "."
 	case len(e.Gate) > 0:
-		c.Headline = fmt.Sprintf("Nothing is shown to be worse than %s in any of %s that decide.", c.Baseline, plural(uint64(n), "metric")) //nolint:gosec // a length
+		decide := fmt.Sprintf("in any of %d metrics that decide", n)
+		if n == 1 {
+			decide = "in the metric that decides"
+		}
+		c.Headline = fmt.Sprintf("Nothing is shown to be worse than %s %s.", c.Baseline, decide)
 	case c.Test == "":
 		c.Headline = c.beside()
 	case len(shown) == 0:

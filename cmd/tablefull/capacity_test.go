@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/runner"
 )
 
@@ -107,13 +108,63 @@ func TestProveCapacityIsTheHeadroom(t *testing.T) {
 	}
 }
 
-// Connections are torn down at a rate, at both ends and in the table, and where
-// the node has forgotten them they are not.
+// Connections are torn down at the rate that is offered, at both ends and in the
+// table, and where the node has forgotten them they are not. What becomes of
+// them does not depend on when they are closed, so that holds on a busy machine,
+// too; the rate and the verdict do not.
 func TestTruthTearDown(t *testing.T) {
 	needLab(t)
 	const count = 500
-	r := searchHonest(t, "capacity-teardown", "--set", fmt.Sprintf("traffic[0].idle.count=%d", count),
-		"--set", "search.min=500/s", "--set", "search.max=500/s", "--set", "expect=[capacity >= 500]")
+	one := func(sets ...string) (result, *report.TearDown) {
+		// 1 s of opening, 2.5 s, 2 s of closing from 3.5 s on, 2 s.
+		args := []string{
+			"--quiet", "--set", "search=null", "--set", "expect=null", "--set", "duration=7500ms", "--set", "traffic[0].timeout=2s", "--set", "traffic[0].idle.close_rate=250/s",
+			"--set", "thresholds=[unclosed == 0]", "--set", fmt.Sprintf("traffic[0].idle.count=%d", count),
+		}
+		for _, set := range sets {
+			args = append(args, "--set", set)
+		}
+		r := runIt(t, "capacity-teardown", "", args...)
+		require.NotNil(t, r.Traffic[0].TearDown)
+		return r, r.Traffic[0].TearDown
+	}
+	r, d := one()
+	assertTornDown(t, d, count)
+	if !r.Generator.Saturated {
+		assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
+		require.NotNil(t, d.RatePerS)
+		assert.InEpsilon(t, 250, *d.RatePerS, 0.25, "closed at the rate that was offered")
+	}
+	// While they are being closed the node forgets them: the FINs of the rest are
+	// translated to nobody.
+	r, d = one("actions=[{at: 3900ms, flush: {}}]")
+	assert.Equal(t, uint64(count), d.Due)
+	assert.Equal(t, d.Due, d.Closed+d.Failed)
+	if r.Generator.Saturated {
+		return // the flush may have come when all were closed
+	}
+	assert.Equal(t, exitFail, r.code)
+	assert.Positive(t, d.Closed, "those whose turn came before the flush")
+	assert.Positive(t, d.Failed, "those whose turn came after it")
+	assert.Positive(t, d.LookedUp["no entry"], "%v", d.LookedUp)
+}
+
+// assertTornDown holds a tear-down of count connections against the entries they
+// leave.
+func assertTornDown(t *testing.T, d *report.TearDown, count uint64) {
+	t.Helper()
+	assert.Equal(t, []uint64{count, count, 0}, []uint64{d.Due, d.Closed, d.Failed})
+	assert.Equal(t, map[string]uint64{"TIME_WAIT": count}, d.Entries, "each entry has left ESTABLISHED, and none the table")
+}
+
+// The library's search for the highest rate. Most of a minute where the machine
+// is quiet.
+func TestProveTearDown(t *testing.T) {
+	if !proving() {
+		t.Skip("make prove")
+	}
+	needLab(t)
+	r := searchHonest(t, "capacity-teardown")
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
 	assertReproduced(t, r, true)
 	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
@@ -123,23 +174,7 @@ func TestTruthTearDown(t *testing.T) {
 		}
 		run, err := analyzeDir(filepath.Join(r.dir, tr.Dir))
 		require.NoError(t, err)
-		d := run.Traffic[0].TearDown
-		require.NotNil(t, d)
-		assert.Equal(t, uint64(count), d.Closed)
-		assert.Equal(t, map[string]uint64{"TIME_WAIT": count}, d.Entries, "each entry has left ESTABLISHED, and none the table")
-		require.NotNil(t, d.RatePerS)
-		assert.InEpsilon(t, tr.Load, *d.RatePerS, 0.25, "closed at the rate that was offered")
+		require.NotNil(t, run.Traffic[0].TearDown)
+		assertTornDown(t, run.Traffic[0].TearDown, 1000)
 	}
-	// Half-way through the closing the node forgets them: the FINs of the rest
-	// are translated to nobody. 2 s of opening, 1.5 s, 2 s of closing, 0.9 s.
-	r = runHonest(t, "capacity-teardown", "", "--quiet", "--set", "search=null", "--set", "expect=null", "--set", "duration=6500ms",
-		"--set", "actions=[{at: 4600ms, flush: {}}]", "--set", "thresholds=[unclosed == 0]")
-	assert.Equal(t, exitFail, r.code)
-	d := r.Traffic[0].TearDown
-	require.NotNil(t, d)
-	assert.Equal(t, uint64(1000), d.Due)
-	assert.Positive(t, d.Closed, "those whose turn came before the flush")
-	assert.Positive(t, d.Failed, "those whose turn came after it")
-	assert.Equal(t, d.Due, d.Closed+d.Failed)
-	assert.Positive(t, d.LookedUp["no entry"], "%v", d.LookedUp)
 }
