@@ -66,9 +66,10 @@ interval that holds it with 95 %.
 
 What it costs the watched machine: a reading of counters every --interval, and
 walks over the whole table, at most one in 2 s, and the rarer the larger the
-table is, so that they use at most 1.5 % and everything together at most 2 % of
-one CPU (a walk over 250 000 entries takes half a second). What it has really
-used is shown. Memory does not grow with the table: of more than 1024 sources or
+table is, so that in the long run they use at most 1.5 % and everything together
+at most 2 % of one CPU. The first walk comes at once: of 250 000 entries it takes
+half a second, so the first half minute costs more. What it has really used is
+shown. Memory does not grow with the table: of more than 1024 sources or
 services, those with most entries are found with a bounded error, which is shown.
 
 Walks need CAP_NET_ADMIN. Without it, --no-walk shows what the counters say.

@@ -252,20 +252,36 @@ func (f *frame) failures() {
 			not[string(why)] += n
 		}
 	}
-	if len(failed) > 0 {
-		f.put(20, line{{"failures  ", red}, {strings.Join(f.gains(failed, ""), ", "), ""}})
+	f.list(20, span{"failures  ", red}, f.gains(failed, ""), "")
+	f.list(20, span{"unstarted ", yellow}, f.gains(not, ""), "")
+}
+
+// list puts what a name stands before, on as many lines as it takes, and at the
+// end of the last what may be left out. Nothing is put where there is nothing.
+func (f *canvas) list(rank int, name span, parts []string, after string) {
+	if len(parts) == 0 {
+		return
 	}
-	if len(not) > 0 {
-		f.put(20, line{{"unstarted ", yellow}, {strings.Join(f.gains(not, ""), ", "), ""}})
+	indent := span{strings.Repeat(" ", len(name.text)), ""}
+	room := f.width - len(name.text)
+	for _, l := range wrap(strings.Join(parts, ", "), room) {
+		f.put(rank, line{name, {l, ""}})
+		name = indent
+	}
+	last := &f.rows[len(f.rows)-1]
+	switch width := len(last.line[1].text) + 1 + len(after); {
+	case after == "":
+	case width <= room:
+		last.line = append(last.line, span{" " + after, dim})
+	default:
+		f.put(51, line{indent, {after, dim}})
 	}
 }
 
 // causes is why they failed. The analysis is a little behind, and attempts
 // whose evidence is yet to come are unknown until it has.
 func (f *frame) causes() {
-	if parts := f.gains(f.Causes, ""); len(parts) > 0 {
-		f.put(21, line{{"causes    ", red}, {strings.Join(parts, ", "), ""}, {" as of " + seconds(f.CausesAt), dim}})
-	}
+	f.list(21, span{"causes    ", red}, f.gains(f.Causes, ""), "as of "+seconds(f.CausesAt))
 }
 
 // gains lists what is not zero, the largest first.

@@ -184,6 +184,29 @@ func BenchmarkFrame(b *testing.B) {
 }
 
 // A trial of a search shows how the search stands.
+// What a line is too short for goes on in the next one.
+func TestFrameListsAllCauses(t *testing.T) {
+	s := State{Scenario: "x", CausesAt: 12.5, Causes: map[string]uint64{
+		"table_full": 9000, "stale_backend": 800, "draining_backend": 700, "entry_expired": 60, "snat_ports": 5, "unknown": 4,
+	}}
+	s.Phase, s.Duration = "traffic", 20
+	for width, want := range map[int][]string{
+		200: {"causes    table_full 9,000, stale_backend 800, draining_backend 700, entry_expired 60, snat_ports 5, unknown 4 as of 12.5 s"},
+		80: {
+			"causes    table_full 9,000, stale_backend 800, draining_backend 700,",
+			"          entry_expired 60, snat_ports 5, unknown 4 as of 12.5 s",
+		},
+		61: {
+			"causes    table_full 9,000, stale_backend 800,",
+			"          draining_backend 700, entry_expired 60, snat_ports",
+			"          5, unknown 4 as of 12.5 s",
+		},
+	} {
+		text := strings.Join(Frame(s, width, 24, Style{}), "\n")
+		assert.Contains(t, text, strings.Join(want, "\n"))
+	}
+}
+
 func TestFrameOfASearch(t *testing.T) {
 	s := State{Scenario: "capacity-rate", Search: []string{"trial 3 at 1500/s", "1400/s holds (at most 0 % lost)", "200s of 300s left"}}
 	got := strings.Join(Frame(s, 80, 24, Style{}), "\n")
