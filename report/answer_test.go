@@ -64,6 +64,9 @@ func TestSearchSaysWhatBoundsIt(t *testing.T) {
 		"differ":   {[]CapacityTrial{bad(1515, "table_full 30"), bad(1515, "listen_overflow 28")}, ""},
 		"unknown":  {[]CapacityTrial{bad(1515, "unknown 30", "table_full 1")}, ""},
 		"no cause": {[]CapacityTrial{bad(1515)}, ""},
+		// Trials that held, or say nothing, have no say.
+		"one held":     {[]CapacityTrial{{Kind: "search", Load: 1515}, bad(1515, "table_full 30")}, "table_full"},
+		"one was late": {[]CapacityTrial{{Kind: "search", Load: 1515, LossRatio: 0.2, Causes: []string{"generator_late 300"}, Inconclusive: true}, bad(1515, "table_full 30")}, "table_full"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := Capacity{Trials: tt.trials, Unit: perSecondUnit}

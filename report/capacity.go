@@ -385,7 +385,7 @@ func (c *Capacity) lostOf(g CapacityGoal, load float64) string {
 	return cause
 }
 
-// because is like: " because of table_full"; empty for no cause.
+// because is like: ", because of table_full"; empty for no cause.
 func because(cause string) string {
 	if cause == "" {
 		return ""
@@ -426,30 +426,20 @@ func (c *Capacity) controlText() string {
 	at := c.load(*c.Control.Load)
 	switch search.ControlEnd(c.Control.Result) {
 	case search.ControlHeld:
-		return fmt.Sprintf("the control arm, %s, holds %s: the generator was not the limit", c.controlArm(), at)
+		return fmt.Sprintf("the control arm, %s, holds %s: the generator was not the limit", scenarios.ControlArm(c.Measure), at)
 	case search.ControlFailed:
-		return fmt.Sprintf("the control arm, %s, does not hold %s either: the generator or the machine was the limit, not %s", c.controlArm(), at, c.suspect())
+		return fmt.Sprintf("the control arm, %s, does not hold %s either: the generator or the machine was the limit, not %s", scenarios.ControlArm(c.Measure), at, c.suspect())
 	}
 	return fmt.Sprintf("the control arm at %s does not say whether the generator was the limit: its trials are too few, or say nothing", at)
 }
 
-// controlArm is what the control arm is.
-func (c *Capacity) controlArm() string {
-	if c.Measure == teardownRate {
-		return "the same traffic past the nodes' tracking and translation"
-	}
-	return "the same traffic with the whole table free"
-}
-
 // suspect is what the limit is where the control arm holds.
 func (c *Capacity) suspect() string {
-	if c.Measure == teardownRate {
+	if c.Measure == scenarios.TeardownRate {
 		return "what the nodes do to connections"
 	}
 	return "the table"
 }
-
-const teardownRate = "teardown_rate"
 
 // doubts are what limits how far the bounds can be trusted.
 func (c *Capacity) doubts() []string {
@@ -463,7 +453,7 @@ func (c *Capacity) doubts() []string {
 	if silent > 0 {
 		out = append(out, fmt.Sprintf("%d of %d trials said nothing about the system and were made again", silent, len(c.Trials)))
 	}
-	if c.Measure == teardownRate {
+	if c.Measure == scenarios.TeardownRate {
 		return append(out, "torn down is: both sides have sent FIN, and no entry is left in ESTABLISHED. The entries stay in TIME_WAIT, and count against the limit, for nf_conntrack_tcp_timeout_time_wait more")
 	}
 	if c.Unit == perSecondUnit {

@@ -86,7 +86,7 @@ func (c *Capacity) advise() advice {
 	case cause != tableFull:
 		return advice{Do: fmt.Sprintf("Not the limit of the table: attempts failed because of %s. The report of a trial that did not hold says what helps.", cause)}
 	}
-	a := advice{Do: "For more, give the table more room: it was full in each trial that did not hold."}
+	a := advice{Do: fmt.Sprintf("For more, give the table more room: it was full in each trial of %s that did not hold.", prose(c.load(load)))}
 	for _, t := range c.Trials {
 		if t.Load == load && t.Kind == string(search.Measure) && !t.Inconclusive && t.FreeAtStart != nil {
 			a.Why = append(a.Why, fmt.Sprintf("It had %s free when traffic began, and %s of %s failed at %s.", prose(plural(uint64(max(0, *t.FreeAtStart)), "entry", "entries")), grouped(t.Lost), grouped(t.Due), prose(c.load(load)))) //nolint:gosec // not below 0

@@ -241,14 +241,15 @@ func hungProxy(f *Findings) (node string, healed *Spike) {
 	return "", nil
 }
 
-// staleUntil says whether a backend that had been stale for a second or more
-// ceased to be while the action went on.
+// staleUntil says whether a backend that had been stale for longer than a proxy
+// takes that is well (kube-proxy: 1 s between two synchronisations) ceased to be
+// while the action went on.
 func staleUntil(s *Stale, begin float64, done *float64) bool {
 	if s == nil || done == nil {
 		return false
 	}
 	return slices.ContainsFunc(s.Backends, func(b StaleBackend) bool {
-		return b.What == "stale" && b.Ended && b.ToS-b.FromS >= 1 && b.ToS >= begin-0.5 && b.ToS <= *done+0.5
+		return b.What == "stale" && b.Ended && b.ToS-b.FromS > 2 && b.ToS >= begin-0.5 && b.ToS <= *done+0.5
 	})
 }
 

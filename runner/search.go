@@ -121,7 +121,7 @@ func (c SearchConfig) try(ctx context.Context, what *runlog.Search, number int, 
 // the table is, but what a node does to each packet, so there it is the same
 // traffic without that: neither tracked nor translated.
 func controlArm(s *scenarios.Scenario, measure string) (*scenarios.Scenario, error) {
-	if measure == teardownRate {
+	if measure == scenarios.TeardownRate {
 		return s.Untracked()
 	}
 	s.Conntrack.Headroom, s.Conntrack.Max = nil, nil
@@ -220,7 +220,7 @@ func (p *Plan) noControl(what search.Config) (string, error) {
 	if what.First > 0 {
 		most = min(most, 2*what.First) // what does not hold is near what is predicted, if the table is the limit
 	}
-	if p.Scenario.Search.Measure == teardownRate {
+	if p.Scenario.Search.Measure == scenarios.TeardownRate {
 		if _, err := p.at(what.Min, true); err != nil {
 			return fmt.Sprintf("its traffic cannot go past the nodes' tracking: %v", err), nil //nolint:nilerr // that is the answer
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/report/search"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // writeSearch prints the plan of a search for people: what is turned, which
@@ -56,15 +57,13 @@ func (p *Plan) writeSearch(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "\tif that is right and none is disturbed, %d, %.0f s of traffic: %s\n", len(list), total, strings.Join(parts, ", "))
 	if what.Control {
-		fmt.Fprintf(w, "control arm\t%s, at the highest load that does not hold\n", map[bool]string{true: "the same traffic past the nodes' tracking and translation", false: "the same traffic with the whole table free"}[what.Measure == teardownRate])
+		fmt.Fprintf(w, "control arm\t%s, at the highest load that does not hold\n", scenarios.ControlArm(what.Measure))
 	} else {
 		fmt.Fprintf(w, "control arm\tnone: %s\n", what.NoControl)
 	}
 	fmt.Fprintf(w, "at worst\tno trial begins after %g s, so %g s, and the building and taking down of the last lab\n", what.Budget, what.Budget+most)
 	return nil
 }
-
-const teardownRate = "teardown_rate"
 
 // trialLengths are how long the traffic of the shortest and of the longest
 // trial is due, s. Both are at an end of the range: the length rises with a

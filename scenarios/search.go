@@ -35,7 +35,19 @@ const (
 	maxBudget = Duration(7 * 24 * time.Hour)
 )
 
-const teardownRate = "teardown_rate"
+// TeardownRate is the Measure of which the control arm goes past the nodes: see
+// ControlArm.
+const TeardownRate = "teardown_rate"
+
+// ControlArm is what the control arm of a search for measure is, for people. A
+// full table does not keep connections from being closed, so more room in it
+// would show nothing of a tear-down.
+func ControlArm(measure string) string {
+	if measure == TeardownRate {
+		return "the same traffic past the nodes' tracking and translation"
+	}
+	return "the same traffic with the whole table free"
+}
 
 func (r *Search) defaults(traffic []Traffic) {
 	orElse(&r.Measure, measureOf(r.Knob))
@@ -62,7 +74,7 @@ func measureOf(knob string) string {
 	case strings.HasSuffix(knob, ".idle.count"):
 		return "concurrent_connections"
 	case strings.HasSuffix(knob, ".idle.close_rate"):
-		return teardownRate
+		return TeardownRate
 	case strings.HasSuffix(knob, ".rate"), strings.HasSuffix(knob, ".open_rate"):
 		return "establishment_rate"
 	}
@@ -301,7 +313,7 @@ func (v *validator) search() {
 	if r == nil {
 		return
 	}
-	v.oneOf("search.measure", r.Measure, "establishment_rate", "concurrent_connections", teardownRate, "load")
+	v.oneOf("search.measure", r.Measure, "establishment_rate", "concurrent_connections", TeardownRate, "load")
 	v.searchNumbers(r)
 	rate, ok := v.searchKnob(r)
 	if !ok {
@@ -381,7 +393,7 @@ func (v *validator) searchNumbers(r *Search) {
 			continue
 		}
 		others := func(o Traffic) bool { return o.To == t.To && o.Name != t.Name }
-		if r.Measure == teardownRate && t.Closing() > 0 && slices.ContainsFunc(v.s.Traffic, others) {
+		if r.Measure == TeardownRate && t.Closing() > 0 && slices.ContainsFunc(v.s.Traffic, others) {
 			v.fail("search.measure", fmt.Sprintf("whose entries in ESTABLISHED are left cannot be told where other traffic goes to %s, too", t.To), "give it a service of its own").needs = []string{"traffic"}
 		}
 		if need := t.Idle.ValidateEvery + t.Timeout; r.Trial < need {
@@ -411,7 +423,7 @@ func (v *validator) searchKnob(r *Search) (rate, ok bool) {
 	fits := map[string][]string{
 		"concurrent_connections": {".idle.count"},
 		"establishment_rate":     {".rate", ".open_rate"},
-		teardownRate:             {".idle.close_rate"},
+		TeardownRate:             {".idle.close_rate"},
 	}
 	if ends, limited := fits[r.Measure]; limited && !slices.ContainsFunc(ends, func(e string) bool { return strings.HasSuffix(r.Knob, e) }) {
 		v.fail("search.measure", fmt.Sprintf("%s is not found by turning %s", r.Measure, r.Knob), "turn a knob that ends in "+strings.Join(ends, " or ")+", or leave measure out").needs = []string{path}

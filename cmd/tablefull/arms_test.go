@@ -148,13 +148,16 @@ func shortGate(t *testing.T, late string, sets ...string) (code int, text string
 // by TestProveGate.)
 func TestTruthGate(t *testing.T) {
 	needLab(t)
-	code, out := shortGate(t, "600ms")
-	t.Log(out)
-	if code == exitInconclusive {
-		assert.Contains(t, out, "says nothing", "only a busy machine leaves it open")
-		return
+	var code int
+	var out string
+	for range 3 {
+		if code, out = shortGate(t, "600ms"); code != exitInconclusive {
+			break
+		}
+		require.Contains(t, out, "says nothing", "only a busy machine leaves it open")
 	}
-	assert.Equal(t, exitFail, code)
+	t.Log(out)
+	require.Equal(t, exitFail, code)
 	assert.Contains(t, out, "candidate: failures_per_action is worse")
 }
 

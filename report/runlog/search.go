@@ -5,7 +5,7 @@ import "github.com/tablefull/tablefull/report/search"
 // Search is what a capacity search looks for, and how.
 type Search struct {
 	search.Config
-	Measure string `json:"measure"` // establishment_rate, concurrent_connections, load
+	Measure string `json:"measure"` // establishment_rate, concurrent_connections, teardown_rate, load
 	Knob    string `json:"knob"`    // path of what is turned
 	Unit    string `json:"unit"`    // of loads: 1/s, or empty for a number
 	// Predicted is the highest load that the table holds by arithmetic, 0 for

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -238,18 +239,8 @@ func states(c *runlog.Census) []State {
 			out[i].Unreplied += n.Count
 		}
 	}
-	slices.SortStableFunc(out, func(a, b State) int { return compareDown(a.Entries, b.Entries) })
+	slices.SortStableFunc(out, func(a, b State) int { return cmp.Compare(b.Entries, a.Entries) })
 	return out
-}
-
-func compareDown(a, b uint64) int {
-	switch {
-	case a > b:
-		return -1
-	case a < b:
-		return 1
-	}
-	return 0
 }
 
 // Sampled says whether there has been a sample.

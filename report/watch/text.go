@@ -95,9 +95,9 @@ func Count(n uint64) string {
 	return s
 }
 
-// telling are the counters that say that something went wrong, the most
+// Telling are the kernel's counters that say that something went wrong, the most
 // important ones first.
-var telling = []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "chain_toolong", "chaintoolong", "search_restart", "icmp_error"}
+var Telling = []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "chain_toolong", "chaintoolong", "search_restart", "icmp_error"}
 
 // Moved are the counters that moved since the watch began, in two parts: those
 // that say that something went wrong, and the others.
@@ -111,12 +111,12 @@ func (t *Table) Moved() (wrong, others []string) {
 	}
 	var names []string
 	for name, n := range t.Counters {
-		if n > 0 && !slices.Contains(telling, name) {
+		if n > 0 && !slices.Contains(Telling, name) {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	for _, name := range telling {
+	for _, name := range Telling {
 		if t.Counters[name] > 0 {
 			wrong = append(wrong, say(name))
 		}

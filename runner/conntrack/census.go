@@ -3,6 +3,7 @@ package conntrack
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -35,8 +36,8 @@ type tally struct {
 	entries, ballast, other uint64
 	lookalikes              uint64 // have bulkBit, but are not ballast
 	groups                  map[groupKey]*uint64
-	counts                  []uint64 // backs groups
-	states                  map[stateKey]uint64
+	counts                  []uint64            // backs groups
+	others                  map[stateKey]uint64 // other, by state
 	sources                 *spaceSaving[sourceKey]
 	services                *spaceSaving[serviceKey]
 	turnover                *turnover
@@ -47,7 +48,7 @@ func newTally(sources int) *tally {
 	t := &tally{
 		groups: make(map[groupKey]*uint64, maxGroups),
 		counts: make([]uint64, 0, maxGroups),
-		states: make(map[stateKey]uint64, 64),
+		others: map[stateKey]uint64{},
 	}
 	if sources > 0 {
 		t.sources = newSpaceSaving[sourceKey](sketchSize(sources))
@@ -64,7 +65,7 @@ func (t *tally) reset() {
 	t.entries, t.ballast, t.other, t.lookalikes = 0, 0, 0, 0
 	clear(t.groups)
 	t.counts = t.counts[:0]
-	clear(t.states)
+	clear(t.others)
 	if t.sources != nil {
 		t.sources.reset()
 	}
@@ -105,7 +106,6 @@ func (t *tally) add(e *entry) {
 	if e.status&statusSeenReply != 0 {
 		k.flags |= groupReplied
 	}
-	t.states[stateKey{k.proto, k.state, k.flags}]++
 	if e.v6 {
 		k.flags |= groupV6
 	}
@@ -115,6 +115,7 @@ func (t *tally) add(e *entry) {
 	}
 	if len(t.counts) == cap(t.counts) {
 		t.other++
+		t.others[k.inState()]++
 		return
 	}
 	t.counts = append(t.counts, 1)
@@ -150,8 +151,12 @@ func (t *tally) census(sources int) *runlog.Census {
 }
 
 func (t *tally) stateCounts() []runlog.StateCount {
+	states := maps.Clone(t.others)
+	for k, n := range t.groups {
+		states[k.inState()] += *n
+	}
 	var out []runlog.StateCount
-	for k, n := range t.states {
+	for k, n := range states {
 		s := runlog.StateCount{Proto: protoName(k.proto), Assured: k.flags&groupAssured != 0, Replied: k.flags&groupReplied != 0, Count: n}
 		if k.proto == protoTCP {
 			s.State = stateName(k.state)
@@ -207,6 +212,8 @@ func compareBool(a, b bool) int {
 
 // stateKey is what a state census tells apart.
 type stateKey struct{ proto, state, flags uint8 }
+
+func (k groupKey) inState() stateKey { return stateKey{k.proto, k.state, k.flags &^ groupV6} }
 
 type sourceKey struct {
 	addr address

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tablefull/tablefull/report/watch"
 	"github.com/tablefull/tablefull/runner"
 )
 
@@ -169,7 +170,7 @@ func (f *canvas) table(name string, entries, limit uint64) {
 	free := "no limit known"
 	share := 0.0
 	if limit > 0 {
-		free = count(max(limit, entries)-entries) + " free"
+		free = watch.Count(max(limit, entries)-entries) + " free"
 		share = float64(entries) / float64(limit)
 	}
 	code := green
@@ -181,10 +182,10 @@ func (f *canvas) table(name string, entries, limit uint64) {
 	}
 	if f.narrow {
 		f.put(4, line{{name + " ", bold}, {filled(entries, limit) + " " + free, code}})
-		f.put(30, text(count(entries)+" of "+count(limit)))
+		f.put(30, text(watch.Count(entries)+" of "+watch.Count(limit)))
 		return
 	}
-	say := fmt.Sprintf("%s of %s entries, %s, %s", count(entries), count(limit), filled(entries, limit), free)
+	say := fmt.Sprintf("%s of %s entries, %s, %s", watch.Count(entries), watch.Count(limit), filled(entries, limit), free)
 	f.put(4, line{{pad(name, f.names) + " ", bold}, {f.bar(share, f.width-f.names-len(say)-4), code}, {"  " + say, ""}})
 }
 
@@ -221,7 +222,7 @@ func (f *canvas) spark(recent []runner.Second) {
 		values = append(values, v)
 	}
 	drawn := f.Style.spark(values, float64(lo), float64(hi))
-	say := fmt.Sprintf("the last %d s, from %s to %s entries", len(values), count(lo), count(hi))
+	say := fmt.Sprintf("the last %d s, from %s to %s entries", len(values), watch.Count(lo), watch.Count(hi))
 	if f.narrow {
 		f.put(50, line{{drawn, cyan}})
 		return
@@ -292,15 +293,11 @@ func (f *frame) gains(m map[string]uint64, sign string) []string {
 	var out []string
 	for _, name := range names {
 		if m[name] > 0 {
-			out = append(out, clean(name)+" "+sign+count(m[name]))
+			out = append(out, clean(name)+" "+sign+watch.Count(m[name]))
 		}
 	}
 	return out
 }
-
-// telling are the conntrack counters that say that something went wrong, the
-// most important ones first.
-var telling = []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "chain_toolong", "chaintoolong", "search_restart", "icmp_error"}
 
 // counters are those that moved since traffic began. They are facts: what
 // they caused is for the report to find out.
@@ -317,9 +314,9 @@ func (f *frame) counters() {
 		}
 		var parts []string
 		rest := maps.Clone(f.Nodes[name].Moved)
-		for _, c := range telling {
+		for _, c := range watch.Telling {
 			if n := rest[c]; n > 0 {
-				parts = append(parts, c+" +"+count(n))
+				parts = append(parts, c+" +"+watch.Count(n))
 			}
 			delete(rest, c)
 		}

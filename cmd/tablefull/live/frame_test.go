@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/report/watch"
 	"github.com/tablefull/tablefull/runner"
 )
 
@@ -173,7 +174,7 @@ func TestNearlyFullIsNotFull(t *testing.T) {
 	assert.Equal(t, "#---", Style{ASCII: true}.bar(0.0001, 4))
 	assert.Equal(t, "<0.01 %", share(1, 1000000))
 	assert.Equal(t, ">99.99 %", share(999999, 1000000))
-	assert.Equal(t, "1,234,567", count(1234567))
+	assert.Equal(t, "1,234,567", watch.Count(1234567))
 }
 
 func BenchmarkFrame(b *testing.B) {

@@ -109,15 +109,6 @@ func (st Style) spark(v []float64, lo, hi float64) string {
 	return string(out)
 }
 
-// count writes n with commas between thousands.
-func count(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
 // filled is entries/limit in percent, cut and not rounded: 100 % is said of a
 // full table alone.
 func filled(entries, limit uint64) string {

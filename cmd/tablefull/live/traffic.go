@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/tablefull/tablefull/report/watch"
 	"github.com/tablefull/tablefull/runner"
 )
 
@@ -24,7 +25,7 @@ func (f *frame) traffic() {
 		f.rates(clean(name), t)
 		f.totals(t)
 		if t.Held > 0 || t.Lost > 0 {
-			f.put(22, text(fmt.Sprintf("%-10s held %s connections, %s of them answering, %s lost", "", count(t.Held), count(t.Validated), count(t.Lost))))
+			f.put(22, text(fmt.Sprintf("%-10s held %s connections, %s of them answering, %s lost", "", watch.Count(t.Held), watch.Count(t.Validated), watch.Count(t.Lost))))
 		}
 	}
 }
@@ -34,17 +35,17 @@ func (f *frame) rates(name string, t runner.TrafficProgress) {
 	if len(r) > 10 {
 		name = string(r[:9]) + "~"
 	}
-	ok := count(t.Last.OK)
+	ok := watch.Count(t.Last.OK)
 	if t.OneWay {
 		ok = "?"
 	}
 	l := line{{fmt.Sprintf("%-10s ", name), bold}}
-	l = l.add(fmt.Sprintf("%-8s%11s", "a second", count(t.Last.Due))).in(green, fmt.Sprintf("%11s", ok))
-	f.put(21, l.in(red, fmt.Sprintf("%9s", count(t.Last.Failed))).in(yellow, fmt.Sprintf("%10s", count(t.Last.NotStarted))))
+	l = l.add(fmt.Sprintf("%-8s%11s", "a second", watch.Count(t.Last.Due))).in(green, fmt.Sprintf("%11s", ok))
+	f.put(21, l.in(red, fmt.Sprintf("%9s", watch.Count(t.Last.Failed))).in(yellow, fmt.Sprintf("%10s", watch.Count(t.Last.NotStarted))))
 }
 
 func (f *frame) totals(t runner.TrafficProgress) {
-	ok, flight := count(t.OK), count(t.InFlight())
+	ok, flight := watch.Count(t.OK), watch.Count(t.InFlight())
 	if t.OneWay {
 		ok, flight = "?", "?" // nobody answers, so nobody knows
 	}
@@ -52,7 +53,7 @@ func (f *frame) totals(t runner.TrafficProgress) {
 	if t.Due > 0 {
 		late = share(t.Late, t.Due)
 	}
-	f.put(23, text(fmt.Sprintf("%-10s %-8s%11s%11s%9s%10s%10s%9s", "", "so far", count(t.Due), ok, count(t.Failed), count(t.NotStarted), flight, late)))
+	f.put(23, text(fmt.Sprintf("%-10s %-8s%11s%11s%9s%10s%10s%9s", "", "so far", watch.Count(t.Due), ok, watch.Count(t.Failed), watch.Count(t.NotStarted), flight, late)))
 }
 
 // briefly is one line of it for each traffic.
@@ -63,12 +64,12 @@ func (f *frame) briefly() {
 		if len(f.Traffics) > 1 {
 			l = l.in(bold, clean(name)+" ")
 		}
-		l = l.add(count(t.Last.Due) + "/s ")
+		l = l.add(watch.Count(t.Last.Due) + "/s ")
 		if !t.OneWay {
-			l = l.in(green, "ok "+count(t.Last.OK)+" ")
+			l = l.in(green, "ok "+watch.Count(t.Last.OK)+" ")
 		}
-		f.put(8, l.in(red, "failed "+count(t.Last.Failed)))
-		f.put(28, text(fmt.Sprintf("so far %s, failed %s", count(t.Due), count(t.Failed))))
+		f.put(8, l.in(red, "failed "+watch.Count(t.Last.Failed)))
+		f.put(28, text(fmt.Sprintf("so far %s, failed %s", watch.Count(t.Due), watch.Count(t.Failed))))
 	}
 }
 

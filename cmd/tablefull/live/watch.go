@@ -93,7 +93,7 @@ func (f *watchFrame) brief(t *watch.Table) {
 	}
 	if t.Buckets > 0 {
 		// Each entry is in two chains, one for each direction.
-		f.put(45, line{f.indent(), {fmt.Sprintf("%s buckets: %.2f of its entries in a chain, on average", count(t.Buckets), 2*float64(t.Entries)/float64(t.Buckets)), dim}})
+		f.put(45, line{f.indent(), {fmt.Sprintf("%s buckets: %.2f of its entries in a chain, on average", watch.Count(t.Buckets), 2*float64(t.Entries)/float64(t.Buckets)), dim}})
 	}
 	if t.Failed != "" {
 		f.put(7, line{f.indent(), {"the newest walk over the table failed: " + clean(t.Failed), red}})
@@ -172,9 +172,9 @@ func (f *watchFrame) walk(t *watch.Table, height int) {
 	}
 	for i, s := range c.States[:min(n, len(c.States))] {
 		l := line{{fmt.Sprintf("%-8s %-12s", clean(s.Proto), clean(s.State)), bold}}
-		l = l.add(fmt.Sprintf("%12s%9s", count(s.Entries), share(s.Entries, c.Entries)))
+		l = l.add(fmt.Sprintf("%12s%9s", watch.Count(s.Entries), share(s.Entries, c.Entries)))
 		if !f.narrow {
-			l = l.add(fmt.Sprintf("%11s%11s", count(s.Assured), count(s.Unreplied)))
+			l = l.add(fmt.Sprintf("%11s%11s", watch.Count(s.Assured), watch.Count(s.Unreplied)))
 		}
 		f.put(13+2*i, l)
 	}
@@ -183,10 +183,10 @@ func (f *watchFrame) walk(t *watch.Table, height int) {
 		for _, s := range more {
 			rest += s.Entries
 		}
-		f.put(38, line{{fmt.Sprintf("%-21s%12s%9s", fmt.Sprintf("%d other states", len(more)), count(rest), share(rest, c.Entries)), dim}})
+		f.put(38, line{{fmt.Sprintf("%-21s%12s%9s", fmt.Sprintf("%d other states", len(more)), watch.Count(rest), share(rest, c.Entries)), dim}})
 	}
 	if c.Ballast > 0 {
-		f.put(40, line{{fmt.Sprintf("%-21s%12s", "ballast of tablefull", count(c.Ballast)), dim}})
+		f.put(40, line{{fmt.Sprintf("%-21s%12s", "ballast of tablefull", watch.Count(c.Ballast)), dim}})
 	}
 	f.heaviest(c, n)
 }
