@@ -327,10 +327,10 @@ func (l *Lab) Entries() []env.Entry {
 }
 
 // Audit is part of env.Lab. The rules of kube-proxy in mode nftables are what a
-// sampler can read by itself; where it runs in another mode no backend is found,
-// and the findings say that nothing is known.
+// sampler can read by itself; where it runs in another mode the readings fail, and
+// the findings say so.
 func (l *Lab) Audit(string) *env.AuditJob {
-	j := &env.AuditJob{Mode: "nftables"}
+	j := &env.AuditJob{Mode: "nftables", KubeProxy: true}
 	for _, s := range l.services {
 		j.Services = append(j.Services, env.ServiceState{Name: s.Name, Addr: s.Addr.Addr(), Protocol: s.Protocol, Port: s.Addr.Port()})
 	}

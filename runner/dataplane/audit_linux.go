@@ -75,7 +75,7 @@ func (a *Audit) look(mode string) error {
 	var read reader
 	switch mode {
 	case "nftables":
-		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6, a.wanted) }
+		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6, a.job.KubeProxy, a.wanted) }
 	case "ipvs":
 		read = func(context.Context) (table, error) { return readIPVS() }
 	case "iptables":

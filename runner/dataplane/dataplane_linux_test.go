@@ -66,19 +66,21 @@ func TestReadKubeProxyNFTables(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
 	}
-	got, err := readNFT(false, all)
+	got, err := readNFT(false, false, all)
 	require.NoError(t, err)
 	assert.Empty(t, got, "no rules")
+	_, err = readNFT(false, true, all)
+	require.ErrorContains(t, err, "another mode", "of kube-proxy's nothing is known")
 	load := exec.Command("nft", kubeRules)
 	out, err := load.CombinedOutput()
 	require.NoError(t, err, string(out))
-	got, err = readNFT(false, all)
+	got, err = readNFT(false, false, all)
 	require.NoError(t, err)
 	assert.Equal(t, table{
 		webTCP: backends("10.244.0.2:8080", "10.244.0.3:8080"), dnsUDP: backends("10.244.0.9:5353"),
 		{netip.MustParseAddrPort("10.96.0.12:80"), unix.IPPROTO_TCP}: backends("10.244.0.4:80", "10.244.0.5:80"),
 	}, got)
-	got, err = readNFT(false, func(k target) bool { return k == dnsUDP })
+	got, err = readNFT(false, true, func(k target) bool { return k == dnsUDP })
 	require.NoError(t, err)
 	assert.Equal(t, table{dnsUDP: backends("10.244.0.9:5353")}, got, "only what is wanted")
 }
@@ -115,7 +117,7 @@ func TestReadBuiltIn(t *testing.T) {
 		case err := <-ended:
 			require.NoError(t, err)
 		}
-		got, err := readNFT(vip.Is6(), all)
+		got, err := readNFT(vip.Is6(), false, all)
 		cancel()
 		require.NoError(t, <-ended)
 		require.NoError(t, err)

@@ -25,8 +25,9 @@ const (
 const maxDepth = 6
 
 // readNFT reads what the tables of either proxy translate; of kube-proxy's, which
-// has the services of a whole cluster, only what leads to wanted ones.
-func readNFT(ipv6 bool, wanted func(target) bool) (table, error) {
+// has the services of a whole cluster, only what leads to wanted ones. With
+// kubeProxy it is an error if that has no table.
+func readNFT(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -39,6 +40,9 @@ func readNFT(ipv6 bool, wanted func(target) bool) (table, error) {
 	tables, err := c.ListTablesOfFamily(family)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	if kubeProxy && !slices.ContainsFunc(tables, func(nt *nftables.Table) bool { return nt.Name == kubeTable }) {
+		return nil, fmt.Errorf("read nftables table %s: there is none: kube-proxy has not begun here, or runs in another mode, whose rules are not read", kubeTable)
 	}
 	t := table{}
 	for _, nt := range tables {

@@ -299,6 +299,10 @@ type AuditJob struct {
 	Every float64 `json:"every"` // s
 	Mode  string  `json:"mode"`  // nftables, iptables, ipvs
 	IPv6  bool    `json:"ipv6,omitempty"`
+	// KubeProxy says that the rules are those of a kube-proxy whose mode nobody
+	// knows: without its table in nftables a reading has failed, and does not show
+	// that nothing is programmed.
+	KubeProxy bool `json:"kube_proxy,omitempty"`
 	// Services are the addresses to look for.
 	Services []ServiceState `json:"services"`
 }
