@@ -126,6 +126,9 @@ func (l *log) findings() *Findings {
 			k.ClientLoss = l.clientLoss(n.name)
 		}
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
+		if r := l.shortOf(n, k); r != nil && (nf.Reclaimed == nil || !nf.Reclaimed.Early || r.Entries > nf.Reclaimed.Entries) {
+			nf.Reclaimed = r
+		}
 		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
 		nf.LimitChanges = l.whoChanged(n)
 		nf.Proxy = l.proxies[n.name].finding()

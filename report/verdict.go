@@ -137,6 +137,9 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	default:
 		notes = append(notes, expected...)
 	}
+	if len(fails) == 0 && (len(f.Expected) == 0 || !shown) {
+		inconclusive = append(inconclusive, unproven(f)...)
+	}
 	if len(f.Thresholds) == 0 && len(f.Expected) == 0 {
 		fails = append(fails, disturbed(f)...)
 	}

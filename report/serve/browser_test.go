@@ -29,7 +29,7 @@ func TestPagesInABrowser(t *testing.T) {
 	if err != nil {
 		envtest.Require(t, "axe", err.Error())
 	}
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "AFolderWithALongName", "inAnotherOneThatNoPhoneIsWideEnoughFor")
 	for i := range 3 {
 		writeLog(t, filepath.Join(dir, "capacity-concurrent", "trials", fmt.Sprintf("%03d", i+1)), logOf("capacity-concurrent", 3, day))
 	}
