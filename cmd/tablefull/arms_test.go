@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/runner"
+	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 const smallArms = `
@@ -126,14 +128,21 @@ func TestInterruptedArms(t *testing.T) {
 // changes later by what is given, and returns the exit code and what was said.
 func shortGate(t *testing.T, late string, sets ...string) (code int, text string) {
 	t.Helper()
-	var out, errOut bytes.Buffer
-	args := []string{
-		"gate", "--baseline", "builtin", "--candidate", "builtin", "--trials", "4", "--gate", "failures_per_action", "--quiet", "--out", filepath.Join(t.TempDir(), "out"),
-		"--set", "duration=3500ms", "--set", "actions.1=null", "--set", "actions.0.at=500ms", "--set", "expect=null", "--set", "services.0.pods=2",
-	}
+	args := []string{"--baseline", "builtin", "--candidate", "builtin"}
 	if late != "" {
 		args = append(args, "--candidate-set", "lab.proxy.delay="+late)
 	}
+	return shortGateOf(t, args, sets...)
+}
+
+// shortGateOf is shortGate for the arms that args name.
+func shortGateOf(t *testing.T, args []string, sets ...string) (code int, text string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	args = append([]string{
+		"gate", "--trials", "4", "--gate", "failures_per_action", "--quiet", "--out", filepath.Join(t.TempDir(), "out"),
+		"--set", "duration=3500ms", "--set", "actions.1=null", "--set", "actions.0.at=500ms", "--set", "expect=null", "--set", "services.0.pods=2",
+	}, args...)
 	for _, set := range sets {
 		args = append(args, "--set", set)
 	}
@@ -162,19 +171,25 @@ func TestTruthGate(t *testing.T) {
 }
 
 // The long proof: of 20 gates of a proxy against itself at most one fails, and
-// of 20 against one that hears of changes 500 ms later at least 19 do. A gate that
+// of 20 against one that hears of changes 500 ms later at least 19 do, and so of
+// a real kube-proxy against one that waits for 2 s at each sync. A gate that
 // says of itself that it could not decide, for the machine was busy, is made again,
-// at most twice. About 40 minutes.
+// at most twice. About 70 minutes.
 func TestProveGate(t *testing.T) {
 	if !proving() {
-		t.Skip("takes 40 minutes: make prove")
+		t.Skip("takes 70 minutes: make prove")
 	}
 	needLab(t)
 	const gates = 20
 	for _, c := range []struct {
-		name, late string
-		fails      [2]int // of gates, at least and at most
-	}{{"same", "", [2]int{0, 1}}, {"later", "600ms", [2]int{19, 20}}} {
+		name  string
+		gate  func(t *testing.T, seed string) (int, string)
+		fails [2]int // of gates, at least and at most
+	}{
+		{"same", func(t *testing.T, seed string) (int, string) { return shortGate(t, "", seed) }, [2]int{0, 1}},
+		{"later", func(t *testing.T, seed string) (int, string) { return shortGate(t, "600ms", seed) }, [2]int{19, 20}},
+		{"slow-sync", slowSyncGate, [2]int{19, 20}},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			run, failed := 0, 0
 			for i := range gates {
@@ -183,7 +198,7 @@ func TestProveGate(t *testing.T) {
 					for try := 0; try < 3 && code == exitInconclusive; try++ {
 						began := time.Now()
 						var out string
-						code, out = shortGate(t, c.late, fmt.Sprintf("seed=%d", 1000+10*i+try))
+						code, out = c.gate(t, fmt.Sprintf("seed=%d", 1000+10*i+try))
 						t.Logf("PROVED gate %s/%02d: exit code %d in %.0f s", c.name, i+1, code, time.Since(began).Seconds())
 						if code != exitPass && code != exitFail {
 							t.Log(out)
@@ -203,6 +218,26 @@ func TestProveGate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowSyncGate is shortGate with a kube-proxy, and the same one with an nft that
+// waits for 2 s before it applies what it is given, as it is at each sync.
+func slowSyncGate(t *testing.T, seed string) (code int, text string) {
+	t.Helper()
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"nft"})
+	real, err := proxy.Locate("v1.36.3")
+	require.NoError(t, err)
+	nft, err := exec.LookPath("nft")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
+	for name, text := range map[string]string{
+		"bin/nft":    "case \" $* \" in *' -f '*) sleep 2;; esac\nexec " + nft + ` "$@"`,
+		"kube-proxy": "PATH=" + dir + "/bin:$PATH exec " + real + ` "$@"`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755)) //nolint:gosec // to be run
+	}
+	return shortGateOf(t, []string{"--baseline", "v1.36.3:nftables", "--candidate", filepath.Join(dir, "kube-proxy") + ":nftables"}, seed)
 }
 
 // The ways around a full table, each held to what the library says of it; and

@@ -193,16 +193,19 @@ func (k *kubeProxy) warn(text string) {
 	k.out.Record(runlog.Record{Event: &runlog.Event{Kind: "warning", Name: "proxy", Detail: text}})
 }
 
-// tick is part of ticker: it records the kube-proxy's own metrics.
-func (k *kubeProxy) tick() (time.Duration, error) {
+// tick is part of ticker.
+func (k *kubeProxy) tick() (time.Duration, error) { return metricsEvery, k.measure() }
+
+// measure is part of measured: it records the kube-proxy's own metrics.
+func (k *kubeProxy) measure() error {
 	if k.p == nil {
-		return metricsEvery, nil
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	m, err := k.p.Scrape(ctx)
 	if err != nil {
-		return metricsEvery, fmt.Errorf("read kube-proxy's metrics: %w", err)
+		return fmt.Errorf("read kube-proxy's metrics: %w", err)
 	}
 	number := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 	fields := map[string]string{
@@ -213,7 +216,7 @@ func (k *kubeProxy) tick() (time.Duration, error) {
 		fields["last_sync_ago_s"] = number(time.Since(m.LastSync).Seconds())
 	}
 	k.out.Record(runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: "metrics", Fields: fields}})
-	return metricsEvery, nil
+	return nil
 }
 
 // pause is part of process.

@@ -41,6 +41,9 @@ type ticker interface {
 	tick() (time.Duration, error)
 }
 
+// A measured dataplane counts something of itself, and loses it when it ends.
+type measured interface{ measure() error }
+
 // Proxy is the worker of a ProxyJob.
 type Proxy struct {
 	job    env.ProxyJob
@@ -115,7 +118,10 @@ func (p *Proxy) Run(ctx context.Context, ready func(), out env.Recorder) (err er
 	if err := r.start(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.plane.close()) }()
+	defer func() {
+		r.measure()
+		err = errors.Join(err, r.plane.close())
+	}()
 	if err := sysctl.SetAll(p.job.Sysctls); err != nil {
 		return err
 	}
@@ -185,6 +191,18 @@ func (r *running) tick() (time.Duration, error) {
 		return idleTick, nil
 	}
 	return t.tick()
+}
+
+// measure records what the proxy counts of itself before it ends, for with it
+// its counts are gone. One that hangs does not answer.
+func (r *running) measure() {
+	m, ok := r.plane.(measured)
+	if !ok || r.paused {
+		return
+	}
+	if err := m.measure(); err != nil {
+		r.out.Record(runlog.Record{Event: &runlog.Event{Kind: "warning", Name: "proxy", Detail: err.Error()}})
+	}
 }
 
 func (r *running) update(ctx context.Context, u env.Update) error {
@@ -265,6 +283,7 @@ func (down) close() error  { return nil }
 // restart forgets all that the proxy knew, as a new process has. Another proxy
 // takes its place where by is set.
 func (r *running) restart(ctx context.Context, clean bool, pause time.Duration, by *scenarios.Proxy) error {
+	r.measure()
 	if err := r.plane.close(); err != nil {
 		return fmt.Errorf("end proxy: %w", err)
 	}
