@@ -34,21 +34,22 @@ func TestActionsThatBeginTogether(t *testing.T) {
 
 // A run in which an action was never carried out to its end is no pass: nobody
 // knows what it would have cost. One that was, once, is enough, and so is that
-// all was shown that the scenario expects.
+// all was shown that the scenario expects, unless thresholds judge it.
 func TestActionThatWasNeverDone(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		once   bool
-		expect []string
-		want   Verdict
+		name               string
+		once               bool
+		expect, thresholds []string
+		want               Verdict
 	}{
-		{"once", true, nil, Pass},
-		{"never", false, nil, Inconclusive},
-		{"never, and all was shown", false, []string{"failures == 0"}, Pass},
+		{"once", true, nil, nil, Pass},
+		{"never", false, nil, nil, Inconclusive},
+		{"never, and all was shown", false, []string{"failures == 0"}, nil, Pass},
+		{"never, and thresholds judge", false, []string{"failures == 0"}, []string{"failures == 0"}, Inconclusive},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
-			s.header.Expect = c.expect
+			s.header.Expect, s.header.Thresholds = c.expect, c.thresholds
 			if c.once {
 				s.act("roll", "rollout", 1, 2, 3, "")
 			}

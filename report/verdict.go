@@ -125,12 +125,14 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 			notes = append(notes, "threshold without an answer: "+thresholdLine(r))
 		}
 	}
-	notes = append(notes, neverDone(f)...)
+	// What only ends a run early says nothing about what it was to show.
+	judging := len(f.Thresholds) - l.aborting()
+	if len(f.Expected) == 0 || judging > 0 {
+		notes = append(notes, neverDone(f)...)
+	}
 	unanswered := len(notes) > 0
 	table, without, other := l.weigh(f, a)
 	expected, shown := expectations(f)
-	// What only ends a run early says nothing about what it was to show.
-	judging := len(f.Thresholds) - l.aborting()
 	switch {
 	case len(f.Expected) > 0 && judging <= 0 && !shown:
 		inconclusive = append(inconclusive, expected...)
@@ -164,10 +166,10 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 }
 
 // neverDone are actions that were never carried out to their end: whatever did not
-// fail, it was not their doing. What a scenario expects of a run can have been
-// shown all the same.
+// fail, it was not their doing. What a scenario only expects of a run can have been
+// shown all the same, which is for the caller to see to.
 func neverDone(f *Findings) []string {
-	if len(f.Expected) > 0 || f.OtherSpikes > 0 { // of so many, some were; only the worst are here
+	if f.OtherSpikes > 0 { // of so many, some were; only the worst are here
 		return nil
 	}
 	var out []string

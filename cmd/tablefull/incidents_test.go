@@ -183,6 +183,7 @@ func TestTruthBuckets(t *testing.T) {
 	}
 
 	r = runIt(t, "bucket-degenerate", "", "--quiet", "--set", "duration=4s", "--set", "conntrack.buckets=262144")
+	assertReproduced(t, r, false)
 	assert.EqualValues(t, 262144, r.Environment.Buckets)
 	assert.Zero(t, r.cause("chain_too_long"))
 	assert.Zero(t, r.Nodes[0].Counters["insert_failed"])
@@ -250,6 +251,7 @@ func TestTruthProxyLowersMax(t *testing.T) {
 	}
 
 	r = runIt(t, "proxy-lowers-max", "", "--quiet", "--set", "lab.proxy.conntrack.max_per_core=0", "--set", "duration=7s")
+	assertReproduced(t, r, false)
 	require.Len(t, r.Nodes[0].LimitChanges, 1)
 	assert.Zero(t, r.cause("table_full"))
 	assert.Zero(t, r.Nodes[0].Counters["drop"])
@@ -271,18 +273,20 @@ func TestBallastBeyondTheBuckets(t *testing.T) {
 func TestTruthProxyRestart(t *testing.T) {
 	needLab(t)
 	r := runHonest(t, "proxy-restart-under-load", "")
+	assertReproduced(t, r, true)
 	assert.Equal(t, exitPass, r.code)
 	assert.Zero(t, r.Traffic[0].Failed)
 	assert.Len(t, r.Spikes, 5)
 	r = runHonest(t, "proxy-restart-under-load", "", "--set", "actions[0].restart_proxy.clean=true", "--set", "actions[0].restart_proxy.down=300ms")
+	assertReproduced(t, r, false)
 	assert.Equal(t, exitFail, r.code)
 	assert.NotZero(t, r.Traffic[0].Failed)
 }
 
 // The second article: with IPVS, half of the new connections of clients that
 // reuse their source ports go on reaching the pod that is taken out; with what
-// kube-proxy sets today, none. A private kernel on a busy machine is too slow
-// for a verdict, but not for who was reached.
+// kube-proxy sets today, none, and none with nftables. A private kernel on a busy
+// machine is too slow for a verdict, but not for who was reached.
 func TestTruthPortReuse(t *testing.T) {
 	needPrivate(t)
 	for _, c := range []struct {
@@ -293,6 +297,7 @@ func TestTruthPortReuse(t *testing.T) {
 		{"article", nil, 0.4, 0.6},
 		{"expire_nodest_conn", []string{"lab.proxy.ipvs.expire_nodest_conn=true"}, 0, 0.05},
 		{"conn_reuse_mode", []string{"lab.proxy.ipvs.conn_reuse_mode=1"}, 0, 0.05},
+		{"nftables", []string{"lab.kernel=host", "lab.proxy.mode=nftables", "lab.proxy.ipvs=null", "duration=9s", "actions[0].at=2s", "services[0].lifecycle.grace=6s"}, 0, 0.05},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"--quiet", "--set", "lab.kernel=private"}
@@ -305,6 +310,7 @@ func TestTruthPortReuse(t *testing.T) {
 			t.Logf("the draining pod took %.1f %%", 100**share)
 			assert.GreaterOrEqual(t, *share, c.lo)
 			assert.LessOrEqual(t, *share, c.hi)
+			assertReproduced(t, r, c.lo > 0)
 		})
 	}
 }

@@ -40,12 +40,14 @@ func TestTruthTerminationRace(t *testing.T) {
 	needLab(t)
 	short := []string{"--set", "duration=10s", "--set", "actions[0].at=2s"}
 	r := runHonest(t, "rollout-termination-race", "", short...)
+	assertReproduced(t, r, true)
 	assert.Equal(t, exitFail, r.code)
 	// Three pods, each one of three for half a second of 300 attempts/s.
 	assert.InDelta(t, 3*0.5*300/3, r.Traffic[0].Failed, 75)
 	assertNotTheTable(t, r)
 
 	r = runHonest(t, "rollout-termination-race", "", append(short, "--set", "services[0].lifecycle.pre_stop=2s")...)
+	assertReproduced(t, r, false)
 	assert.Equal(t, exitPass, r.code)
 	assert.Zero(t, r.Traffic[0].Failed)
 }
