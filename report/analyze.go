@@ -131,6 +131,7 @@ func (l *log) findings() *Findings {
 		}
 		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
 		nf.LimitChanges = l.whoChanged(n)
+		nf.Conditions = append([]Condition{}, l.conditions[n.name]...)
 		nf.Proxy = l.proxies[n.name].finding()
 		nf.Ports = n.portFinding(l.masquerade())
 		f.Nodes = append(f.Nodes, nf)
@@ -145,6 +146,9 @@ func (l *log) findings() *Findings {
 	}
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
+	for i := range f.Spikes {
+		f.Spikes[i].Ties = tiesOf(f, &f.Spikes[i])
+	}
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)
 	f.Sizing = l.sizing(l.busiest(first), f.Nodes)

@@ -22,6 +22,7 @@ const (
 	backendGone     = "backend_gone"
 	drainingBackend = "draining_backend"
 	untranslated    = "untranslated"
+	notProgrammed   = "not_programmed"
 	invalidReset    = "invalid_reset"
 	backendReset    = "backend_reset"
 	backendRefused  = "backend_refused"
@@ -67,6 +68,7 @@ type tally struct {
 	later    uint64         // of failures: something was lost while they waited, not at their start
 	how      string         // said instead of the counter
 	steps    map[int]uint64 // failures, by the step of the axis they were due in
+	ties     map[behind]bool
 }
 
 // attribution finds the cause of every failed attempt. Rules run in the order
@@ -129,7 +131,7 @@ func (a *attribution) addItems(v *lane) {
 			if n == 0 || o == runlog.Interrupted {
 				continue
 			}
-			it := &item{t: t, lane: v, key: k, outcome: o, class: t.class(o), n: n, left: n, late: b.late > 0}
+			it := &item{t: t, lane: v, key: k, outcome: o, class: t.class(o), n: n, left: n, late: b.late > 0, lates: b.late, bad: b.bad}
 			a.divide(it, rest)
 			if it.class == silent {
 				it.packets = uint64(math.Round(float64(b.bad.lost) * float64(n) / float64(unheard)))
@@ -267,6 +269,7 @@ func (a *attribution) attribute() {
 	a.withoutEndpoint()
 	a.resets()
 	a.refusals()
+	a.behindTheEndpoints()
 	a.silences()
 	for _, it := range a.items {
 		a.take(it, unknownCause, it.left, ^found(0))
@@ -316,7 +319,7 @@ func (a *attribution) tally(k tallyKey) *tally {
 func newTally(k tallyKey) *tally {
 	return &tally{
 		tallyKey: k, traffic: map[string]uint64{}, entered: map[string]uint64{}, outcomes: map[runlog.Outcome]uint64{}, kinds: map[*lane]map[class]bool{}, hosts: map[string]bool{},
-		steps: map[int]uint64{}, deltas: map[string]float64{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1),
+		steps: map[int]uint64{}, deltas: map[string]float64{}, ties: map[behind]bool{}, from: math.Inf(1), to: math.Inf(-1), rose: math.Inf(1),
 	}
 }
 

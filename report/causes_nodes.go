@@ -113,6 +113,7 @@ func mergeTallies(list []*tally) *tally {
 		sum.shared = sum.shared || t.shared
 		maps.Copy(sum.hosts, t.hosts)
 		maps.Copy(sum.kinds, t.kinds)
+		maps.Copy(sum.ties, t.ties)
 		for f, n := range t.looked {
 			sum.looked[f] += n
 		}

@@ -50,6 +50,7 @@ type endpointLog struct {
 // plane is one reading of a node's dataplane.
 type plane struct {
 	t, seen  float64 // of the first and the last reading that was so
+	before   float64 // of the last reading that was not yet
 	failed   bool    // it could not be read: nothing is known
 	services []runlog.ProgrammedService
 }
@@ -101,7 +102,19 @@ func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
 			return
 		}
 	}
-	c.planes[node] = append(list, plane{t: t, seen: t, failed: d.Failed != "", services: d.Services})
+	c.planes[node] = append(list, plane{t: t, seen: t, before: l.readBefore(list, t, d), failed: d.Failed != "", services: d.Services})
+}
+
+// readBefore is when the reading before d was: what it showed is what the last
+// one of the list did. Logs that do not say so leave the last one that was recorded.
+func (l *log) readBefore(list []plane, t float64, d *runlog.Dataplane) float64 {
+	switch n := len(list); {
+	case sane(d.Since) && d.Since > 0 && d.Since <= heldReading:
+		return t - d.Since
+	case n > 0:
+		return list[n-1].seen
+	}
+	return t
 }
 
 // sameServices says whether both lead to the same pods.

@@ -53,6 +53,7 @@ type log struct {
 
 	events      []Event
 	otherEvents uint64
+	conditions  map[string][]Condition // of a cluster's nodes
 	losses      map[runlog.Loss]uint64 // by What and Why, Count is 0 in the key
 	lossOrder   []runlog.Loss
 	clockBound  float64
@@ -124,6 +125,8 @@ type badBin struct {
 	firstDue   float64 // of a failed attempt; NaN where no Failure record says
 	firstLate  float64 // s it was started after that
 	firstStart [classes]float64
+	lastStart  [classes]float64 // where recorded is not 0
+	recorded   [classes]uint64  // failures, one by one
 	notStarted uint64
 	refused    [len(generatorCauses)]uint64 // of notStarted, by cause
 }
@@ -424,6 +427,9 @@ func (l *log) addFailure(f *runlog.Failure) {
 			d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
 		}
 		d.firstStart[c] = least(d.firstStart[c], f.Start)
+		if d.recorded[c]++; d.recorded[c] == 1 || f.Start > d.lastStart[c] {
+			d.lastStart[c] = f.Start
+		}
 	}
 
 	a := attempt{t.info.Name, f.Node, f.Seq}
@@ -480,6 +486,10 @@ func (l *log) addEvent(r *runlog.Record) {
 	}
 	if e.Kind == "proxy" && e.Name == "metrics" {
 		l.addProxyMetrics(r.Host, e)
+		return // numbers to add up
+	}
+	if e.Kind == "node" {
+		l.addCondition(r.T, e)
 	}
 	if len(l.events) == maxEvents {
 		l.otherEvents++

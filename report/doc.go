@@ -46,11 +46,17 @@
 //   - no_endpoint: the service had no usable endpoint while the attempt was due,
 //     and no autopsy of its like found an entry to a pod that was gone.
 //   - stale_backend: the attempt's entry points to an address that was no usable
-//     pod of the service when it was sent.
+//     pod of the service when it was sent; or the attempt was refused at once and
+//     left no entry, while the node's rules led to such an address in the last
+//     reading before and the first one after, and all usable pods' counters are
+//     known and do not explain it.
 //   - draining_backend: the attempt's entry points to a pod that was terminating
 //     when it was sent, and was not to be used any more (KEP-1669: others were
 //     usable, or it served no more); or it was refused when such a pod sent that
-//     many TCP resets or counted datagrams to no listener.
+//     many TCP resets or counted datagrams to no listener; or as a stale one.
+//   - not_programmed: the attempt was refused at once and left no entry, while the
+//     service had a usable endpoint, and the node's rules led to no pod of it in
+//     the last reading before and the first one after.
 //   - backend_gone: the attempt's entry points to a pod that was usable when it
 //     was sent, and that ended before the attempt failed, within 0.5 s where
 //     nothing had answered yet.

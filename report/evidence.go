@@ -47,6 +47,9 @@ func (a *attribution) evidence(t *tally) string {
 		}
 		parts = append(parts, outcomeList(t.outcomes))
 	}
+	if tied := a.tied(t); tied != "" {
+		parts = append(parts, tied)
+	}
 	if f, leads := leadsTo[t.cause]; leads {
 		if n := t.looked.of(foundAny(f)); n > 0 {
 			parts = append(parts, leadText(t.cause, n))

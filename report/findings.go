@@ -186,6 +186,7 @@ type Spike struct {
 	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
 	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
 	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end."`
+	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
 }
 
@@ -232,6 +233,7 @@ type Node struct {
 	PeakByState     map[string]uint64  `json:"peak_by_state" jsonschema_description:"Most entries that a walk found by protocol and state, ballast not counted; null without any."`
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
+	Conditions      []Condition        `json:"conditions" jsonschema_description:"What the API server said of it, of a cluster's node: cordoned, not ready and so on; at most 100."`
 	Proxy           *ProxyProcess      `json:"proxy" jsonschema_description:"The node's kube-proxy; null where it has none, or nothing is known of it."`
 	Entered         *Entered           `json:"entered" jsonschema_description:"What befell the attempts that entered by this node; null where there is one node only, or where it is not known."`
 	Samples         uint64             `json:"samples"`
@@ -239,6 +241,12 @@ type Node struct {
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal), and self, the sampling agent's CPU time in s per s; null where not measured."`
 	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`
+}
+
+// Condition is what became of a cluster's node at a moment.
+type Condition struct {
+	AtS  float64 `json:"at_s" jsonschema_description:"Run time in s at which the controller heard of it; before 0: it was so when the run began."`
+	What string  `json:"what" jsonschema_description:"cordoned, uncordoned, ready, not ready, gone, or a condition as MemoryPressure."`
 }
 
 // Census is one walk over a table.
@@ -282,6 +290,7 @@ type StaleBackend struct {
 	Addr    string  `json:"addr"`
 	What    string  `json:"what" jsonschema:"enum=stale,enum=missing,enum=draining" jsonschema_description:"stale: takes new connections and should not. missing: should take some and is not there. draining: kept with weight 0."`
 	FromS   float64 `json:"from_s" jsonschema_description:"Run time in s."`
+	SeenS   float64 `json:"seen_s" jsonschema_description:"Run time in s of the last reading that still showed it."`
 	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first reading in which it was over, or of the log's end."`
 	Ended   bool    `json:"ended" jsonschema_description:"Whether it was over when the log ended."`
 }

@@ -270,6 +270,10 @@ var remedies = map[string]advice{
 		Do:  "Not the limit: there was nobody to send to. Keep a usable pod where the traffic enters until clients have gone elsewhere.",
 		Why: []string{"With externalTrafficPolicy Local that is on each node that the load balancer still sends to: preStop must outlast its health checks. Else it is anywhere: minAvailable, or more pods."},
 	},
+	notProgrammed: {
+		Do:  "Not the limit: there were usable pods, and the node that they entered by had not programmed any of them yet. Keep one usable pod at all times.",
+		Why: []string{"A proxy hears of an endpoint after it is ready, and synchronises at most once a second (kube-proxy: minSyncPeriod). Which endpoint, and until when, is said below."},
+	},
 	drainingBackend: {
 		Do:  "Not the limit: let pods serve on, during a preStop sleep, for as long as the node's proxy may send to them.",
 		Why: []string{"They refused or ignored connections while they were terminating, and the proxy still sent to them. With IPVS, expire_nodest_conn=1 (which kube-proxy sets) or conn_reuse_mode=1 keep clients that use a source port again from following an old entry there."},

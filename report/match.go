@@ -50,11 +50,13 @@ type item struct {
 	// by is left, divided by what autopsies found: an extrapolation from
 	// those attempts that were looked up.
 	by      [findings]uint64
-	allowed uint64 // of left: what the current rule may take, which is
-	mask    found  // attempts that have, or may have, one of these findings
-	packets uint64 // lost by all n
-	late    bool   // some were started late
-	misled  bool   // autopsies of its like found entries that lead astray
+	allowed uint64  // of left: what the current rule may take, which is
+	mask    found   // attempts that have, or may have, one of these findings
+	packets uint64  // lost by all n
+	late    bool    // some were started late
+	lates   uint64  // how many
+	bad     *badBin // of its bin
+	misled  bool    // autopsies of its like found entries that lead astray
 }
 
 // allow sets how many of the item's attempts a rule may take that can be true

@@ -12,6 +12,10 @@ type ProxyProcess struct {
 	SyncMeanS        *float64 `json:"sync_mean_s" jsonschema_description:"Mean length of one, s."`
 	Programmings     uint64   `json:"programmings" jsonschema_description:"Changes of endpoints that it programmed."`
 	ProgrammingMeanS *float64 `json:"programming_mean_s" jsonschema_description:"Mean of its network programming latency: from the moment the change was told to it, s."`
+	Reconciles       uint64   `json:"reconciles" jsonschema_description:"Times its conntrack reconciler looked for entries of UDP that lead to no endpoint any more (kube-proxy 1.32 and later)."`
+	ReconcileMeanS   *float64 `json:"reconcile_mean_s" jsonschema_description:"Mean length of one, s."`
+	DeletedEntries   uint64   `json:"deleted_entries" jsonschema_description:"Entries that its reconciler deleted."`
+	SyncFailures     uint64   `json:"sync_failures" jsonschema_description:"Times the kernel refused its rules."`
 	CPUS             *float64 `json:"cpu_s" jsonschema_description:"CPU time it used, starting included, s; null where that was not measured."`
 	RSSMiB           *float64 `json:"rss_mib" jsonschema_description:"Most memory it used, MiB; null where that was not measured."`
 }
@@ -26,7 +30,7 @@ type proxyLog struct {
 }
 
 // proxyCounters are the fields of a metrics event that only rise.
-var proxyCounters = []string{"syncs", "sync_s", "programmings", "programming_s"}
+var proxyCounters = []string{"syncs", "sync_s", "programmings", "programming_s", "reconciles", "reconcile_s", "deleted_entries", "sync_failures"}
 
 func (l *log) addProxyMetrics(node string, e *runlog.Event) {
 	if l.proxies == nil {
@@ -66,6 +70,7 @@ func (p *proxyLog) finding() *ProxyProcess {
 		return nil
 	}
 	f := &ProxyProcess{Syncs: uint64(p.sum["syncs"]), Programmings: uint64(p.sum["programmings"])}
+	f.Reconciles, f.DeletedEntries, f.SyncFailures = uint64(p.sum["reconciles"]), uint64(p.sum["deleted_entries"]), uint64(p.sum["sync_failures"])
 	mean := func(sum, n string) *float64 {
 		if p.sum[n] <= 0 {
 			return nil
@@ -73,6 +78,7 @@ func (p *proxyLog) finding() *ProxyProcess {
 		return finite(p.sum[sum] / p.sum[n])
 	}
 	f.SyncMeanS, f.ProgrammingMeanS = mean("sync_s", "syncs"), mean("programming_s", "programmings")
+	f.ReconcileMeanS = mean("reconcile_s", "reconciles")
 	if p.cpu > 0 {
 		f.CPUS = finite(p.cpu)
 	}

@@ -73,7 +73,8 @@ type host struct {
 	name   string
 	prev   map[string]uint64
 	prevT  float64
-	unsure bool // as that of node
+	first  float64 // time of the first sample
+	unsure bool    // as that of node
 	deltas []netDelta
 }
 
@@ -341,6 +342,7 @@ func (h *host) add(t, took float64, c map[string]uint64) {
 		return
 	}
 	if h.prev == nil {
+		h.first = t
 		h.prev = map[string]uint64{}
 	}
 	maps.Copy(h.prev, c) // what is not in a sample has not changed

@@ -33,13 +33,17 @@ func (l *log) staleOf(node string) *Stale {
 			until = p.t
 		} else {
 			read = true
+			w.seen = p.before
 			w.compare(p.t, p.services)
+			w.seen = p.t
 			// Endpoints may change while the dataplane does not.
 			for _, t := range l.changesBetween(p.t, until) {
+				w.seen = t // it holds until another is read
 				w.compare(t, p.services)
 			}
 		}
 		if until < next {
+			w.seen = p.seen
 			w.leave(until)
 			w.out.UnreadS += next - until
 		}
@@ -47,6 +51,7 @@ func (l *log) staleOf(node string) *Stale {
 	if !read {
 		return nil
 	}
+	w.seen = max(planes[len(planes)-1].seen, l.lastT)
 	w.leave(l.lastT)
 	if w.out.MaxMissingS > 0 && !programs(planes) && l.succeeded() {
 		// Whatever carried those attempts, no reading has seen it: to call its
@@ -97,6 +102,7 @@ type staleWatch struct {
 	l    *log
 	out  *Stale
 	open map[staleKey]*StaleBackend
+	seen float64 // of the last reading that showed what was before
 }
 
 // compare notes what differs at a moment and what does no longer.
@@ -158,7 +164,7 @@ func (w *staleWatch) note(t float64, now map[staleKey]bool) {
 }
 
 func (w *staleWatch) close(b *StaleBackend, t float64, ended bool) {
-	b.ToS, b.Ended = t, ended
+	b.ToS, b.Ended, b.SeenS = t, ended, min(t, max(b.FromS, w.seen))
 	switch b.What {
 	case "stale":
 		w.out.MaxS = max(w.out.MaxS, t-b.FromS)

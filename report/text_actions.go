@@ -52,8 +52,10 @@ func actionLines(f *Findings) []string {
 		out = append(out, fmt.Sprintf("and %s that cost no more than these", plural(n, "action")))
 	}
 	for i := range f.Nodes {
-		if s := staleText(&f.Nodes[i]); s != "" {
-			out = append(out, s)
+		for _, s := range []string{staleText(&f.Nodes[i]), conditionText(&f.Nodes[i]), proxyText(&f.Nodes[i])} {
+			if s != "" {
+				out = append(out, s)
+			}
 		}
 	}
 	return append(out, drainLines(f)...)
@@ -114,6 +116,9 @@ func spikeText(s *Spike, next string) string {
 		b.WriteString(", not seen to end")
 	}
 	b.WriteString(": " + costText(s, next))
+	if len(s.Ties) > 0 {
+		b.WriteString("; " + s.Ties[0]) // the longest
+	}
 	if s.HeldLost != nil && *s.HeldLost > 0 {
 		fmt.Fprintf(b, "; %s found lost until the next action or the end", plural(*s.HeldLost, "held connection was", "held connections were"))
 	}
@@ -245,6 +250,8 @@ func mechanism(f *Findings, s *Spike) string {
 		return ": their service had no usable endpoint"
 	case untranslated:
 		return ": their first packet met no rule for the service, and what they sent later followed its entry, to no pod"
+	case notProgrammed:
+		return ": there were usable endpoints, and the node that they entered by had rules to none"
 	case staleBackend:
 	default:
 		return ""

@@ -81,7 +81,7 @@ func Metrics() []Metric {
 // Causes lists why attempts fail, as reports name it.
 func Causes() []string {
 	return []string{
-		"table_full", "evicted", "nat_clash", "snat_ports", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint", "untranslated",
+		"table_full", "evicted", "nat_clash", "snat_ports", "chain_too_long", "stale_backend", "draining_backend", "backend_gone", "no_endpoint", "untranslated", "not_programmed",
 		"invalid_reset", "listen_overflow", "backend_reset", "backend_refused", "backend_silent", "unknown",
 	}
 }

@@ -346,7 +346,10 @@ func UsableOn(node string, list []EndpointState) []EndpointState {
 // Dataplane is what a node's kernel was found to be programmed with. It is
 // recorded at first, whenever it has changed, and every 10 s.
 type Dataplane struct {
-	Took     float64             `json:"took"` // s the reading lasted
+	Took float64 `json:"took"` // s the reading lasted
+	// Since is how long before T, in s, the reading before it was, which still
+	// showed what the record before this one does; 0 where there is none.
+	Since    float64             `json:"since,omitempty"`
 	Mode     string              `json:"mode"` // nftables, iptables, ipvs
 	Services []ProgrammedService `json:"services"`
 	Failed   string              `json:"failed,omitempty"` // why it could not be read: nothing is known then
@@ -375,11 +378,15 @@ type Event struct {
 	// action (Fields kind, phase: begin, end or fail, number, and nodes where it
 	// was done to some only); pod (Name
 	// is the pod, Detail one of started, ready, terminating, sigterm, exited,
-	// killed, gone; Fields service, addr, and in a cluster node); proxy (of a node: synced, told, which
+	// killed, gone; Fields service, addr, and in a cluster node); node (of a
+	// cluster; Detail cordoned, uncordoned, ready, not ready, gone, or a condition
+	// as MemoryPressure, and no MemoryPressure when that is over; at first what is
+	// not as it should be); proxy (of a node: synced, told, which
 	// is a kube-proxy that has heard and programs by itself, paused, resumed,
 	// ended, cleaned, each with Fields: service to the names of its usable
 	// endpoints, parted by spaces; log with a line of a kube-proxy's own, and
-	// metrics with its own numbers in Fields); on a node also flush (deleted; Fields
+	// metrics with its own numbers in Fields; silent where a cluster's does not
+	// tell them); on a node also flush (deleted; Fields
 	// entries), sysctl (set, restored; Fields: name to value) and lock (held,
 	// released).
 	Kind   string            `json:"kind"`

@@ -37,6 +37,8 @@ func New(j env.Job) (env.Worker, error) {
 		return sysctl.New(j)
 	case j.Lock != nil:
 		return proxy.NewLock(j)
+	case j.ProxyMetrics != nil:
+		return proxy.NewMetrics(j)
 	case j.Audit != nil:
 		return dataplane.New(j)
 	}

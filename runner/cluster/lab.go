@@ -253,6 +253,9 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper
 	if err := l.startWatch(); err != nil {
 		return err
 	}
+	if err := l.readProxies(ctx); err != nil {
+		return err
+	}
 	for i, s := range l.settings.services {
 		at := netip.AddrPortFrom(l.services[i].Addr.Addr(), uint16(l.settings.port))
 		for _, w := range l.workers {
@@ -260,6 +263,26 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper
 				return fmt.Errorf("reach service %s from node %s: %w", s.Name, w.pod.Spec.NodeName, err)
 			}
 		}
+	}
+	return nil
+}
+
+// Where kube-proxy serves its metrics if it is not told otherwise, and how often
+// they are read: that is some milliseconds of a CPU each time.
+var proxyMetrics = netip.MustParseAddrPort("127.0.0.1:10249")
+
+const proxyMetricsEvery = 2 * time.Second
+
+// readProxies has each node's sampler read what its kube-proxy says of itself.
+func (l *Lab) readProxies(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range l.nodes {
+		g.Go(func() error {
+			return n.Start(ctx, env.Job{ID: "proxy-metrics/" + n.Name(), Epoch: l.epochs[n.Name()], ProxyMetrics: &env.ProxyMetricsJob{At: proxyMetrics, Every: proxyMetricsEvery.Seconds()}})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("start reading kube-proxy's metrics: %w", err)
 	}
 	return nil
 }

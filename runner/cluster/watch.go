@@ -22,8 +22,8 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
-// A watch is what the API server says of the run's pods and endpoints, and of
-// kube-proxy's pods where the run may delete them. Its times are those at
+// A watch is what the API server says of the run's pods and endpoints, of the
+// nodes, and of kube-proxy's pods where the run may delete them. Its times are those at
 // which the controller heard, on the clock of the run.
 type watch struct {
 	pods    corelisters.PodLister
@@ -37,6 +37,7 @@ type seen struct{ ready, terminating, exited, adopted bool }
 // watchRights are for startWatch.
 func watchRights(proxy types.NamespacedName) []Right {
 	out := append(may("", "pods", "list", "watch"), may("discovery.k8s.io", "endpointslices", "list", "watch")...)
+	out = append(out, may("", "nodes", "list", "watch")...)
 	if proxy != (types.NamespacedName{}) {
 		out = append(out, inside(proxy.Namespace, may("", "pods", "list", "watch"))...)
 		out = append(out, selectorRights(proxy)...)
@@ -65,7 +66,11 @@ func (l *Lab) startWatch() error {
 	if _, err := f.Discovery().V1().EndpointSlices().Informer().AddEventHandler(handler); err != nil {
 		return fmt.Errorf("watch endpoints: %w", err)
 	}
-	factories := []informers.SharedInformerFactory{f}
+	nf := informers.NewSharedInformerFactory(l.env.client, 0)
+	if _, err := nf.Core().V1().Nodes().Informer().AddEventHandler(l.nodeHandler()); err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	factories := []informers.SharedInformerFactory{f, nf}
 	if p := l.env.cfg.KubeProxy; p != (types.NamespacedName{}) {
 		selector, err := l.env.proxySelector(l.ctx)
 		if err != nil {

@@ -96,6 +96,7 @@ func (a *Audit) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	defer every.Stop()
 	var last *runlog.Dataplane
 	var at time.Time
+	var before int64 // middle of the reading before
 	for first := true; ; first = false {
 		begin := monotonic()
 		d := a.once(ctx)
@@ -105,9 +106,13 @@ func (a *Audit) Run(ctx context.Context, ready func(), out env.Recorder) error {
 		}
 		if last == nil || !same(last, d) || time.Since(at) >= repeatAfter {
 			d.Took = float64(end-begin) / 1e9
+			if !first {
+				d.Since = float64(begin+(end-begin)/2-before) / 1e9
+			}
 			out.Record(runlog.Record{T: float64(begin+(end-begin)/2-a.epoch) / 1e9, Dataplane: d})
 			last, at = d, time.Now()
 		}
+		before = begin + (end-begin)/2
 		if first {
 			ready()
 		}

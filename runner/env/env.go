@@ -204,6 +204,8 @@ type Job struct {
 	Flush   *FlushJob   `json:"flush,omitempty"`
 	Sysctl  *SysctlJob  `json:"sysctl,omitempty"`
 	Lock    *LockJob    `json:"lock,omitempty"`
+
+	ProxyMetrics *ProxyMetricsJob `json:"proxy_metrics,omitempty"`
 }
 
 // An Update is what a running job is told. Exactly one field is set, but for
@@ -407,6 +409,13 @@ type SysctlJob struct {
 type LockJob struct {
 	Path string  `json:"path"`
 	For  float64 `json:"for"`
+}
+
+// ProxyMetricsJob records what the kube-proxy of this host says of itself: its
+// metrics, every Every seconds until Stop.
+type ProxyMetricsJob struct {
+	At    netip.AddrPort `json:"at"`    // where it serves them
+	Every float64        `json:"every"` // s
 }
 
 // XtablesLock is the file whose lock the iptables programs of a node take (as

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/netip"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -50,7 +51,12 @@ const maxMetrics = 16 << 20 // bytes
 
 // Scrape reads the metrics.
 func (p *Process) Scrape(ctx context.Context) (Metrics, error) {
-	body, err := p.get(ctx, "http://"+p.config.metrics().String()+"/metrics")
+	return ScrapeFrom(ctx, p.client, p.config.metrics())
+}
+
+// ScrapeFrom reads the metrics of the kube-proxy that serves them at the address.
+func ScrapeFrom(ctx context.Context, client *http.Client, at netip.AddrPort) (Metrics, error) {
+	body, err := get(ctx, client, "http://"+at.String()+"/metrics")
 	if err != nil {
 		return Metrics{}, err
 	}
@@ -59,11 +65,15 @@ func (p *Process) Scrape(ctx context.Context) (Metrics, error) {
 
 // get returns an answer's body, with an error too if it is not 200.
 func (p *Process) get(ctx context.Context, url string) ([]byte, error) {
+	return get(ctx, p.client, url)
+}
+
+func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask kube-proxy: %w", err)
 	}
-	resp, err := p.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask kube-proxy: %w", err)
 	}

@@ -207,15 +207,7 @@ func (k *kubeProxy) measure() error {
 	if err != nil {
 		return fmt.Errorf("read kube-proxy's metrics: %w", err)
 	}
-	number := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
-	fields := map[string]string{
-		"syncs": strconv.FormatUint(m.Sync.Count, 10), "sync_s": number(m.Sync.Sum),
-		"programmings": strconv.FormatUint(m.Programming.Count, 10), "programming_s": number(m.Programming.Sum),
-	}
-	if !m.LastSync.IsZero() {
-		fields["last_sync_ago_s"] = number(time.Since(m.LastSync).Seconds())
-	}
-	k.out.Record(runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: "metrics", Fields: fields}})
+	k.out.Record(metricsRecord(m, time.Now()))
 	return nil
 }
 

@@ -1,0 +1,246 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// shown are the backends of a service that take new connections which a node's
+// rules led to at all readings from the last one before a to the first one after b; any
+// says whether one of these showed any backend. It is not known where one failed,
+// or where there are none, clocks considered.
+func (l *log) shown(node, service string, a, b float64) (all []netip.Addr, any, known bool) {
+	planes := l.cluster.planes[node]
+	a, b = a-l.clockBound, b+l.clockBound
+	i, found := slices.BinarySearchFunc(planes, a, func(p plane, t float64) int { return cmp.Compare(p.t, t) })
+	if !found {
+		i--
+	}
+	if i < 0 {
+		return nil, false, false
+	}
+	for first := i; i < len(planes) && !planes[i].failed; i++ {
+		now, ok := planes[i].leadsTo(service)
+		switch {
+		case !ok:
+			return nil, false, false
+		case i == first:
+			all = now
+		default:
+			all = slices.DeleteFunc(all, func(x netip.Addr) bool { return !slices.Contains(now, x) })
+		}
+		any = any || len(now) > 0
+		if until := planes[i].seen; until >= b || i+1 < len(planes) && planes[i+1].before >= b {
+			return all, any, true
+		}
+	}
+	return nil, false, false
+}
+
+// leadsTo are the backends of a service that take new connections.
+func (p *plane) leadsTo(service string) (out []netip.Addr, known bool) {
+	for _, s := range p.services {
+		if s.Service != service {
+			continue
+		}
+		for _, x := range s.Backends {
+			if x.Weight > 0 {
+				out = append(out, x.Addr.Addr())
+			}
+		}
+		return out, true
+	}
+	return nil, false
+}
+
+// A behind is a node whose rules were not what the endpoints were.
+type behind struct {
+	node, service string
+	addr          netip.Addr // of the endpoint that it led to, or did not lead to
+}
+
+// refusal says whether attempts of the item failed as those do that a node sends
+// to an address where nothing listens any more, or that it rejects: at once.
+func (it *item) refusal() bool { return it.class == refused || it.class == unreachable }
+
+// sent is when the item's attempts were sent, and how many of those that can be
+// true of possible that is known of: all where each failure of its bin was
+// recorded; else those that were not late, of which all can be among the failed.
+func (it *item) sent(possible found) (from, to float64, n uint64) {
+	var of uint64
+	for o, c := range it.bad.outcomes {
+		if it.t.class(o) == it.class {
+			of += c
+		}
+	}
+	n = it.allow(possible)
+	if it.bad.recorded[it.class] == of {
+		return it.bad.firstStart[it.class], it.bad.lastStart[it.class], n
+	}
+	return it.start(), it.end(), n - min(n, it.lates)
+}
+
+// behindTheEndpoints explains attempts that were refused where nobody else can
+// have refused them: all the time in which they were sent, the node that they
+// entered by had rules that led to an address which was no usable pod, or to
+// none although there were usable ones. Such an attempt leaves no entry: a
+// refused one's is removed by the kernel, and one that the node itself rejects
+// or finds no way for never has one. What usable pods have refused is explained
+// before, by their own counters.
+func (a *attribution) behindTheEndpoints() {
+	can := foundAny(noEntry, notLooked)
+	for _, it := range a.items {
+		s := a.l.service(it.t.info.To)
+		if s == nil || it.left == 0 || !it.refusal() || a.behindGateway(it) || it.lane.stays() != "" {
+			continue
+		}
+		from, to, n := it.sent(can)
+		if n == 0 {
+			continue
+		}
+		if cause, who := a.l.lag(it, s, from, to); cause != "" {
+			a.take(it, cause, n, can)
+			a.of(cause, it).ties[who] = true
+		}
+	}
+}
+
+// lag is the cause of a refusal that the readings of the rules prove, and what
+// was behind, of attempts that were sent from one time to another; empty where
+// they prove none. An address counts only where it was not usable at both.
+func (l *log) lag(it *item, s *runlog.ServiceInfo, from, to float64) (string, behind) {
+	node := it.lane.node
+	if node == "" && len(l.nodeList) == 1 {
+		node = l.nodeList[0].name
+	}
+	e := l.cluster.services[s.Name]
+	led, any, known := l.shown(node, s.Name, from, to)
+	if !known || e == nil || len(e.t) == 0 || from < e.t[0]+l.clockBound {
+		return "", behind{}
+	}
+	if it.class == refused && !l.counted(s.Name, led, from, to) {
+		return "", behind{} // a usable pod may have
+	}
+	for _, addr := range led {
+		switch was := l.roleOf(s.Name, "", addr, from); {
+		case was == usable || l.roleOf(s.Name, "", addr, to) == usable || e.everUsable(addr, from, to):
+		case was == draining:
+			return drainingBackend, behind{node, s.Name, addr}
+		default:
+			return staleBackend, behind{node, s.Name, addr}
+		}
+	}
+	if !any {
+		for _, x := range runlog.Usable(e.at(from)) {
+			if l.roleOf(s.Name, "", x.Addr, to) == usable {
+				return notProgrammed, behind{node, s.Name, x.Addr}
+			}
+		}
+	}
+	return "", behind{}
+}
+
+// counted says whether all those of the addresses that are usable pods had
+// their counters read before and after, so that what they refused is known.
+func (l *log) counted(service string, addrs []netip.Addr, from, to float64) bool {
+	for _, addr := range addrs {
+		if l.roleOf(service, "", addr, from) != usable || l.roleOf(service, "", addr, to) != usable {
+			continue
+		}
+		name, _, _ := strings.Cut(l.cluster.services[service].nameOf(addr, from), ".") // of the host, which may have had pods before
+		if h := l.hosts[name]; h == nil || h.first > from || h.prevT < to {
+			return false
+		}
+	}
+	return true
+}
+
+// tie is like: endpoint 10.0.1.7 (web-1) no longer usable at 12.31 s, node2
+// still programmed it at 13.90 s.
+func (b *StaleBackend) tie(node string) string {
+	since, still, until := "no longer usable", "still programmed it", "without it"
+	if b.What == "missing" {
+		since, still, until = "usable", "had not programmed it", "with it"
+	}
+	name := b.Addr
+	if b.Pod != b.Addr {
+		name += " (" + b.Pod + ")"
+	}
+	if b.SeenS <= b.FromS {
+		return fmt.Sprintf("endpoint %s %s at %.2f s, %s first read %s at %.2f s", name, since, b.FromS, node, until, b.ToS)
+	}
+	return fmt.Sprintf("endpoint %s %s at %.2f s, %s %s at %.2f s", name, since, b.FromS, node, still, b.SeenS)
+}
+
+// maxTies is how many differences a spike names.
+const maxTies = 3
+
+// tiesOf are the differences between rules and endpoints that the spike's
+// failures rest on: those of the nodes that they entered by, while they failed,
+// of the kind that their causes are about; the longest first.
+func tiesOf(f *Findings, s *Spike) []string {
+	if s.StartS == nil || s.EndS == nil {
+		return []string{}
+	}
+	kinds := map[string]bool{}
+	for _, c := range s.Causes {
+		switch c.Cause {
+		case staleBackend, drainingBackend:
+			kinds["stale"] = true
+		case notProgrammed:
+			kinds["missing"] = true
+		}
+	}
+	type tied struct {
+		node string
+		b    *StaleBackend
+	}
+	var list []tied
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.Stale == nil || len(s.FailedBy) > 0 && s.FailedBy[n.Name] == 0 {
+			continue
+		}
+		for k := range n.Stale.Backends {
+			if b := &n.Stale.Backends[k]; kinds[b.What] && b.FromS < *s.EndS && b.ToS > *s.StartS {
+				list = append(list, tied{n.Name, b})
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(x, y tied) int { return cmp.Compare(y.b.ToS-y.b.FromS, x.b.ToS-x.b.FromS) })
+	out := []string{}
+	for _, x := range list[:min(maxTies, len(list))] {
+		out = append(out, x.b.tie(x.node))
+	}
+	return out
+}
+
+// tied is what the tally's attempts were refused by, as readings show.
+func (a *attribution) tied(t *tally) string {
+	if len(t.ties) == 0 {
+		return ""
+	}
+	names := map[string]bool{}
+	for b := range t.ties {
+		names[fmt.Sprintf("%s of %s on %s", b.addr, b.service, b.node)] = true
+	}
+	var list []string
+	for n := range names {
+		list = append(list, n)
+	}
+	slices.Sort(list)
+	more := ""
+	if n := len(list) - maxTies; n > 0 {
+		list, more = list[:maxTies], fmt.Sprintf(" and %d more", n)
+	}
+	what := "readings before and after show rules that led to what was no usable pod: "
+	if t.cause == notProgrammed {
+		what = "readings before and after show no rule to any pod, although there were usable ones: "
+	}
+	return what + strings.Join(list, ", ") + more
+}

@@ -1,0 +1,141 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// read is a reading of the rules, 0.2 s after the one before it.
+func (s *sim) read(t float64, services ...runlog.ProgrammedService) {
+	s.plane(t, services...)
+	s.records[len(s.records)-1].Dataplane.Since = 0.2
+}
+
+// lagging is a run in which web-1's endpoint goes at 3 s, and every second
+// attempt is refused from then on until 4.1 s, when the node's rules are first
+// read without it.
+func lagging(t *testing.T, rules func(s *sim), more func(s *sim)) *Findings {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "2 RS")
+	s.act("one", "delete_pod", 1, 2.95, 3.5, "")
+	rules(s)
+	for i, due := range dues(0, 10, 100) {
+		if due >= 3 && due < 4.1 && i%2 == 0 {
+			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+			continue
+		}
+		s.enter(due)
+		s.ok("web", due)
+	}
+	if more != nil {
+		more(s)
+	}
+	return s.analyze()
+}
+
+func TestRefusedWhereRulesAreBehind(t *testing.T) {
+	late := func(s *sim) {
+		s.read(-0.3, programmed(1, 2))
+		s.read(4.1, programmed(2))
+	}
+	t.Run("still programmed", func(t *testing.T) {
+		f := lagging(t, late, nil)
+		// 3.9 s is the last reading that shows it: what was sent after that is not
+		// proved.
+		assert.Equal(t, map[string]uint64{"stale_backend": 45, "unknown": 10}, causesOf(f))
+		assert.Contains(t, f.Causes[0].Evidence, "readings before and after show rules that led to what was no usable pod: 10.244.0.2 of web on node1")
+		require.Len(t, f.Spikes, 1)
+		assert.Equal(t, []string{"endpoint 10.244.0.2 (web-1) no longer usable at 3.00 s, node1 still programmed it at 3.90 s"}, f.Spikes[0].Ties)
+	})
+	t.Run("rules in time", func(t *testing.T) {
+		f := lagging(t, func(s *sim) {
+			s.read(-0.3, programmed(1, 2))
+			s.read(3.0, programmed(2))
+			s.read(4.1, programmed(2))
+		}, nil)
+		assert.Equal(t, map[string]uint64{"unknown": 55}, causesOf(f))
+	})
+	t.Run("not read meanwhile", func(t *testing.T) {
+		f := lagging(t, func(s *sim) {
+			s.read(-0.3, programmed(1, 2))
+			s.planeFailed(3.5)
+			s.read(4.1, programmed(2))
+		}, nil)
+		assert.Greater(t, causesOf(f)["unknown"], uint64(27), "nothing is known from 3.5 s on")
+	})
+	t.Run("refused by a usable pod", func(t *testing.T) {
+		f := lagging(t, late, func(s *sim) {
+			for _, due := range dues(3, 4.1, 50) {
+				s.bump(due+0.0005, "web-2", "Tcp.OutRsts", 1)
+			}
+		})
+		assert.Equal(t, map[string]uint64{"backend_refused": 55}, causesOf(f))
+	})
+	t.Run("usable pod of which nothing is known", func(t *testing.T) {
+		f := lagging(t, late, func(s *sim) { s.hosts = []string{"web-1"} })
+		assert.Equal(t, map[string]uint64{"unknown": 55}, causesOf(f))
+	})
+}
+
+func TestRefusedByPodsThatTerminateAndAreNotCounted(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.hosts = []string{"web-2"}
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "1 ST", "2 RS")
+	s.endpoints(8.0, "2 RS")
+	s.read(-0.3, programmed(1, 2))
+	s.read(4.2, programmed(2))
+	for i, due := range dues(0, 10, 100) {
+		if due >= 3.2 && due < 3.7 && i%2 == 0 {
+			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+			continue
+		}
+		s.enter(due)
+		s.ok("web", due)
+	}
+	assert.Equal(t, map[string]uint64{"draining_backend": 25}, causesOf(s.analyze()))
+}
+
+func TestRefusedBeforeThereAreRules(t *testing.T) {
+	run := func(first ...int) *Findings {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+		s.endpoints(-0.4)
+		s.endpoints(3.02, "1 RS")
+		s.read(-0.3, programmed(first...))
+		s.read(4.2, programmed(1))
+		for _, due := range dues(0, 10, 100) {
+			if due < 3.8 {
+				s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+				continue
+			}
+			s.enter(due)
+			s.ok("web", due)
+		}
+		return s.analyze()
+	}
+	f := run()
+	assert.Equal(t, map[string]uint64{"no_endpoint": 300, "not_programmed": 70, "unknown": 10}, causesOf(f), "in the bin of the change it was neither all the time")
+	assert.Contains(t, f.Causes[1].Evidence, "readings before and after show no rule to any pod, although there were usable ones: 10.244.0.2 of web on node1")
+	require.Len(t, f.Nodes[0].Stale.Backends, 1)
+	assert.Equal(t, "endpoint 10.244.0.2 (web-1) usable at 3.02 s, node1 had not programmed it at 4.00 s", f.Nodes[0].Stale.Backends[0].tie("node1"))
+	assert.Equal(t, map[string]uint64{"no_endpoint": 300, "unknown": 80}, causesOf(run(1)), "there was a rule")
+}
+
+func TestConditionsOfNodes(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
+	for _, x := range []struct {
+		t    float64
+		what string
+	}{{-1, "MemoryPressure"}, {2.25, "cordoned"}, {3.5, "not ready"}} {
+		s.records = append(s.records, runlog.Record{Host: "controller", T: x.t, Event: &runlog.Event{Kind: "node", Name: simNode, Detail: x.what}})
+	}
+	s.fill("web", 100, 0, 5)
+	f := s.analyze()
+	assert.Equal(t, []Condition{{-1, "MemoryPressure"}, {2.25, "cordoned"}, {3.5, "not ready"}}, f.Nodes[0].Conditions)
+	assert.Equal(t, "node1: MemoryPressure from the beginning, cordoned at 2.25 s, not ready at 3.50 s", conditionText(&f.Nodes[0]))
+}
