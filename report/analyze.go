@@ -263,6 +263,7 @@ func (n *node) finding(k Knee, full uint64, duration float64) Node {
 	}
 	f.PeakByState = maps.Clone(n.byState)
 	f.CPU = n.cpuShares()
+	f.AgedOut = n.aged
 	f.Reclaimed = n.reclaimed(k.Drop, duration)
 	if n.slab > 0 {
 		v := n.slab

@@ -125,8 +125,12 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 	full := -1.0
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
-		if why := strangeStart(n, s.Conntrack.Headroom); why != "" {
+		// Of a cluster's nodes only those are filled that traffic enters by.
+		if why := strangeStart(n, s.Conntrack.Headroom); why != "" && (n.AgedOut != nil || !slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.AgedOut != nil })) {
 			t.Why = append(t.Why, why)
+		}
+		if a := n.AgedOut; a != nil && a.Left > 0 {
+			t.Why = append(t.Why, a.why(n.Name))
 		}
 		if n.PeakOccupancy != nil && *n.PeakOccupancy > full {
 			full, t.Free, t.Peak = *n.PeakOccupancy, n.HeadroomAtStart, n.PeakEntries
@@ -155,6 +159,7 @@ func strangeStart(n *Node, headroom *int64) string {
 		if off := math.Abs(float64(*n.HeadroomAtStart - *headroom)); off > max(2, float64(*headroom)/1000) {
 			return fmt.Sprintf("%s's table had %d free entries when traffic began, and %d were asked for", n.Name, *n.HeadroomAtStart, *headroom)
 		}
+	case n.AgedOut != nil: // a node with entries of others
 	case float64(*n.StartEntries) > max(100, float64(*n.Limit)/1000):
 		return fmt.Sprintf("%s's table was not empty when traffic began: it had %d entries", n.Name, *n.StartEntries)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -214,18 +215,49 @@ func TestTrialOfASearch(t *testing.T) {
 	assert.Equal(t, int64(50), *got.Free)
 
 	for name, wrong := range map[string]func(*Findings, *scenarios.Scenario){
-		"asked for":          func(_ *Findings, s *scenarios.Scenario) { s.Traffic[0].Idle.Count = 101 },
-		"alive is not":       func(f *Findings, _ *scenarios.Scenario) { f.Traffic[0].HeldAlive = nil },
-		"53 free entries":    func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].HeadroomAtStart = ref(int64(53)) },
-		"was not empty":      func(_ *Findings, s *scenarios.Scenario) { s.Conntrack.Headroom = nil },
-		"is not known":       func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].HeadroomAtStart = nil },
-		"lost at least 60":   func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].Reclaimed = &Reclaimed{Entries: 60, Early: true} },
+		"asked for":        func(_ *Findings, s *scenarios.Scenario) { s.Traffic[0].Idle.Count = 101 },
+		"alive is not":     func(f *Findings, _ *scenarios.Scenario) { f.Traffic[0].HeldAlive = nil },
+		"53 free entries":  func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].HeadroomAtStart = ref(int64(53)) },
+		"was not empty":    func(_ *Findings, s *scenarios.Scenario) { s.Conntrack.Headroom = nil },
+		"is not known":     func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].HeadroomAtStart = nil },
+		"lost at least 60": func(f *Findings, _ *scenarios.Scenario) { f.Nodes[0].Reclaimed = &Reclaimed{Entries: 60, Early: true} },
+		"still had 95 entries of the trial before, after 152 s": func(f *Findings, _ *scenarios.Scenario) {
+			f.Nodes[0].AgedOut = &Aged{Left: 95, WaitedS: 152}
+		},
 		"could not":          func(f *Findings, _ *scenarios.Scenario) { f.unsound = []string{"the generator could not keep up"} },
 		"no attempt was due": func(f *Findings, _ *scenarios.Scenario) { f.Traffic = nil },
 	} {
 		f, s := held(), sc()
 		wrong(f, s)
 		assert.Contains(t, strings.Join(SearchTrialOf(f, s).Why, "\n"), name)
+	}
+}
+
+// A node with entries of others, as it was before the first trial, is what a
+// trial has to find; so is, on a node that traffic does not enter by, anything.
+func TestTrialOnACluster(t *testing.T) {
+	f := &Findings{
+		Traffic: []Traffic{{Name: "asked", Shape: "udp", Due: 1000, Succeeded: ref(uint64(1000))}},
+		Nodes: []Node{
+			{Name: "a", HeadroomAtStart: ref(int64(700)), StartEntries: ref(uint64(300)), Limit: ref(uint64(1000)), AgedOut: &Aged{WaitedS: 122}},
+			{Name: "b", HeadroomAtStart: ref(int64(100)), StartEntries: ref(uint64(900)), Limit: ref(uint64(1000))},
+		},
+	}
+	assert.Empty(t, SearchTrialOf(f, &scenarios.Scenario{}).Why)
+	s := &scenarios.Scenario{Conntrack: scenarios.Conntrack{Headroom: ref(int64(700))}}
+	assert.Empty(t, SearchTrialOf(f, s).Why)
+	f.Nodes[0].HeadroomAtStart = ref(int64(650))
+	assert.Contains(t, strings.Join(SearchTrialOf(f, s).Why, "\n"), "a's table had 650 free entries")
+}
+
+// The wait is read from its event, and nonsense is none.
+func TestAgedOf(t *testing.T) {
+	fields := map[string]string{"left": "321", "waited_s": "60.2"}
+	assert.Equal(t, &Aged{Left: 321, WaitedS: 60.2}, agedOf(&runlog.Event{Fields: fields}))
+	for name, bad := range map[string]string{"left": "-1", "waited_s": "NaN"} {
+		f := maps.Clone(fields)
+		f[name] = bad
+		assert.Nil(t, agedOf(&runlog.Event{Fields: f}), name)
 	}
 }
 

@@ -484,6 +484,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	if e.Kind == "ballast" && r.T > 0 {
 		l.node(r.Host).addRefill(r.T, e)
 	}
+	if e.Kind == "table" && e.Name == "aged" {
+		l.node(r.Host).aged = agedOf(e)
+	}
 	if e.Kind == "proxy" && e.Name == "metrics" {
 		l.addProxyMetrics(r.Host, e)
 		return // numbers to add up

@@ -48,6 +48,7 @@ type node struct {
 	lastWalk     *runlog.Census // also one after the traffic
 	lastWalkAt   float64
 	ports        []portUse // by walk, where clients are masqueraded
+	aged         *Aged
 }
 
 type tableSample struct {

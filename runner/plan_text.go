@@ -59,11 +59,7 @@ func (p *Plan) WriteText(out io.Writer) error {
 	fmt.Fprintf(w, "scenario\t%s\n", s.Name)
 	fmt.Fprintf(w, "duration\t%s\n", s.Duration)
 	fmt.Fprintf(w, "seed\t%d\n", p.Seed)
-	hosts := fmt.Sprintf("1 client host with %d addresses", s.Lab.Clients.Addresses)
-	if n := s.Lab.Nodes; n > 1 {
-		hosts = fmt.Sprintf("%d nodes, each with a client host, together with %d addresses", n, s.Lab.Clients.Addresses)
-	}
-	fmt.Fprintf(w, "lab\t%s, proxy %s, %s\n", s.Lab.Family, s.Lab.Proxy.Mode, hosts)
+	p.writePlace(w)
 	for _, svc := range s.Services {
 		fmt.Fprintf(w, "service\t%s: %s port %d, %d pods%s\n", svc.Name, svc.Protocol, svc.Port, svc.Pods, nodePortText(svc))
 	}
@@ -71,13 +67,7 @@ func (p *Plan) WriteText(out io.Writer) error {
 	if n := s.Conntrack.Buckets; n != nil {
 		fmt.Fprintf(w, "buckets\t%d, where the kernel would have %d\n", *n, p.Caps.Buckets)
 	}
-	if h := s.Conntrack.Headroom; h != nil {
-		on := ""
-		if s.Lab.Nodes > 1 {
-			on = " on each node"
-		}
-		fmt.Fprintf(w, "headroom\t%d entries%s; the rest is ballast in the lab's own namespace\n", *h, on)
-	}
+	p.writeHeadroom(w)
 	f := p.fill()
 	for i, t := range p.Traffic {
 		to := t.To
@@ -126,6 +116,39 @@ func (p *Plan) WriteText(out io.Writer) error {
 	return w.Flush()
 }
 
+// writePlace says what the run is in.
+func (p *Plan) writePlace(w io.Writer) {
+	l := p.Scenario.Lab
+	if p.Caps.Cluster {
+		by := "one node, from a pod on it"
+		if l.Nodes > 1 {
+			by = fmt.Sprintf("%d nodes, from a pod on each", l.Nodes)
+		}
+		fmt.Fprintf(w, "cluster\ttraffic enters by %s; all is in a namespace of the run's own\n", by)
+		return
+	}
+	hosts := fmt.Sprintf("1 client host with %d addresses", l.Clients.Addresses)
+	if l.Nodes > 1 {
+		hosts = fmt.Sprintf("%d nodes, each with a client host, together with %d addresses", l.Nodes, l.Clients.Addresses)
+	}
+	fmt.Fprintf(w, "lab\t%s, proxy %s, %s\n", l.Family, l.Proxy.Mode, hosts)
+}
+
+func (p *Plan) writeHeadroom(w io.Writer) {
+	h := p.Scenario.Conntrack.Headroom
+	if h == nil {
+		return
+	}
+	on, where := "", "in the lab's own namespace"
+	if p.Scenario.Lab.Nodes > 1 {
+		on = " on each node"
+	}
+	if p.Caps.Cluster {
+		on, where = " on each node that traffic enters by", "in that node's own table, for as long as the run lasts"
+	}
+	fmt.Fprintf(w, "headroom\t%d entries%s; the rest is ballast %s\n", *h, on, where)
+}
+
 // nodePortText is like: , node port 30080 (Local), health check port 30081.
 func nodePortText(s scenarios.Service) string {
 	if s.NodePort == 0 {
@@ -172,6 +195,9 @@ func (p *Plan) changes() []string {
 	if m := p.Scenario.Conntrack.Max; m != nil {
 		return []string{fmt.Sprintf("the machine's nf_conntrack_max: %d, then %d again", *m, p.Caps.Limit)}
 	}
+	if p.Caps.Cluster {
+		return p.clusterChanges()
+	}
 	out := []string{"nothing outside namespaces of its own"}
 	names := make([]string, 0, len(p.Scenario.Conntrack.Timeouts))
 	for n := range p.Scenario.Conntrack.Timeouts {
@@ -180,6 +206,15 @@ func (p *Plan) changes() []string {
 	slices.Sort(names)
 	for _, n := range names {
 		out = append(out, fmt.Sprintf("there, nf_conntrack_%s: %gs", n, p.Scenario.Conntrack.Timeouts[n].Seconds()))
+	}
+	return out
+}
+
+// clusterChanges are those in a cluster.
+func (p *Plan) clusterChanges() []string {
+	out := []string{"in the cluster, a namespace tablefull-RUN with all that is in it; it is removed again"}
+	if p.Scenario.Conntrack.Headroom != nil {
+		out = append(out, "the tables of the nodes that traffic enters by are filled up to the headroom: whoever else uses these nodes may be dropped while the run lasts")
 	}
 	return out
 }

@@ -37,6 +37,9 @@ type Config struct {
 	// from one goroutine. Nil: never.
 	Progress      func(Progress)
 	ProgressEvery time.Duration // 0 is 1 s
+	// Age is what to wait for on the nodes that traffic enters by, before their
+	// tables are filled: that entries of a run before have expired. Nil: nothing.
+	Age *env.AgeJob
 }
 
 // LogName is the run log's file name in a run directory.
@@ -284,6 +287,9 @@ func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 	if err := r.lab.Serve(ctx, epochs, keeper{r.collect, r}); err != nil {
 		return fmt.Errorf("bring services up: %w", err)
 	}
+	if err := r.age(ctx, epochs); err != nil {
+		return err
+	}
 	if h := r.Plan.Scenario.Conntrack.Headroom; h != nil {
 		for _, n := range r.entered() {
 			j := env.Job{ID: env.BallastID(n.Name()), Epoch: epochs[n.Name()], Ballast: &env.BallastJob{
@@ -295,6 +301,29 @@ func (r *run) startSetupJobs(ctx context.Context, zero int64) error {
 		}
 	}
 	return nil
+}
+
+// age waits for the tables, all at once.
+func (r *run) age(ctx context.Context, epochs map[string]int64) error {
+	if r.Age == nil {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range r.entered() {
+		if err := r.start(ctx, n, env.Job{ID: env.AgeID(n.Name()), Epoch: epochs[n.Name()], Age: r.Age}); err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		done := r.collect.step("wait for old entries to expire on " + n.Name())
+		g.Go(func() error {
+			err := n.Wait(ctx, env.AgeID(n.Name()))
+			done(err)
+			if err != nil {
+				return fmt.Errorf("wait for the table of %s: %w", n.Name(), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // ballastTimeout is the dead man's switch, s: how long ballast outlives an

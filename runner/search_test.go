@@ -238,6 +238,14 @@ func TestSearchInTheDryRun(t *testing.T) {
 	} {
 		assert.Contains(t, got, want)
 	}
+	// A cluster's nodes outlive the trials, and are not the run's own.
+	b.Reset()
+	p := searchPlan(t, searched)
+	p.Caps.Cluster, p.Caps.Timeouts["tcp_timeout_time_wait"] = true, 120
+	require.NoError(t, p.WriteText(&b))
+	assert.Contains(t, b.String(), "expire, up to 182 s")
+	assert.NotContains(t, b.String(), "lab")
+	assert.Contains(t, b.String(), "whoever else uses these nodes may be dropped")
 	b.Reset()
 	require.NoError(t, searchPlan(t, searched, "conntrack.headroom=null").WriteText(&b))
 	assert.Contains(t, b.String(), "it begins at the lowest load")

@@ -39,7 +39,11 @@ func (p *Plan) writeSearch(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "trials\teach %g s to %g s of traffic, and a lab that is built and taken down\n", least, most)
+	place := "a lab that is built and taken down"
+	if p.Caps.Cluster {
+		place = "pods that are started and removed"
+	}
+	fmt.Fprintf(w, "trials\teach %g s to %g s of traffic, and %s\n", least, most, place)
 	list, total, err := p.foreseen(what)
 	if err != nil {
 		return err
@@ -61,7 +65,12 @@ func (p *Plan) writeSearch(w io.Writer) error {
 	} else {
 		fmt.Fprintf(w, "control arm\tnone: %s\n", what.NoControl)
 	}
-	fmt.Fprintf(w, "at worst\tno trial begins after %g s, so %g s, and the building and taking down of the last lab\n", what.Budget, what.Budget+most)
+	last := "the building and taking down of the last lab"
+	if p.Caps.Cluster {
+		last = "what the last trial waits and takes to start its pods and remove them"
+		fmt.Fprintf(w, "ageing\teach trial waits for the entries of the one before to expire, up to %.0f s, which the budget includes\n", p.Ageing().Longest())
+	}
+	fmt.Fprintf(w, "at worst\tno trial begins after %g s, so %g s, and %s\n", what.Budget, what.Budget+most, last)
 	return nil
 }
 

@@ -67,10 +67,17 @@ func searchPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir s
 	}
 	began := time.Now()
 	var standing []string // before the trial that is being made
+	var ageing *runner.Ageing
+	if plan.Caps.Cluster { // a lab's tables go away with it
+		ageing = plan.Ageing()
+	}
 	c := runner.SearchConfig{
 		Plan: plan, Dir: dir, Target: e.Name(), Version: version, RunID: runID(),
 		Try: func(ctx context.Context, sc *scenarios.Scenario, dir string) (runlog.Trial, error) {
 			found, err := runOnce(ctx, e, plan.Caps, sc, dir, func(c *runner.Config) func() {
+				if ageing != nil {
+					c.Age = new(ageing.Job())
+				}
 				if t, ok := liveOn(s.Err, os.Getenv); ok && !f.quiet {
 					if end, shown := showLive(ctx, c, t, standing); shown {
 						return end
@@ -81,6 +88,13 @@ func searchPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir s
 			if err != nil {
 				return runlog.Trial{}, err
 			}
+			if ageing != nil {
+				h, err := headerOf(dir)
+				if err != nil {
+					return runlog.Trial{}, err
+				}
+				ageing.Ended(h.Services)
+			}
 			return report.SearchTrialOf(found, sc), nil
 		},
 	}
@@ -90,6 +104,23 @@ func searchPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir s
 		c.Progress = searchProgress(s.Err, what, func() float64 { return time.Since(began).Seconds() }, func(lines []string) { standing = lines })
 	}
 	return runner.Search(ctx, c)
+}
+
+// headerOf reads the first record of a run's log.
+func headerOf(dir string) (*runlog.Header, error) {
+	f, err := runlog.OpenDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open run log: %w", err)
+	}
+	defer f.Close()
+	r, err := runlog.NewReader(f).Next()
+	if err != nil {
+		return nil, fmt.Errorf("read run log of %s: %w", dir, err)
+	}
+	if r.Header == nil {
+		return nil, fmt.Errorf("read run log of %s: it does not begin with a header", dir)
+	}
+	return r.Header, nil
 }
 
 // searchProgress prints a line for each trial, and tells what is known before

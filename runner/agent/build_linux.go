@@ -29,6 +29,8 @@ func New(j env.Job) (env.Worker, error) {
 		return conntrack.NewBallast(j)
 	case j.Autopsy != nil:
 		return conntrack.NewAutopsy(j)
+	case j.Age != nil:
+		return conntrack.NewAge(j)
 	case j.Flush != nil:
 		return conntrack.NewFlush(j)
 	case j.Proxy != nil:

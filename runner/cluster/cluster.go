@@ -113,7 +113,7 @@ func (e *Env) Probe(ctx context.Context) (caps env.Capabilities, err error) {
 	if caps, err = a.Facts(ctx); err != nil {
 		return caps, fmt.Errorf("probe cluster: read settings of connection tracking of node %s: %w", node, err)
 	}
-	caps.List = capabilities()
+	caps.List, caps.Cluster = capabilities(), true
 	return caps, nil
 }
 

@@ -32,7 +32,9 @@ func Refusals(s *scenarios.Scenario, restart bool) []string {
 	refuse(s.Lab.Tunnel != nil, "lab.tunnel: the cluster's network is what it is")
 	refuse(s.Conntrack.Max != nil, "conntrack.max: a node's limit is not changed; use conntrack.headroom")
 	refuse(len(s.Conntrack.Timeouts) > 0, "conntrack.timeouts: a node's timeouts are not changed")
-	refuse(s.Search != nil, "search: a search fills a table again and again, which is for the lab")
+	if s.Search != nil {
+		refuse(s.Search.Measure == scenarios.TeardownRate, "search.measure: %s: its control arm goes past the nodes' tracking, which is not changed", s.Search.Measure)
+	}
 	for i, a := range s.Actions {
 		why := refusedAction(a, restart)
 		refuse(why != "", "actions[%d] %s: %s", i, a.Kind(), why)
@@ -48,6 +50,8 @@ func Refusals(s *scenarios.Scenario, restart bool) []string {
 	}
 	for i, t := range s.Traffic {
 		refuse(t.Flood != nil, "traffic[%d].flood: forged packets are for the lab alone", i)
+		unaged := s.Search != nil && t.ShortLived != nil && (t.ShortLived.Close == "none" || t.ShortLived.Close == "half")
+		refuse(unaged, "search, and traffic[%d].short_lived.close: an entry of such a connection stays for hours, and each trial would find those of the one before", i)
 		refuse(t.ShortLived != nil && t.ShortLived.SourcePorts != nil, "traffic[%d].short_lived.source_ports: a pod may not take ports in TIME_WAIT again (net.ipv4.tcp_tw_reuse)", i)
 	}
 	return out

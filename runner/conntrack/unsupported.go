@@ -27,6 +27,9 @@ func NewAutopsy(env.Job) (env.Worker, error) { return nil, errLinux }
 // ReadFacts fails: connection tracking is a part of Linux.
 func ReadFacts() (Facts, error) { return Facts{}, errLinux }
 
+// NewAge fails: connection tracking is a part of Linux.
+func NewAge(env.Job) (env.Worker, error) { return nil, errLinux }
+
 // Flush fails: connection tracking is a part of Linux.
 func Flush(context.Context) error { return errLinux }
 

@@ -150,7 +150,10 @@ type Capabilities struct {
 	MaxFiles    uint64 // hard RLIMIT_NOFILE: sockets one host can hold
 	// Private says that the kernel is the run's own: its global settings are
 	// nobody else's.
-	Private  bool
+	Private bool
+	// Cluster says that the nodes are a cluster's: they were there before the
+	// run and stay, and their tables have entries of others.
+	Cluster  bool
 	Timeouts map[string]float64
 }
 
@@ -206,6 +209,7 @@ type Job struct {
 	Lock    *LockJob    `json:"lock,omitempty"`
 
 	ProxyMetrics *ProxyMetricsJob `json:"proxy_metrics,omitempty"`
+	Age     *AgeJob     `json:"age,omitempty"`
 }
 
 // An Update is what a running job is told. Exactly one field is set, but for
@@ -395,6 +399,19 @@ type BallastJob struct {
 type FlushJob struct {
 	Protocol string `json:"protocol,omitempty"`
 }
+
+// AgeJob waits until the entries of connections to the addresses To, of
+// services or, as a node translates them, of pods, have left this node's table,
+// and ends: it looks from After seconds on, for Within seconds in all. Its event
+// says what came of it.
+type AgeJob struct {
+	To     []netip.AddrPort `json:"to"`
+	After  float64          `json:"after"`
+	Within float64          `json:"within"`
+}
+
+// AgeID is the ID of the wait for a node's table.
+func AgeID(node string) string { return "age/" + node }
 
 // SysctlJob sets settings of this host's network namespace and reads each
 // back. It ends at once; with For it first waits so many seconds, or until
