@@ -207,9 +207,9 @@ type Job struct {
 	Flush   *FlushJob   `json:"flush,omitempty"`
 	Sysctl  *SysctlJob  `json:"sysctl,omitempty"`
 	Lock    *LockJob    `json:"lock,omitempty"`
+	Age     *AgeJob     `json:"age,omitempty"`
 
 	ProxyMetrics *ProxyMetricsJob `json:"proxy_metrics,omitempty"`
-	Age     *AgeJob     `json:"age,omitempty"`
 }
 
 // An Update is what a running job is told. Exactly one field is set, but for
