@@ -28,6 +28,7 @@ import (
 	"github.com/tablefull/tablefull/report"
 	"github.com/tablefull/tablefull/report/metrics"
 	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/report/watch"
 )
 
 const measured = `
@@ -165,7 +166,7 @@ func TestMetrics(t *testing.T) {
 	}
 
 	all := families{}
-	for _, more := range []families{rare(t), after, end, searched, live} {
+	for _, more := range []families{watched(t), rare(t), after, end, searched, live} {
 		maps.Copy(all, more)
 	}
 	lintNames(t, all)
@@ -185,6 +186,17 @@ func rare(t *testing.T) families {
 	} {
 		e.Add(&r)
 	}
+	return gathered(t, e)
+}
+
+// watched is what a watch exports, and no run does.
+func watched(t *testing.T) families {
+	t.Helper()
+	e := metrics.New("", "watch")
+	e.Begin("", 0)
+	e.Add(&runlog.Record{Host: "node", Census: &runlog.Census{Turnover: &runlog.Turnover{Came: 3, Went: 2, Over: 1}}})
+	in := 60.0
+	e.Watched(&watch.Table{Node: "node", Growth: &watch.Growth{PerS: 1}, Full: watch.Full{In: &in}})
 	return gathered(t, e)
 }
 
