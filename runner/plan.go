@@ -94,6 +94,11 @@ func (p *Plan) refusals() []string {
 	if s.Conntrack.Buckets != nil && !p.Caps.Private {
 		out = append(out, "conntrack.buckets: the hash table is shared by all network namespaces of this machine's kernel; lab.kernel: private has one of its own")
 	}
+	for i, a := range s.Actions {
+		if c := a.ConntrackSettings; c != nil && (c.MaxPerCore != nil || c.Min != nil) && p.Caps.Lookup(env.ProxyConfigMap).State != env.Yes {
+			out = append(out, fmt.Sprintf("actions[%d] conntrack_settings: max_per_core and min are in kube-proxy's ConfigMap, which only a cluster has; in the lab write max, or lab.proxy.conntrack", i))
+		}
+	}
 	limit := p.Limit()
 	if h := s.Conntrack.Headroom; h != nil && uint64(*h) > limit {
 		out = append(out, fmt.Sprintf("conntrack.headroom: %d entries cannot be free in a table of %d", *h, limit))
@@ -294,7 +299,7 @@ func Shape(t scenarios.Traffic) string {
 func (p *Plan) topology(runID, workDir string) env.Topology {
 	t := env.Topology{
 		RunID: runID, WorkDir: workDir, Lab: p.Scenario.Lab,
-		Services: p.Scenario.Services, NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
+		Services: p.Scenario.Services, Actions: p.Scenario.Actions, NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
 		FirstNamespace: p.Caps.Private && writesLimit(p.Scenario),
 	}
 	for name, d := range p.Scenario.Conntrack.Timeouts {

@@ -110,3 +110,19 @@ func TestBuckets(t *testing.T) {
 	require.NoError(t, err)
 	assert.ErrorContains(t, p.Err(), "conntrack.buckets: the hash table is shared")
 }
+
+// What only kube-proxy's ConfigMap has needs a cluster.
+func TestProxyConfigMap(t *testing.T) {
+	const yaml = "name: x\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1/s}}]\nactions: [{conntrack_settings: {min: 5}}]"
+	caps := machine()
+	s, err := scenarios.Parse("x", []byte(yaml))
+	require.NoError(t, err)
+	p, err := NewPlan(s, caps)
+	require.NoError(t, err)
+	assert.ErrorContains(t, p.Err(), "actions[0] conntrack_settings: max_per_core and min")
+	caps.List = append(caps.List, env.Capability{Name: env.ProxyConfigMap, State: env.Yes})
+	p, err = NewPlan(s, caps)
+	require.NoError(t, err)
+	assert.NotContains(t, fmt.Sprint(p.Err()), "conntrack_settings")
+	assert.Len(t, p.topology("r", "/w").Actions, 1)
+}

@@ -524,6 +524,12 @@ func (r *run) teardown(ctx context.Context) error {
 		if err := r.stopAll(ctx, r.setupJobs); err != nil {
 			r.collect.warn("stop", err.Error())
 		}
+		if err := r.putBack(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("put back what actions have changed: %w", err))
+		}
+		// As long as that took.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTimeout)
+		defer cancel()
 		if r.followers != nil {
 			collected := r.collect.step("collect the last records")
 			for _, h := range r.lab.Hosts() {
@@ -551,6 +557,19 @@ func (r *run) teardown(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// putBack has a lab that changes something outside of its own hosts put that back
+// while their agents can still read whether it is. Its Close does it where this
+// was not asked for.
+func (r *run) putBack(ctx context.Context) error {
+	l, ok := r.lab.(interface {
+		PutBack(ctx context.Context) error
+	})
+	if !ok {
+		return nil
+	}
+	return l.PutBack(ctx)
 }
 
 func (r *run) writeHeader(zero int64) error {

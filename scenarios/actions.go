@@ -32,7 +32,7 @@ type Action struct {
 	Ballast           *Refill            `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
 	Flush             *Flush             `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
 	SetSysctl         *SetSysctl         `yaml:"set_sysctl,omitempty" jsonschema_description:"Change settings of the node's network namespace."`
-	ConntrackSettings *ConntrackSettings `yaml:"conntrack_settings,omitempty" jsonschema_description:"Change the node's connection tracking as an administrator does with sysctl, while traffic flows: the limit, timeouts, be_liberal. What a kube-proxy writes at its start is in lab.proxy.conntrack; upgrade_proxy with another such part is a change of its ConfigMap."`
+	ConntrackSettings *ConntrackSettings `yaml:"conntrack_settings,omitempty" jsonschema_description:"Change the node's connection tracking as an administrator does with sysctl, while traffic flows: the limit, timeouts, be_liberal. What a kube-proxy writes at its start is in lab.proxy.conntrack; upgrade_proxy with another such part is a change of its ConfigMap. On a cluster this action is that: max_per_core, min and the timeouts tcp_timeout_established and tcp_timeout_close_wait are written into kube-proxy's ConfigMap, rolled out, read back from the nodes, and put back at the end."`
 	HoldXtablesLock   *HoldXtablesLock   `yaml:"hold_xtables_lock,omitempty" jsonschema_description:"Hold the lock that iptables-legacy, and a kube-proxy in mode iptables on top of it, take. The nf_tables variant of iptables has no lock; there the action fails."`
 }
 
@@ -83,9 +83,12 @@ type SetSysctl struct {
 
 // ConntrackSettings changes what connection tracking of a node does.
 type ConntrackSettings struct {
-	Max       *int64              `yaml:"max,omitempty" jsonschema_description:"nf_conntrack_max from now on. There is one for all namespaces of a kernel, so it needs a private kernel (lab.kernel: private), or conntrack.max in the scenario, which says that the machine's may be written, as root. Journalled, read back, put back at the end."`
-	Timeouts  map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s. Whole seconds. An entry that is there keeps its time until its next packet."`
-	BeLiberal *bool               `yaml:"be_liberal,omitempty" jsonschema_description:"nf_conntrack_tcp_be_liberal: true takes only resets outside of the window for INVALID."`
+	Max      *int64              `yaml:"max,omitempty" jsonschema_description:"nf_conntrack_max from now on. There is one for all namespaces of a kernel, so it needs a private kernel (lab.kernel: private), or conntrack.max in the scenario, which says that the machine's may be written, as root. Journalled, read back, put back at the end."`
+	Timeouts map[string]Duration `yaml:"timeouts,omitempty" jsonschema_description:"The node's conntrack timeouts by the kernel's names, for example tcp_timeout_time_wait: 30s. Whole seconds. An entry that is there keeps its time until its next packet."`
+	// MaxPerCore and Min are what a kube-proxy makes the limit of.
+	MaxPerCore *int64 `yaml:"max_per_core,omitempty" jsonschema_description:"On a cluster only: conntrack.maxPerCore of kube-proxy's ConfigMap, entries for each CPU of a node. In the lab write max, or lab.proxy.conntrack."`
+	Min        *int64 `yaml:"min,omitempty" jsonschema_description:"On a cluster only: conntrack.min of kube-proxy's ConfigMap, the least limit it writes."`
+	BeLiberal  *bool  `yaml:"be_liberal,omitempty" jsonschema_description:"nf_conntrack_tcp_be_liberal: true takes only resets outside of the window for INVALID."`
 }
 
 // HoldXtablesLock holds the lock of iptables.

@@ -106,7 +106,7 @@ actions:
   - {ballast: {headroom: 500}}
   - {flush: {protocol: udp}}
   - {set_sysctl: {values: {net.netfilter.nf_conntrack_tcp_be_liberal: 1}, for: 2s}}
-  - {conntrack_settings: {max: 5000, timeouts: {tcp_timeout_close: 5s}, be_liberal: true}}
+  - {conntrack_settings: {max: 5000, max_per_core: 3, min: 4, timeouts: {tcp_timeout_close: 5s}, be_liberal: true}}
   - {hold_xtables_lock: {for: 3s}}
 sampling: {every: 50ms, census_every: 5s, no_census: true, no_autopsy: true}
 trials: 5

@@ -248,10 +248,18 @@ func (v *validator) proxyConntrack(path string, p *Proxy) {
 }
 
 func (v *validator) conntrackSettings(path string, c *ConntrackSettings, named bool) {
-	if c.Max == nil && len(c.Timeouts) == 0 && c.BeLiberal == nil {
-		v.fail(path, "changes nothing", "write max, timeouts or be_liberal")
+	if c.Max == nil && c.MaxPerCore == nil && c.Min == nil && len(c.Timeouts) == 0 && c.BeLiberal == nil {
+		v.fail(path, "changes nothing", "write max, timeouts or be_liberal, or on a cluster max_per_core and min")
 	}
 	v.timeouts(path+".timeouts", c.Timeouts)
+	for _, x := range []struct {
+		name  string
+		value *int64
+	}{{"max_per_core", c.MaxPerCore}, {"min", c.Min}} {
+		if x.value != nil {
+			v.between(path+"."+x.name, *x.value, 1, maxEntries)
+		}
+	}
 	if c.Max == nil {
 		return
 	}

@@ -31,7 +31,7 @@ type kubeFlags struct {
 type daemonSet struct{ types.NamespacedName }
 
 func (d *daemonSet) bind(f *pflag.FlagSet, when string) {
-	f.Var(d, "kube-proxy", "with "+when+": the DaemonSet, as `namespace/name`, whose pods the scenario may restart (default: none)")
+	f.Var(d, "kube-proxy", "with "+when+": the DaemonSet, as `namespace/name`, which the scenario may restart and change (default: none)")
 }
 
 func (d *daemonSet) named() bool { return d.NamespacedName != types.NamespacedName{} }
@@ -124,6 +124,7 @@ func checkRights(ctx context.Context, e *cluster.Env, sc *scenarios.Scenario, ro
 
 func cleanCommand(s Streams) *cobra.Command {
 	k := newKubeFlags()
+	var proxy daemonSet
 	c := &cobra.Command{
 		Use: "clean", Short: "Remove what killed runs have left in a cluster", GroupID: groupMachine,
 		Long: `Clean removes every namespace of a run (label tablefull/run) from the cluster,
@@ -131,6 +132,11 @@ with all that is in it, and prints their names. A run that ends, in whatever
 way, removes its own; only one whose controller was killed does not. Its agents
 end by themselves a minute after that, and take their ballast out of the nodes'
 tables; the empty pods stay until this.
+
+What such a run has changed outside its namespace (kube-proxy's ConfigMap and
+DaemonSet) it puts back first, waits until that is rolled out, and names it on
+standard error. What was there before stands in the annotation tablefull/undo of
+each changed object; what somebody else has changed since is left alone.
 
 Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
 
@@ -147,7 +153,9 @@ Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
 			if err != nil {
 				return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
 			}
-			removed, err := cluster.Clean(c.Context(), config)
+			removed, err := cluster.Clean(c.Context(), config, proxy.NamespacedName, func(what string) {
+				fmt.Fprintln(s.Err, "tablefull: put back "+what)
+			})
 			for _, name := range removed {
 				fmt.Fprintln(s.Out, name)
 			}
@@ -158,5 +166,6 @@ Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
 		},
 	}
 	k.config.AddFlags(c.Flags())
+	c.Flags().Var(&proxy, "kube-proxy", "the DaemonSet, as `namespace/name`: also put back what a run has changed of it whose namespace is gone")
 	return c
 }

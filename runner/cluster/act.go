@@ -32,14 +32,23 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 		return l.alone(a.DeletePod.Service, func() error { return l.deletePods(ctx, *a.DeletePod) })
 	case a.RestartProxy != nil:
 		return l.restartProxies(ctx, l.chosen(a.Nodes))
+	case a.ConntrackSettings != nil:
+		return l.alone(l.env.cfg.KubeProxy.String(), func() error { return l.configure(ctx, a) })
 	case a.Ballast != nil:
 		return l.refill(ctx, l.chosen(a.Nodes), uint64(a.Ballast.Headroom))
 	}
 	return fmt.Errorf("do action %s: %w", a.Name, errors.ErrUnsupported)
 }
 
-// actionRights are for Act, and for what Close puts back after it.
+// actionRights are for Act, and for what Close and Clean put back after it.
 func actionRights(a scenarios.Action, proxy types.NamespacedName) []Right {
+	var out []Right
+	for _, o := range outsides(a, proxy) {
+		out = append(out, o.rights()...)
+	}
+	if len(out) > 0 {
+		return out
+	}
 	switch {
 	case a.Rollout != nil:
 		return only(a.Rollout.Service, may("apps", "deployments", "patch"))
@@ -62,18 +71,18 @@ func (l *Lab) chosen(named []string) []string {
 	return slices.DeleteFunc(slices.Clone(l.settings.nodes), func(n string) bool { return !slices.Contains(named, n) })
 }
 
-// alone makes an action the only one that changes a service's pods.
-func (l *Lab) alone(service string, do func() error) error {
+// alone makes an action the only one that changes a service's pods, or kube-proxy.
+func (l *Lab) alone(what string, do func() error) error {
 	l.mu.Lock()
-	if l.busy[service] {
+	if l.busy[what] {
 		l.mu.Unlock()
-		return fmt.Errorf("service %s is being changed by another action", service)
+		return fmt.Errorf("%s is being changed by another action", what)
 	}
-	l.busy[service] = true
+	l.busy[what] = true
 	l.mu.Unlock()
 	defer func() {
 		l.mu.Lock()
-		l.busy[service] = false
+		l.busy[what] = false
 		l.mu.Unlock()
 	}()
 	return do()

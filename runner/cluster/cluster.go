@@ -215,25 +215,50 @@ func remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 func cleanRights() []Right { return may("", "namespaces", "list") }
 
 // Clean removes what runs whose controller was killed have left: all
-// namespaces with our label. It returns their names. It must not be called
-// while a run goes on in the cluster.
-func Clean(ctx context.Context, config *rest.Config) ([]string, error) {
+// namespaces with our label, whose names it returns. Before that it puts back what their
+// actions have changed outside of these, and, where kube-proxy is named, what a
+// run has changed of that whose namespace is not there any more; it tells did of
+// each. A namespace whose changes could not be put back stays. It must not be
+// called while a run goes on in the cluster.
+func Clean(ctx context.Context, config *rest.Config, proxy types.NamespacedName, did func(what string)) ([]string, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("prepare client: %w", err)
 	}
+	return clean(ctx, client, proxy, did)
+}
+
+func clean(ctx context.Context, client kubernetes.Interface, proxy types.NamespacedName, did func(what string)) ([]string, error) {
 	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedBy + "=" + managedByUs + "," + runLabel})
 	if err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}
 	var removed []string
 	var errs []error
+	back := func(objects []outside, run string) error {
+		ctx, cancel := context.WithTimeout(ctx, putBackTimeout(0))
+		defer cancel()
+		return putBackAll(ctx, client, objects, run, func(o outside) { did(o.String()) })
+	}
 	for _, n := range list.Items {
+		objects, err := parseOutsides(n.Annotations[changesAnnotation])
+		if err == nil {
+			err = back(objects, n.Labels[runLabel])
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("put back what the run %s has changed: %w", n.Labels[runLabel], err))
+			if !errors.Is(err, errTheirs) {
+				continue
+			}
+		}
 		if err := remove(ctx, client, n.Name); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		removed = append(removed, n.Name)
+	}
+	if proxy != (types.NamespacedName{}) {
+		errs = append(errs, back(proxyObjects(proxy), ""))
 	}
 	return removed, errors.Join(errs...)
 }

@@ -196,7 +196,12 @@ func TestRefusedActions(t *testing.T) {
 		{action: scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, says: "not replaced"},
 		{action: scenarios.Action{Flush: &scenarios.Flush{}}, says: "everybody"},
 		{action: scenarios.Action{SetSysctl: &scenarios.SetSysctl{}}, says: "settings"},
-		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{}}, says: "settings"},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{Min: new(int64(1))}}, restart: true},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{Min: new(int64(1))}}, says: "--kube-proxy"},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{Max: new(int64(1))}}, restart: true, says: "max_per_core and min"},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{BeLiberal: new(true)}}, restart: true, says: "be_liberal"},
+		{action: scenarios.Action{Nodes: []string{"node1"}, ConntrackSettings: &scenarios.ConntrackSettings{Min: new(int64(1))}}, restart: true, says: "all nodes"},
+		{action: scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{Timeouts: map[string]scenarios.Duration{"udp_timeout": 1}}}, restart: true, says: "timeouts.udp_timeout"},
 		{action: scenarios.Action{HoldXtablesLock: &scenarios.HoldXtablesLock{}}, says: "lock"},
 		{says: "not known"},
 	} {

@@ -40,6 +40,7 @@ type Lab struct {
 	busy    map[string]bool
 	changed chan struct{} // closed and replaced at each change of a pod
 	touched []string      // nodes whose kube-proxy was deleted
+	held    []outside     // what Close has to put back, in that order
 
 	close    sync.Mutex
 	closed   bool
@@ -66,6 +67,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 		env: e, settings: e.settings(t.RunID, nodes, t.Services),
 		want: map[string]int{}, busy: map[string]bool{}, changed: make(chan struct{}),
 	}
+	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy)
 	for _, s := range t.Services {
 		l.want[s.Name] = s.Pods
 	}
@@ -360,8 +362,9 @@ func (l *Lab) Audit(string) *env.AuditJob {
 	return j
 }
 
-// Close is part of env.Lab: it removes the run's namespace and waits for that,
-// at most removeTimeout and also where ctx has ended. A cluster takes its time.
+// Close is part of env.Lab: it puts back what actions have changed, then removes
+// the run's namespace, and waits for both, at most putBackTimeout and
+// removeTimeout and also where ctx has ended. A cluster takes its time.
 func (l *Lab) Close(ctx context.Context) error {
 	l.close.Lock()
 	defer l.close.Unlock()
@@ -380,8 +383,9 @@ func (l *Lab) Close(ctx context.Context) error {
 			}
 		}
 	}
+	back := l.putBack(ctx, false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	l.closeErr = errors.Join(l.proxiesAreBack(ctx), remove(ctx, l.env.client, l.settings.namespace))
+	l.closeErr = errors.Join(back, l.proxiesAreBack(ctx), remove(ctx, l.env.client, l.settings.namespace))
 	return l.closeErr
 }

@@ -47,6 +47,7 @@ type settings struct {
 	port                         int      // of agents
 	nodes                        []string // that traffic enters by: a worker runs on each
 	services                     []scenarios.Service
+	changes                      []outside // what actions may change outside the namespace
 }
 
 // samplerName is that of the DaemonSet of samplers, in its manifest.
@@ -122,6 +123,9 @@ func (s settings) fillIn(o runtime.Object) error {
 	m.SetLabels(labels)
 	if n, ok := o.(*corev1.Namespace); ok {
 		n.Name = s.namespace
+		if len(s.changes) > 0 {
+			n.Annotations = map[string]string{changesAnnotation: formatOutsides(s.changes)}
+		}
 		return nil
 	}
 	m.SetNamespace(s.namespace)

@@ -75,14 +75,19 @@ func TestRealCluster(t *testing.T) {
 	require.NoError(t, os.WriteFile(actions, []byte(actionsScenario), 0o600))
 	// Whoever runs something has the rights that it needs and no more.
 	one := s.grant(t, "short-lived", types.NamespacedName{})
-	two := s.grant(t, actions, types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"})
+	proxy := types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"}
+	two := s.grant(t, actions, proxy)
+	changes := filepath.Join(t.TempDir(), "changes.yaml")
+	require.NoError(t, os.WriteFile(changes, []byte(changesScenario), 0o600))
+	three := s.grant(t, changes, proxy)
 	before := s.objects(t)
 	t.Run("truth", func(t *testing.T) { checkTruth(t, s.as(one)) })
 	t.Run("actions", func(t *testing.T) { checkActions(t, s.as(two), two) })
+	t.Run("changes", func(t *testing.T) { checkChanges(t, s, three) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
-	for _, a := range []account{one, two} {
+	for _, a := range []account{one, two, three} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
 	}
 	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two) })
@@ -102,7 +107,7 @@ func (s setup) objects(t *testing.T) string {
 	t.Helper()
 	out, err := s.cluster.Kubectl(t.Context(), nil, "get", "namespaces,clusterroles,clusterrolebindings,nodes", "--output=name")
 	require.NoError(t, err)
-	return string(out)
+	return string(out) + s.outsides(t)
 }
 
 // summary is what this test reads of a run's findings.
@@ -139,6 +144,9 @@ func (s setup) run(t *testing.T, args ...string) (int, summary, string) {
 	var talk bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &talk, &talk
 	_ = cmd.Run() // its code says more
+	if cmd.ProcessState.ExitCode() == 6 {
+		t.Log(talk.String()) // says what was not put back
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "summary.json"))
 	require.NoError(t, err, talk.String())
 	var sum summary

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tablefull/tablefull/runner/env"
@@ -83,17 +85,41 @@ func refusedAction(a scenarios.Action, restart bool) string {
 		return "a cluster's kube-proxy is not replaced"
 	case a.Flush != nil:
 		return "it would break the connections of everybody on the node"
-	case a.SetSysctl != nil, a.ConntrackSettings != nil:
+	case a.SetSysctl != nil:
 		return "a node's settings are not changed"
+	case a.ConntrackSettings != nil:
+		return refusedSettings(a, restart)
 	case a.HoldXtablesLock != nil:
 		return "the lock is in the node's file system, which is out of reach"
 	}
 	return "it is not known in a cluster"
 }
 
+// refusedSettings is why conntrack_settings is not done: what kube-proxy's
+// ConfigMap does not have, or what putting that back would leave as it is.
+func refusedSettings(a scenarios.Action, named bool) string {
+	c := a.ConntrackSettings
+	for _, name := range slices.Sorted(maps.Keys(c.Timeouts)) {
+		if name != establishedTimeout && name != closeWaitTimeout {
+			return "timeouts." + name + ": of a node's timeouts only " + establishedTimeout + " and " + closeWaitTimeout + " are put back by kube-proxy when its ConfigMap is"
+		}
+	}
+	switch {
+	case len(a.Nodes) > 0:
+		return "nodes: kube-proxy's ConfigMap is that of all nodes"
+	case c.Max != nil:
+		return "max: write max_per_core and min, of which kube-proxy makes each node's limit"
+	case c.BeLiberal != nil:
+		return "be_liberal: kube-proxy does not put it back when its ConfigMap is"
+	case !named:
+		return "it changes kube-proxy's ConfigMap and restarts kube-proxy on all nodes: name the DaemonSet for which that is allowed, as --kube-proxy kube-system/kube-proxy"
+	}
+	return ""
+}
+
 // capabilities are what a scenario may need of an environment, as far as a
 // cluster has it.
 func capabilities() []env.Capability {
 	const why = "a node's limit is its administrator's: with kube-proxy's ConfigMap"
-	return []env.Capability{{Name: "ctnetlink", State: env.Yes}, {Name: "limit_writable", State: env.No, Reason: why}}
+	return []env.Capability{{Name: "ctnetlink", State: env.Yes}, {Name: "limit_writable", State: env.No, Reason: why}, {Name: env.ProxyConfigMap, State: env.Yes}}
 }

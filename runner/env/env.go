@@ -127,6 +127,9 @@ type Capability struct {
 	Reason string // for No and Unknown: what is missing, and how to get it
 }
 
+// ProxyConfigMap is the capability to change kube-proxy's ConfigMap.
+const ProxyConfigMap = "kube_proxy_configmap"
+
 // State is a three-valued probe result.
 type State string
 
@@ -178,6 +181,9 @@ type Topology struct {
 	// net.netfilter, for example nf_conntrack_tcp_timeout_time_wait.
 	NodeSysctls map[string]string
 	Services    []scenarios.Service
+	// Actions are what Act will be asked to do, so that where they change
+	// something outside the lab's own hosts that can be noted before.
+	Actions []scenarios.Action
 	// Slots is how many hosts to keep for the pods of a service that come and
 	// go, by its name: at least as many as there ever are at once.
 	Slots map[string]int

@@ -1,0 +1,125 @@
+//go:build linux
+
+package cluster_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// changesScenario does to a cluster all that is done to one outside of a run's
+// own namespace.
+const changesScenario = `
+name: changes
+duration: 10s
+services: [{name: web, pods: 2}]
+traffic:
+  - {name: clients, to: web, short_lived: {rate: 20/s}}
+actions:
+  - {at: 1s, conntrack_settings: {timeouts: {tcp_timeout_established: 2h, tcp_timeout_close_wait: 90s}}}
+`
+
+// outsides are the objects outside of a run's own namespace that it may change,
+// less what the API server counts and keeps for itself.
+func (s setup) outsides(t *testing.T) string {
+	t.Helper()
+	out, err := s.cluster.Kubectl(t.Context(), nil, "--namespace=kube-system", "get", "configmaps/kube-proxy", "daemonsets/kube-proxy", "nodes/node-a", "nodes/node-b", "--output=json")
+	require.NoError(t, err)
+	var list struct{ Items []map[string]any }
+	require.NoError(t, json.Unmarshal(out, &list))
+	for _, o := range list.Items {
+		delete(o, "status")
+		meta := o["metadata"].(map[string]any)
+		for _, key := range []string{"resourceVersion", "generation", "managedFields"} {
+			delete(meta, key)
+		}
+		if a, ok := meta["annotations"].(map[string]any); ok {
+			delete(a, "deprecated.daemonset.template.generation")
+		}
+	}
+	b, err := json.MarshalIndent(list.Items, "", " ")
+	require.NoError(t, err)
+	return string(b)
+}
+
+// timeouts are the two of a node that a kube-proxy sets.
+func (s setup) timeouts(t *testing.T, node string) string {
+	t.Helper()
+	var out []string
+	assert.NoError(t, s.cluster.Inside(node, func() error {
+		for _, name := range []string{"established", "close_wait"} {
+			b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_" + name)
+			if err != nil {
+				return err
+			}
+			out = append(out, string(bytes.TrimSpace(b)))
+		}
+		return nil
+	}))
+	return strings.Join(out, " ")
+}
+
+// machineLimit is the one nf_conntrack_max, which nothing here may change.
+func machineLimit(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	require.NoError(t, err)
+	return string(b)
+}
+
+// What a run changes outside of its namespace is so on every node while it goes
+// on, and afterwards as it was.
+func checkChanges(t *testing.T, s setup, a account) {
+	const theirs, ours = "86400 3600", "7200 90"
+	before, limit := s.outsides(t), machineLimit(t)
+	stop, seen := make(chan struct{}), make(chan map[string]bool, 1)
+	go func() {
+		at := map[string]bool{}
+		defer func() { seen <- at }()
+		for {
+			for _, node := range s.cluster.NodeNames() {
+				at[node+" "+s.timeouts(t, node)] = true
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	_, sum, dir := s.as(a).run(t, append([]string{a.ref}, a.flags()...)...)
+	close(stop)
+	assert.Equal(t, map[string]bool{"node-a " + theirs: true, "node-b " + theirs: true, "node-a " + ours: true, "node-b " + ours: true}, <-seen)
+	assert.True(t, sum.Restored != nil && *sum.Restored)
+	assert.Equal(t, before, s.outsides(t))
+	assert.Equal(t, limit, machineLimit(t))
+	out, err := s.as(a).command(t.Context(), t, "clean").CombinedOutput()
+	require.NoError(t, err)
+	assert.Empty(t, out, "nothing was left")
+	ended, read := map[string]string{}, map[string]string{}
+	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(b)) {
+		var r runlog.Record
+		require.NoError(t, json.Unmarshal([]byte(line), &r))
+		switch e := r.Event; {
+		case e == nil:
+		case e.Kind == "action" && e.Fields["phase"] != "begin":
+			ended[e.Name] = e.Fields["phase"] + e.Detail
+		case e.Kind == "sysctl":
+			read[e.Fields["node"]] = e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"] + " " + e.Fields["net.netfilter.nf_conntrack_tcp_timeout_close_wait"]
+		}
+	}
+	assert.Equal(t, map[string]string{"conntrack_settings": "end"}, ended)
+	assert.Equal(t, map[string]string{"node-a": ours, "node-b": ours}, read)
+}
