@@ -12,7 +12,7 @@ func entryAdvice(f *Findings) (advice, bool) {
 		return advice{
 			Do: "Close in the application what the other side has closed: no limit is a remedy for a leak that goes on.",
 			Why: []string{
-				fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n)),
+				prose(fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n))),
 				"A shorter nf_conntrack_tcp_timeout_close_wait needs fewer entries, as many times fewer as it is shorter: see Sizing.",
 			},
 		}, true

@@ -73,7 +73,7 @@ func TestSearchSaysWhatBoundsIt(t *testing.T) {
 			assert.Equal(t, tt.want, c.lostOf(CapacityGoal{}, upper))
 		})
 	}
-	assert.Contains(t, searchLog{limit: 3000}.findings(t).Headline, "does not (nothing lost), because of table_full.")
+	assert.Contains(t, searchLog{limit: 3000}.findings(t).Headline, "3000 holds (nothing lost) and 3029 does not, because of table_full.")
 }
 
 // Tables of a search have their thousands apart like all else.

@@ -343,7 +343,7 @@ func (c *Capacity) headline(f *Findings) string {
 	return s + "."
 }
 
-// goalText is like: 3000 holds and 3020 does not (at most 0 % lost).
+// goalText is like: 3000 holds (nothing lost) and 3020 does not.
 func (c *Capacity) goalText(g CapacityGoal) string {
 	of := fmt.Sprintf("at most %s lost", percent(g.LossRatio))
 	if g.LossRatio == 0 {
@@ -355,7 +355,7 @@ func (c *Capacity) goalText(g CapacityGoal) string {
 	}
 	switch search.End(g.End) {
 	case search.Bounded:
-		return fmt.Sprintf("%s and %s does not (%s)%s", held, c.load(*g.Upper), of, because(c.lostOf(g, *g.Upper)))
+		return fmt.Sprintf("%s (%s) and %s does not%s", held, of, c.load(*g.Upper), because(c.lostOf(g, *g.Upper)))
 	case search.AtMax:
 		return fmt.Sprintf("even %s, the highest load of the range, holds (%s)", c.load(c.Max), of)
 	case search.BelowMin:

@@ -101,7 +101,7 @@ func TestCapacityIsFound(t *testing.T) {
 	require.Len(t, c.Goals, 2)
 	assert.InDelta(t, 3030, *c.Goals[1].Lower, 31, "1 % more than the table holds may be offered where 1 % may be lost")
 	assert.Equal(t, Pass, f.Verdict, "%v", f.Reasons)
-	assert.Contains(t, f.Headline, "Concurrent connection capacity: 3000 holds and")
+	assert.Contains(t, f.Headline, "Concurrent connection capacity: 3000 holds (nothing lost) and")
 	assert.Empty(t, f.NotMeasured)
 	assert.Equal(t, "warmup", c.Trials[0].Kind)
 	for _, tr := range c.Trials {
@@ -119,7 +119,7 @@ func TestVerdictOfASearch(t *testing.T) {
 		want   Verdict
 		reason string
 	}{
-		{"found", searchLog{limit: 3000}, Pass, "3000 holds and"},
+		{"found", searchLog{limit: 3000}, Pass, "3000 holds ("},
 		{"the whole range holds", searchLog{limit: 9000}, Pass, "even 8000, the highest load of the range, holds"},
 		{"not even the minimum", searchLog{limit: 100}, Fail, "not even 500"},
 		{"the control arm fails, too", searchLog{limit: 3000, controlLoss: 0.01}, Inconclusive, "does not hold 3"},

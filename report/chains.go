@@ -42,7 +42,7 @@ func chainsHeadline(f *Findings, n *Node, failed uint64) string {
 	if f.Environment.Buckets > 0 && n.PeakEntries != nil {
 		s += fmt.Sprintf(", because %d entries in %d buckets make chains of %.0f, and the kernel stops at 50 to 79", *n.PeakEntries, f.Environment.Buckets, chain(f, n))
 	}
-	return s + fmt.Sprintf("; %s failed of it", plural(failed, "attempt"))
+	return s + fmt.Sprintf("; %s failed because of it", plural(failed, "attempt"))
 }
 
 func chainsAdvice(f *Findings, n *Node) advice {

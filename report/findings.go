@@ -455,7 +455,7 @@ type Sizing struct {
 	Buckets          *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
 	MemoryBytesMin   *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`
 	MemoryBytesMax   *uint64         `json:"memory_bytes_max" jsonschema_description:"The same at the larger entry size."`
-	RunNeeded        *uint64         `json:"run_needed" jsonschema_description:"Limit at which this very run, with its length and filling, would have lost nothing to the table."`
+	RunNeeded        *uint64         `json:"run_needed" jsonschema_description:"Limit at which this very run, with its length and filling, would have lost nothing to the table; null where hash chains were too long, which no limit mends."`
 	RunNeededHow     string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
 	Parts            []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
 	Timeouts         []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -74,6 +75,28 @@ func TestAdviceForAProxyThatHung(t *testing.T) {
 	assert.Equal(t, slow, advise(&f).Do)
 	f.Nodes[0].Stale.Backends[0].ToS, f.Spikes[1].StoppedS = 8.1, nil // attempts went on failing
 	assert.Equal(t, slow, advise(&f).Do)
+}
+
+// A full table is somebody's trouble only by what it costs.
+func TestHeadlineSaysWhatItCost(t *testing.T) {
+	ok := uint64(2333)
+	full := Node{Name: "node1", Limit: new(uint64), PeakEntries: new(uint64), Knee: Knee{EarlyDrop: &Onset{AtS: 5}, Drop: &Onset{AtS: 5}}}
+	f := &Findings{Nodes: []Node{full}, Traffic: []Traffic{{Name: "clients", Succeeded: &ok, Failed: 66}, {Name: "strangers", Attempted: 149999}}}
+	assert.Contains(t, headline(f), "its table is full; 66 of 2399 attempts failed.")
+	f.Traffic[0].Failed = 0
+	assert.Contains(t, headline(f), "its table is full; no attempt failed.")
+	f.Traffic = f.Traffic[1:]
+	assert.Contains(t, headline(f), "its table is full.", "nobody waited for an answer")
+}
+
+// Of pods that nothing ended there is nothing to say but what they served.
+func TestPodsTable(t *testing.T) {
+	for name, s := range goldenRuns(t) {
+		f := s.analyze()
+		if len(f.Backends) > 0 {
+			assert.Equal(t, len(f.Spikes) > 0, strings.Contains(renderedHTML(t, f), "accepted while draining"), name)
+		}
+	}
 }
 
 // Where an attempt takes more than one entry, the rate alone misleads.

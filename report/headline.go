@@ -25,11 +25,11 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+costly(f)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+cost(f)+costly(f)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+costly(f)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+cost(f)+costly(f)+others)
 	case early != nil:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), cost(f)+others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
 	top, ofTop, failed := mainCause(f)
@@ -133,6 +133,25 @@ func leaked(n *Node) string {
 		return ""
 	}
 	return fmt.Sprintf(", mostly of connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
+}
+
+// cost says what a full table's node cost the attempts, of those whose end is
+// known; empty where nobody waited for an answer.
+func cost(f *Findings) string {
+	var failed, ended uint64
+	for _, t := range f.Traffic {
+		if t.Succeeded != nil {
+			failed += t.Failed
+			ended += t.Failed + *t.Succeeded
+		}
+	}
+	switch {
+	case ended == 0:
+		return ""
+	case failed == 0:
+		return "; no attempt failed"
+	}
+	return fmt.Sprintf("; %d of %s failed", failed, plural(ended, "attempt"))
 }
 
 // costly says so where an attempt takes more than one entry, as behind a gateway

@@ -81,7 +81,7 @@ type view struct {
 	License   template.HTML
 	Data      template.JS
 	LimitsTop bool // doubts come before the plots, because they limit the verdict
-	Rollout   bool // pods were told to end, or endpoints changed
+	Rollout   bool // there is something to say of pods that end
 }
 
 func (p Page) view(f *Findings) (*view, error) {
@@ -89,8 +89,9 @@ func (p Page) view(f *Findings) (*view, error) {
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	v.Why, v.Shown = reasonsApart(f)
+	v.Rollout = len(f.Spikes) > 0
 	for _, b := range f.Backends {
-		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil || b.DrainingShare != nil
+		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil && *b.ServedAfterGone > 0 || b.DrainingShare != nil
 	}
 	data, err := json.Marshal(c.data())
 	if err != nil {

@@ -411,10 +411,13 @@ func TestTooFewBuckets(t *testing.T) {
 	}
 	f := s.analyze()
 	assert.Equal(t, map[string]uint64{"chain_too_long": 167}, causesOf(f))
-	assert.Equal(t, "node1 has too few hash buckets, not too small a table: it refused new connections while at most 2.8 % full, because 29333 entries in 1024 buckets make chains of 57, and the kernel stops at 50 to 79; 167 attempts failed of it.", f.Headline)
+	assert.Equal(t, "node1 has too few hash buckets, not too small a table: it refused new connections while at most 2.8 % full, because 29333 entries in 1024 buckets make chains of 57, and the kernel stops at 50 to 79; 167 attempts failed because of it.", f.Headline)
 	assert.Contains(t, f.Causes[0].Evidence, "at most 29333 entries in 1024 hash buckets")
 	a := advise(f)
 	assert.Contains(t, a.Do, "nf_conntrack_buckets to at least 262")
 	assert.Equal(t, "net.netfilter.nf_conntrack_buckets = 262144\n", a.Set)
 	assert.Nil(t, f.Knee.Drop)
+	assert.Nil(t, f.Sizing.RunNeeded, "a table that was never full did not hold it: no limit would have")
+	assert.Contains(t, strings.Join(f.Sizing.Notes, "\n"), "node1 refused 167 entries because a hash chain was too long")
+	assert.False(t, strings.Contains(renderedHTML(t, f), "</strong> would have held this run"))
 }

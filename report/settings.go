@@ -110,6 +110,9 @@ func (s *Sizing) compare(limit uint64, nodes []Node) {
 			verb = "leaves less than a quarter free above"
 		}
 		s.Notes = append(s.Notes, fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state, an otherwise empty table provided", n.Name, *n.Limit, verb, *s.NeededEntries))
+		if s.PresentLimit != nil && *s.PresentLimit != *n.Limit {
+			s.Notes[len(s.Notes)-1] += fmt.Sprintf(" (that was the limit of the run; outside it the machine has %d, and the settings are for that)", *s.PresentLimit)
+		}
 		if n.StartEntries != nil && *n.StartEntries > 0 {
 			s.Notes[len(s.Notes)-1] += fmt.Sprintf("; in this run %d were there before", *n.StartEntries)
 		}

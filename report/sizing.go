@@ -256,6 +256,10 @@ func (l *log) runNeed(s *Sizing, n *node) {
 	if n == nil || n.atStart == nil {
 		return
 	}
+	if chains := chainTooLong(n.counters); chains > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("no limit alone would have held this run: %s refused %s because a hash chain was too long (chainlength), which more buckets mend", n.name, plural(chains, "entry", "entries")))
+		return
+	}
 	need := l.need(n.name)
 	if len(need.parts) > 0 && len(need.unknown) == 0 {
 		_, _, peak := need.reaches(func(float64) float64 { return math.Inf(1) }, nil)
