@@ -5,19 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 )
-
-// monotonic is this process's CLOCK_MONOTONIC, ns.
-func monotonic() int64 {
-	var ts unix.Timespec
-	// CLOCK_MONOTONIC with a valid pointer cannot fail (clock_gettime(2)).
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return ts.Nano()
-}
 
 // clockReadings is how many times a host's clock is asked; the quickest
 // answer bounds the error best.

@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+
+	"github.com/tablefull/tablefull/runner/filelock"
 )
 
 // A Journal holds, on disk, how to undo what a run changes outside its own
@@ -17,7 +18,7 @@ import (
 // goes away when everything has been undone. It lives in the user's state
 // directory, where `tablefull restore` finds it after a crash.
 //
-// The writer keeps an flock on the file, so that a journal whose owner lives
+// The writer keeps a lock on the file, so that a journal whose owner lives
 // is told from one whose owner was killed.
 type Journal struct {
 	file  *os.File
@@ -36,7 +37,7 @@ func (j *Journal) lockFor(path string) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.Try(f); err != nil {
 		return errors.Join(fmt.Errorf("lock %s, which another run may have changed and will put back: %w", path, err), f.Close())
 	}
 	j.locks = append(j.locks, f)
@@ -134,7 +135,7 @@ func StateDir() string {
 		return filepath.Join(d, "tablefull")
 	}
 	if home, err := os.UserHomeDir(); err == nil && home != "" {
-		if info, err := os.Stat(home); err == nil && info.IsDir() && syscall.Access(home, 2) == nil {
+		if info, err := os.Stat(home); err == nil && info.IsDir() && writable(home) {
 			return filepath.Join(home, ".local", "state", "tablefull")
 		}
 	}
@@ -150,7 +151,7 @@ func OpenJournal(dir, runID string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.Try(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock journal: %w", err), f.Close(), os.Remove(f.Name()))
 	}
 	return &Journal{file: f}, nil
@@ -245,7 +246,7 @@ func restoreOne(name string) Restored {
 		return r
 	}
 	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.Try(f); err != nil {
 		r.Alive = true
 		return r
 	}

@@ -31,7 +31,8 @@ var mayImport = map[string][]string{
 	"runner/conntrack":   {"runner/env", "report/runlog", "scenarios"},
 	"runner/agent":       {"runner/env", "report/runlog", "scenarios", "runner/traffic", "runner/server", "runner/conntrack", "runner/proxy", "runner/dataplane", "runner/sysctl"},
 	"runner/kubeapi":     {},
-	"runner/kubeproxy":   {},
+	"runner/kubeproxy":   {"runner/filelock"},
+	"runner/filelock":    {},
 	"runner/private":     {"runner/env", "runner/isolate"},
 	"runner/isolate":     {},
 	"runner/sysctl":      {"runner/env", "report/runlog"},
@@ -40,7 +41,7 @@ var mayImport = map[string][]string{
 	"runner/lab":         {"runner/env", "report/runlog", "scenarios", "runner/agent", "runner/conntrack", "runner/proxy", "runner/isolate", "runner/sysctl"},
 	"manifests":          {},
 	"runner/cluster":     {"runner/env", "report/runlog", "scenarios", "runner/agent", "manifests"},
-	"runner":             {"runner/env", "report/runlog", "report/search", "scenarios"},
+	"runner":             {"runner/env", "runner/filelock", "report/runlog", "report/search", "scenarios"},
 	"runner/testcluster": {"runner/kubeproxy", "runner/isolate"}, // for tests and make; nothing imports it
 	"docs/pictures":      {"report/browser"},
 	"cmd/tablefull/live": {"runner", "report/runlog", "report/watch"},

@@ -49,8 +49,7 @@ func withSignals(stderr io.Writer) context.Context {
 			switch {
 			case s == syscall.SIGQUIT:
 				leave(stderr, "")
-				signal.Reset(syscall.SIGQUIT)
-				_ = syscall.Kill(os.Getpid(), syscall.SIGQUIT) // ends us, as it does anyone
+				quit()
 			case ctx.Err() == nil:
 				if !isWatch(os.Args) { // which ends at once, as one expects
 					fmt.Fprintln(stderr, "tablefull: "+stopping(os.Args)+"; once more to leave at once")

@@ -11,8 +11,9 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/tablefull/tablefull/runner/filelock"
 )
 
 // How a binary came into the cache.
@@ -207,11 +208,11 @@ func (g Getter) lock(ctx context.Context, path string) (unlock func(), err error
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	for told := false; ; told = true {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := filelock.Try(f)
 		if err == nil {
 			return func() { _ = f.Close() }, nil // closing unlocks
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		if !errors.Is(err, filelock.ErrHeld) {
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 		}
 		if !told {

@@ -1,0 +1,4 @@
+package main
+
+// quit does nothing: Windows has no SIGQUIT.
+func quit() {}
