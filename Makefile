@@ -59,7 +59,7 @@ test-user:
 
 ## prove: the proofs that are too long for every day, bounded by two hours; last results: docs/proofs.md
 prove: packages
-	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 2h -v -run '^TestProve' ./cmd/tablefull ./report/search
+	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 2h -v -run '^TestProve' ./cmd/tablefull ./report/search ./runner/cluster
 
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages

@@ -47,8 +47,10 @@ type setup struct {
 	kubeconfig string
 }
 
-// TestRealCluster runs the program against a real Kubernetes.
-func TestRealCluster(t *testing.T) {
+// start builds the program and starts a cluster that lasts as long as the test;
+// programs are what it runs.
+func start(t *testing.T) (s setup, programs map[string]string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a test cluster needs root") // which CI runs these tests as, too
 	}
@@ -56,7 +58,7 @@ func TestRealCluster(t *testing.T) {
 	if err != nil {
 		envtest.Require(t, "cluster", err.Error()+" (see: make kube-programs)")
 	}
-	s := setup{program: filepath.Join(t.TempDir(), "tablefull")}
+	s = setup{program: filepath.Join(t.TempDir(), "tablefull")}
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", s.program, "github.com/tablefull/tablefull/cmd/tablefull")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
@@ -71,6 +73,12 @@ func TestRealCluster(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, testcluster.Down(context.Background(), dir)) })
 	s.kubeconfig = s.cluster.Kubeconfig()
+	return s, programs
+}
+
+// TestRealCluster runs the program against a real Kubernetes.
+func TestRealCluster(t *testing.T) {
+	s, _ := start(t)
 	actions := filepath.Join(t.TempDir(), "actions.yaml")
 	require.NoError(t, os.WriteFile(actions, []byte(actionsScenario), 0o600))
 	// Whoever runs something has the rights that it needs and no more.
@@ -120,7 +128,8 @@ type summary struct {
 		Cause string
 		Share float64
 	}
-	Nodes []struct {
+	Spikes []struct{ Ties []string }
+	Nodes  []struct {
 		Name        string
 		PeakEntries float64            `json:"peak_entries"`
 		Headroom    float64            `json:"headroom_at_start"`
@@ -129,6 +138,7 @@ type summary struct {
 		Stale       *struct {
 			MaxS float64 `json:"max_s"`
 		}
+		Proxy *struct{ Syncs float64 }
 	}
 }
 
@@ -140,7 +150,7 @@ type onset struct {
 func (s setup) run(t *testing.T, args ...string) (int, summary, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "run")
-	cmd := s.command(t.Context(), t, append([]string{"run", "--target", "kubernetes", "--out", dir}, args...)...)
+	cmd := s.command(t.Context(), t, append([]string{"run", "--target=kubernetes", "--out", dir}, args...)...)
 	var talk bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &talk, &talk
 	_ = cmd.Run() // its code says more
