@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,6 +42,9 @@ func TestTruthIncidents(t *testing.T) {
 			assertReproduced(t, r, true)
 			assert.Equal(t, exitPass, r.code)
 			assertNotTheTable(t, r)
+			if slices.Contains(shownByTests, "tablefull run "+c.name) {
+				assertReadme(t, c.name, r)
+			}
 			var args []string
 			for _, s := range c.off {
 				args = append(args, "--set", s)
@@ -247,6 +251,7 @@ func TestTruthProxyLowersMax(t *testing.T) {
 	assert.GreaterOrEqual(t, n.Counters["drop"], r.cause("table_full"))
 	if !r.Generator.Saturated {
 		assertReproduced(t, r, true)
+		assertReadme(t, "proxy-lowers-max", r)
 		assert.Contains(t, r.Headline, "since its limit was lowered from 262144 to 131072 (restart)")
 	}
 
@@ -311,6 +316,9 @@ func TestTruthPortReuse(t *testing.T) {
 			assert.GreaterOrEqual(t, *share, c.lo)
 			assert.LessOrEqual(t, *share, c.hi)
 			assertReproduced(t, r, c.lo > 0)
+			if c.sets == nil && !r.Generator.Saturated {
+				assertReadme(t, "port-reuse-rollout", r)
+			}
 		})
 	}
 }

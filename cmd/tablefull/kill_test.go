@@ -116,14 +116,43 @@ func restoreAll(t *testing.T, state string) {
 	assert.Empty(t, left)
 }
 
-// The same of runs in which pods and proxies come and go, and of those that
-// boot a kernel: five at once, because most of their time is waiting.
+// killing is an incident that is killed again and again.
+type killing struct {
+	scenario, kernel string
+	within           time.Duration // booting, and putting back, included
+	rounds           int           // of five
+}
+
+// The same of runs in which pods and proxies come and go, of those that boot a
+// kernel, and of one whose kube-proxy writes the limit of its kernel.
 func TestKilledIncidents(t *testing.T) {
 	needPrivate(t)
-	for _, c := range []struct {
-		scenario, kernel string
-		within           time.Duration // booting, and putting back, included
-	}{{"stale-rules", "host", 14 * time.Second}, {"port-reuse-rollout", "private", 20 * time.Second}} {
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
+	killIncidents(t, []killing{
+		{"stale-rules", "host", 14 * time.Second, 3},
+		{"port-reuse-rollout", "private", 20 * time.Second, 3},
+		{"proxy-lowers-max", "private", 20 * time.Second, 1},
+	})
+}
+
+// The long proof: thirty kills of each, fifteen of proxy-lowers-max. About five minutes.
+func TestProveKilledIncidents(t *testing.T) {
+	if !proving() {
+		t.Skip("takes five minutes: make prove")
+	}
+	needPrivate(t)
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
+	killIncidents(t, []killing{
+		{"stale-rules", "host", 14 * time.Second, 6},
+		{"port-reuse-rollout", "private", 20 * time.Second, 6},
+		{"proxy-lowers-max", "private", 20 * time.Second, 3},
+	})
+}
+
+// killIncidents kills five runs at once, because most of their time is waiting,
+// and holds that, once put back, nothing of them is left.
+func killIncidents(t *testing.T, killings []killing) {
+	for _, c := range killings {
 		t.Run(c.scenario, func(t *testing.T) {
 			before := lookAround(t)
 			seed := rand.Uint64()
@@ -131,22 +160,8 @@ func TestKilledIncidents(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			state := t.TempDir()
 			logs := 0
-			for range 3 {
-				var wait sync.WaitGroup
-				var dirs []string
-				for range 5 {
-					dir := filepath.Join(t.TempDir(), "out")
-					dirs = append(dirs, dir)
-					p, _ := program(t, state, "run", c.scenario, "--out", dir, "--quiet", "--set", "lab.kernel="+c.kernel)
-					require.NoError(t, p.Start())
-					after := time.Duration(rnd.Int64N(int64(c.within)))
-					wait.Go(func() {
-						time.Sleep(after)
-						_ = p.Process.Kill() // or it has ended by itself
-						_ = p.Wait()
-					})
-				}
-				wait.Wait()
+			for range c.rounds {
+				dirs := killFive(t, c, state, rnd)
 				for _, dir := range dirs {
 					if _, err := os.Stat(filepath.Join(dir, "run.jsonl")); err == nil {
 						_, err := analyzeDir(dir)
@@ -155,11 +170,33 @@ func TestKilledIncidents(t *testing.T) {
 					}
 				}
 			}
+			t.Logf("PROVED kills of %s: %d, of which %d had begun a run log", c.scenario, 5*c.rounds, logs)
 			assert.NotZero(t, logs, "some kills must have hit a run that had begun")
 			restoreAll(t, state)
 			assertNothingOf(t, before)
 		})
 	}
+}
+
+// killFive starts five runs, kills each at a random moment, and returns where
+// they wrote.
+func killFive(t *testing.T, c killing, state string, rnd *rand.Rand) (dirs []string) {
+	t.Helper()
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	for range 5 {
+		dir := filepath.Join(t.TempDir(), "out")
+		dirs = append(dirs, dir)
+		p, _ := program(t, state, "run", c.scenario, "--out", dir, "--quiet", "--set", "lab.kernel="+c.kernel)
+		require.NoError(t, p.Start())
+		after := time.Duration(rnd.Int64N(int64(c.within)))
+		wait.Go(func() {
+			time.Sleep(after)
+			_ = p.Process.Kill() // or it has ended by itself
+			_ = p.Wait()
+		})
+	}
+	return dirs
 }
 
 // One signal stops in order: everything is put back, the log is whole and

@@ -202,4 +202,5 @@ func TestGatewayDoubles(t *testing.T) {
 	require.NotNil(t, r.Predicted)
 	require.NotNil(t, r.Predicted.GrowthPerS)
 	assert.Greater(t, r.cause("table_full"), uint64(0))
+	assertReadme(t, "gateway", r)
 }

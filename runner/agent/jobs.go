@@ -41,7 +41,7 @@ type jobs struct {
 
 // job is one job; err is valid once ended is closed.
 type job struct {
-	worker env.Worker
+	worker env.Worker // nil once it has ended; guarded by the mutex of jobs
 	cancel context.CancelFunc
 	serve  *env.ServeJob // nil for other jobs
 	epoch  int64
@@ -118,10 +118,12 @@ func (s *jobs) guard(f func() error) (err error) {
 	return f()
 }
 
-// forget remembers that id has ended and drops the oldest beyond keepEnded.
+// forget remembers that id has ended, without what it worked with, and drops the
+// oldest beyond keepEnded. A pod's server alone is tens of kB.
 func (s *jobs) forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.byID[id].worker = nil
 	s.ended = append(s.ended, id)
 	if n := len(s.ended) - keepEnded; n > 0 {
 		for _, old := range s.ended[:n] {
@@ -155,14 +157,13 @@ func (s *jobs) update(ctx context.Context, id string, u env.Update) error {
 	if jb == nil {
 		return fmt.Errorf("job %s: %w", id, errUnknownJob)
 	}
-	w, ok := jb.worker.(env.Updater)
+	worker := s.worker(jb)
+	if worker == nil { // it may have been ready once
+		return fmt.Errorf("job %s: %w", id, errEnded)
+	}
+	w, ok := worker.(env.Updater)
 	if !ok {
 		return fmt.Errorf("job %s: %w", id, errFixed)
-	}
-	select {
-	case <-jb.ended: // it may have been ready once
-		return fmt.Errorf("job %s: %w", id, errEnded)
-	default:
 	}
 	select {
 	case <-jb.ready:
@@ -180,6 +181,13 @@ func (s *jobs) update(ctx context.Context, id string, u env.Update) error {
 		}
 	}()
 	return s.guard(func() error { return w.Update(ctx, u) })
+}
+
+// worker is what does the job, nil once that has ended.
+func (s *jobs) worker(jb *job) env.Worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return jb.worker
 }
 
 // stop asks the job to end and waits for it.
@@ -254,7 +262,7 @@ func (s *jobs) terminate() {
 			Fields: map[string]string{"service": jb.serve.Service, "addr": jb.serve.Addr.String()},
 		}})
 		wg.Go(func() {
-			w, ok := jb.worker.(env.Updater)
+			w, ok := s.worker(jb).(env.Updater)
 			if !ok || s.guard(func() error { return w.Update(context.Background(), env.Update{Terminate: true}) }) != nil {
 				jb.cancel()
 			}

@@ -195,9 +195,15 @@ func TestEndedJobsAreForgotten(t *testing.T) {
 		require.NoError(t, jobs.wait(t.Context(), id))
 	}
 	jobs.mu.Lock()
-	n := len(jobs.byID)
+	n, working := len(jobs.byID), 0
+	for _, jb := range jobs.byID {
+		if jb.worker != nil {
+			working++
+		}
+	}
 	jobs.mu.Unlock()
 	assert.LessOrEqual(t, n, keepEnded+2)
+	assert.Equal(t, 1, working, "what ended is not kept with all that it worked with")
 	assert.Equal(t, errUnknownJob, errors.Unwrap(jobs.wait(t.Context(), "short.0")))
 	assert.Equal(t, 1, jobs.running())
 	require.NoError(t, jobs.stop(t.Context(), "runs"))

@@ -186,18 +186,24 @@ func TestBallastFillsATableToTheBrim(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
 	}
-	insertFlows(t, 0, 50, 600) // UNREPLIED: early_drop would take them
+	const assuredOnes, temptation = 50, 50
+	insertAssured(t, 0, assuredOnes, 600)
+	insertFlows(t, assuredOnes, assuredOnes+temptation, 600) // UNREPLIED: early_drop would take them
 	w, err := newBallast(0, 60, false)
 	b := start(t, w, err)
 	f := facts(t)
-	assert.Equal(t, f.Limit, f.Entries)
 	_, others := ours(t)
-	assert.Equal(t, uint64(50), others)
 	stats := readStats(t)
-	assert.Zero(t, stats["early_drop"])
+	assert.Zero(t, stats["early_drop"], "nothing had to go for it")
 	assert.Zero(t, stats["drop"])
+	// What the kernel's collector takes, because another table of the machine
+	// was full lately, is counted nowhere. It takes none that are ASSURED.
+	assert.GreaterOrEqual(t, others, uint64(assuredOnes))
+	taken := assuredOnes + temptation - others
+	assert.LessOrEqual(t, f.Limit-f.Entries, taken, "but for what was taken, the table is full")
 	require.NoError(t, b.stop())
-	assert.Equal(t, uint64(50), facts(t).Entries)
+	assert.GreaterOrEqual(t, facts(t).Entries, uint64(assuredOnes))
+	assert.LessOrEqual(t, facts(t).Entries, others)
 }
 
 func readStats(t testing.TB) map[string]uint64 {
