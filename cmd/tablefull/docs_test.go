@@ -170,7 +170,7 @@ func fewStray(text string) string {
 }
 
 // parts are the paragraphs of an output as documented, less what "..." leaves
-// out. Where lines are broken depends on the numbers in them.
+// out, which may be the rest of a line. Where lines are broken depends on the numbers in them.
 func parts(lines []string) []string {
 	out := []string{""}
 	for _, l := range lines {
@@ -178,7 +178,11 @@ func parts(lines []string) []string {
 			out = append(out, "")
 			continue
 		}
+		l, rest := strings.CutSuffix(l, "...")
 		out[len(out)-1] += l + " "
+		if rest {
+			out = append(out, "")
+		}
 	}
 	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
 }
