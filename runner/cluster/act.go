@@ -33,7 +33,9 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 	case a.RestartProxy != nil:
 		return l.restartProxies(ctx, l.chosen(a.Nodes))
 	case a.ConntrackSettings != nil:
-		return l.alone(l.env.cfg.KubeProxy.String(), func() error { return l.configure(ctx, a) })
+		return l.inTurn(ctx, func() error { return l.configure(ctx, a) })
+	case a.UpgradeProxy != nil:
+		return l.inTurn(ctx, func() error { return l.upgrade(ctx, a.UpgradeProxy.Binary) })
 	case a.Ballast != nil:
 		return l.refill(ctx, l.chosen(a.Nodes), uint64(a.Ballast.Headroom))
 	}
@@ -71,18 +73,18 @@ func (l *Lab) chosen(named []string) []string {
 	return slices.DeleteFunc(slices.Clone(l.settings.nodes), func(n string) bool { return !slices.Contains(named, n) })
 }
 
-// alone makes an action the only one that changes a service's pods, or kube-proxy.
-func (l *Lab) alone(what string, do func() error) error {
+// alone makes an action the only one that changes a service's pods.
+func (l *Lab) alone(service string, do func() error) error {
 	l.mu.Lock()
-	if l.busy[what] {
+	if l.busy[service] {
 		l.mu.Unlock()
-		return fmt.Errorf("%s is being changed by another action", what)
+		return fmt.Errorf("service %s is being changed by another action", service)
 	}
-	l.busy[what] = true
+	l.busy[service] = true
 	l.mu.Unlock()
 	defer func() {
 		l.mu.Lock()
-		l.busy[what] = false
+		l.busy[service] = false
 		l.mu.Unlock()
 	}()
 	return do()

@@ -40,6 +40,7 @@ type Lab struct {
 	busy    map[string]bool
 	changed chan struct{} // closed and replaced at each change of a pod
 	touched []string      // nodes whose kube-proxy was deleted
+	turn    chan struct{} // has one in it while kube-proxy is being changed
 	held    []outside     // what Close has to put back, in that order
 
 	close    sync.Mutex
@@ -65,7 +66,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	}
 	l := &Lab{
 		env: e, settings: e.settings(t.RunID, nodes, t.Services),
-		want: map[string]int{}, busy: map[string]bool{}, changed: make(chan struct{}),
+		want: map[string]int{}, busy: map[string]bool{}, turn: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy)
 	for _, s := range t.Services {

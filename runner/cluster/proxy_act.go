@@ -30,6 +30,9 @@ func outsides(a scenarios.Action, proxy types.NamespacedName) []outside {
 	if a.ConntrackSettings != nil {
 		return proxyObjects(proxy)
 	}
+	if a.UpgradeProxy != nil {
+		return []outside{{daemonset, proxy.Namespace, proxy.Name}}
+	}
 	return nil
 }
 
@@ -189,6 +192,47 @@ func (l *Lab) configure(ctx context.Context, a scenarios.Action) error {
 		return err
 	}
 	return l.readBack(ctx, want, func(h *remote, n env.Capabilities) { l.noteSettings(h.Name(), n, was, want) })
+}
+
+// upgrade rolls out kube-proxy's image of another version: its own with another
+// tag.
+func (l *Lab) upgrade(ctx context.Context, version string) error {
+	ds, err := l.env.proxyDaemonSet(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := readProxySet(ds)
+	if err != nil {
+		return err
+	}
+	now := image(ds, p.container)
+	want := withTag(now, version)
+	if now == want {
+		return fmt.Errorf("DaemonSet %s has the image %s already", l.env.cfg.KubeProxy, now)
+	}
+	l.holds(outsides(scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, l.env.cfg.KubeProxy)...)
+	return l.rollOut(ctx, p.container, want)
+}
+
+// withTag is an image with another tag, and without a digest.
+func withTag(image, tag string) string {
+	image, _, _ = strings.Cut(image, "@")
+	if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
+		image = image[:i]
+	}
+	return image + ":" + tag
+}
+
+// inTurn does one thing to kube-proxy after the other: those that are to be done
+// at once wait.
+func (l *Lab) inTurn(ctx context.Context, do func() error) error {
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-l.turn }()
+	return do()
 }
 
 // image is that of a container.

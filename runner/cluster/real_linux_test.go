@@ -66,6 +66,9 @@ func start(t *testing.T) (s setup, programs map[string]string) {
 	images := t.TempDir()
 	archives, err := testcluster.MakeImages(t.Context(), images, version, programs["kube-proxy"])
 	require.NoError(t, err)
+	other, err := testcluster.MakeImages(t.Context(), filepath.Join(images, otherVersion), otherVersion, otherProxy(t))
+	require.NoError(t, err)
+	archives = append(archives, other[1]) // less the sandbox's, which is there
 	ours := filepath.Join(images, "tablefull.tar")
 	require.NoError(t, ociimage.WriteFile(ours, testcluster.TablefullImage(image, s.program)))
 	dir := filepath.Join(t.TempDir(), "cluster")
@@ -92,6 +95,7 @@ func TestRealCluster(t *testing.T) {
 	t.Run("truth", func(t *testing.T) { checkTruth(t, s.as(one)) })
 	t.Run("actions", func(t *testing.T) { checkActions(t, s.as(two), two) })
 	t.Run("changes", func(t *testing.T) { checkChanges(t, s, three) })
+	t.Run("changes killed", func(t *testing.T) { checkChangesKilled(t, s, three) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
@@ -100,6 +104,18 @@ func TestRealCluster(t *testing.T) {
 	}
 	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two) })
 	assert.Equal(t, before, s.objects(t))
+}
+
+// otherProxy is the program of another version, as make kube-proxies has got it.
+func otherProxy(t *testing.T) string {
+	t.Helper()
+	cache, err := kubeproxy.CacheOf("kube-proxy")
+	require.NoError(t, err)
+	b, err := kubeproxy.Getter{Site: "http://127.0.0.1:1", Go: "/nonexistent", Program: "kube-proxy", Cache: cache}.Get(t.Context(), otherVersion)
+	if err != nil {
+		envtest.Require(t, "kube-proxy", err.Error()+" (see: make kube-proxies)")
+	}
+	return b.Path
 }
 
 // command is the program with the cluster's kubeconfig.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tablefull/tablefull/runner/env"
@@ -82,7 +83,7 @@ func refusedAction(a scenarios.Action, restart bool) string {
 	case a.PauseProxy != nil, a.ResumeProxy != nil:
 		return "a sampler may send no signals to a node's processes"
 	case a.UpgradeProxy != nil:
-		return "a cluster's kube-proxy is not replaced"
+		return refusedUpgrade(a, restart)
 	case a.Flush != nil:
 		return "it would break the connections of everybody on the node"
 	case a.SetSysctl != nil:
@@ -113,6 +114,26 @@ func refusedSettings(a scenarios.Action, named bool) string {
 		return "be_liberal: kube-proxy does not put it back when its ConfigMap is"
 	case !named:
 		return "it changes kube-proxy's ConfigMap and restarts kube-proxy on all nodes: name the DaemonSet for which that is allowed, as --kube-proxy kube-system/kube-proxy"
+	}
+	return ""
+}
+
+// refusedUpgrade is why upgrade_proxy is not done: only the version is changed.
+func refusedUpgrade(a scenarios.Action, named bool) string {
+	p := *a.UpgradeProxy
+	version := p.Binary
+	if p.Binary = ""; p.Mode == "nftables" {
+		p.Mode = "" // the default
+	}
+	switch {
+	case !strings.HasPrefix(version, "v"):
+		return "a cluster's kube-proxy is replaced by its image of another version: write binary: v1.36.3"
+	case p != scenarios.Proxy{}:
+		return "but for its version a cluster's kube-proxy stays as it is: write binary alone"
+	case len(a.Nodes) > 0:
+		return "nodes: kube-proxy's DaemonSet is that of all nodes"
+	case !named:
+		return "it changes the image of kube-proxy's DaemonSet: name the one for which that is allowed, as --kube-proxy kube-system/kube-proxy"
 	}
 	return ""
 }

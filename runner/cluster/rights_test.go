@@ -61,6 +61,7 @@ func TestRights(t *testing.T) {
 		{scenarios.Action{DeletePod: &scenarios.DeletePod{Service: "web"}}, none, "delete pods in every namespace"},
 		{scenarios.Action{Ballast: &scenarios.Refill{}}, proxy, "get daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, proxy, "delete pods in kube-system; get daemonsets.apps kube-proxy in kube-system"},
+		{scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, proxy, "get daemonsets.apps kube-proxy in kube-system; patch daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{}}, proxy, "get configmaps kube-proxy in kube-system; patch configmaps kube-proxy in kube-system; get daemonsets.apps kube-proxy in kube-system; patch daemonsets.apps kube-proxy in kube-system"},
 	} {
 		assert.Equal(t, c.more, added(c.action, c.proxy))

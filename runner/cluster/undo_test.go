@@ -239,6 +239,17 @@ func TestReadProxySet(t *testing.T) {
 	require.ErrorContains(t, err, "there is no DaemonSet kube-system/kube-proxy")
 }
 
+func TestWithTag(t *testing.T) {
+	for image, want := range map[string]string{
+		"registry.k8s.io/kube-proxy:v1.36.3":            "registry.k8s.io/kube-proxy:v2",
+		"registry:5000/kube-proxy":                      "registry:5000/kube-proxy:v2",
+		"registry:5000/kube-proxy:v1@sha256:0123456789": "registry:5000/kube-proxy:v2",
+		"kube-proxy": "kube-proxy:v2",
+	} {
+		assert.Equal(t, want, withTag(image, "v2"), image)
+	}
+}
+
 func TestNotRolledOut(t *testing.T) {
 	ds := func(seen int64, updated, ready, available int32) *appsv1.DaemonSet {
 		return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: appsv1.DaemonSetStatus{
