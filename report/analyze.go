@@ -338,9 +338,9 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 	if l.clockBound > 0.01 {
 		out = append(out, fmt.Sprintf("the hosts' clocks are known to within %.0f ms only", l.clockBound*1000))
 	}
-	for _, n := range f.Nodes {
-		if n.Reclaimed != nil {
-			out = append(out, n.Reclaimed.doubt(n.Name))
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Reclaimed != nil {
+			out = append(out, n.Reclaimed.doubt(n, f))
 		}
 	}
 	for _, n := range l.nodeList {

@@ -125,9 +125,16 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 	full := -1.0
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
+		why := strangeStart(n, s.Conntrack.Headroom)
 		// Of a cluster's nodes only those are filled that traffic enters by.
-		if why := strangeStart(n, s.Conntrack.Headroom); why != "" && (n.AgedOut != nil || !slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.AgedOut != nil })) {
+		if beside := n.AgedOut == nil && slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.AgedOut != nil }); beside {
+			why = lessRoom(n, s.Conntrack.Headroom)
+		}
+		if why != "" {
 			t.Why = append(t.Why, why)
+		}
+		if full := n.TableFullDrops; full > 0 && n.AgedOut != nil && s.Conntrack.Headroom == nil {
+			t.Why = append(t.Why, fmt.Sprintf("%s's table was full, although it was not filled: others' entries left too little room for a control arm", n.Name))
 		}
 		if a := n.AgedOut; a != nil && a.Left > 0 {
 			t.Why = append(t.Why, a.why(n.Name))
@@ -164,6 +171,15 @@ func strangeStart(n *Node, headroom *int64) string {
 		return fmt.Sprintf("%s's table was not empty when traffic began: it had %d entries", n.Name, *n.StartEntries)
 	}
 	return ""
+}
+
+// lessRoom says why a node that traffic does not enter by, and that is not filled,
+// could be what limits it: its pods' connections are in its table, too.
+func lessRoom(n *Node, headroom *int64) string {
+	if headroom == nil || n.HeadroomAtStart == nil || *n.HeadroomAtStart >= *headroom {
+		return ""
+	}
+	return fmt.Sprintf("%s, which traffic does not enter by, had only %d free entries when it began", n.Name, *n.HeadroomAtStart)
 }
 
 // addTrial takes a trial of a search's log.

@@ -240,11 +240,17 @@ func TestTrialOnACluster(t *testing.T) {
 		Traffic: []Traffic{{Name: "asked", Shape: "udp", Due: 1000, Succeeded: ref(uint64(1000))}},
 		Nodes: []Node{
 			{Name: "a", HeadroomAtStart: ref(int64(700)), StartEntries: ref(uint64(300)), Limit: ref(uint64(1000)), AgedOut: &Aged{WaitedS: 122}},
-			{Name: "b", HeadroomAtStart: ref(int64(100)), StartEntries: ref(uint64(900)), Limit: ref(uint64(1000))},
+			{Name: "b", HeadroomAtStart: ref(int64(950)), StartEntries: ref(uint64(50)), Limit: ref(uint64(1000))},
 		},
 	}
 	assert.Empty(t, SearchTrialOf(f, &scenarios.Scenario{}).Why)
 	s := &scenarios.Scenario{Conntrack: scenarios.Conntrack{Headroom: ref(int64(700))}}
+	f.Nodes[1].HeadroomAtStart = ref(int64(100))
+	assert.Contains(t, strings.Join(SearchTrialOf(f, s).Why, "\n"), "b, which traffic does not enter by, had only 100 free entries")
+	f.Nodes[1].HeadroomAtStart = ref(int64(950))
+	f.Nodes[0].TableFullDrops = 3
+	assert.Contains(t, strings.Join(SearchTrialOf(f, &scenarios.Scenario{}).Why, "\n"), "too little room for a control arm")
+	f.Nodes[0].TableFullDrops = 0
 	assert.Empty(t, SearchTrialOf(f, s).Why)
 	f.Nodes[0].HeadroomAtStart = ref(int64(650))
 	assert.Contains(t, strings.Join(SearchTrialOf(f, s).Why, "\n"), "a's table had 650 free entries")

@@ -491,6 +491,9 @@ func (l *log) addEvent(r *runlog.Record) {
 		l.addProxyMetrics(r.Host, e)
 		return // numbers to add up
 	}
+	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" && e.Name == "ended" {
+		p.begun()
+	}
 	if e.Kind == "node" {
 		l.addCondition(r.T, e)
 	}

@@ -429,9 +429,9 @@ func (c *Comparison) differ() {
 			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
 		}
 		for _, t := range a.trials {
-			for _, n := range t.Findings.Nodes {
-				if n.Reclaimed != nil && n.Reclaimed.Early {
-					warn("%s, trial %d: %s", a.Name, t.Trial, n.Reclaimed.doubt(n.Name))
+			for i := range t.Findings.Nodes {
+				if n := &t.Findings.Nodes[i]; n.Reclaimed.beforeTime(t.Findings) {
+					warn("%s, trial %d: %s", a.Name, t.Trial, n.Reclaimed.doubt(n, t.Findings))
 				}
 			}
 		}

@@ -58,9 +58,9 @@ func (f *Findings) Unsound() []string { return f.unsound }
 // says nothing about what was measured. Empty where they were.
 func (f *Findings) Disturbed() []string {
 	out := f.unsound
-	for _, n := range f.Nodes {
-		if r := n.Reclaimed; r != nil && r.Early && r.FromS < shortestResidence(f) { // later, entries end by themselves
-			out = append(out[:len(out):len(out)], n.Reclaimed.doubt(n.Name))
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Reclaimed.beforeTime(f) {
+			out = append(out[:len(out):len(out)], n.Reclaimed.doubt(n, f))
 		}
 	}
 	return out

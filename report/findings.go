@@ -238,7 +238,7 @@ type Node struct {
 	Entered         *Entered           `json:"entered" jsonschema_description:"What befell the attempts that entered by this node; null where there is one node only, or where it is not known."`
 	Samples         uint64             `json:"samples"`
 	AgedOut         *Aged              `json:"aged_out" jsonschema_description:"The wait for entries of a run before to expire, before the table was filled; null where nothing was waited for."`
-	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full at once, uncounted; null where there were none."`
+	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full uncounted; null where none did, or it cannot be told."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal), and self, the sampling agent's CPU time in s per s; null where not measured."`
 	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`

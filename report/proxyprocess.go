@@ -41,6 +41,12 @@ func (l *log) addProxyMetrics(node string, e *runlog.Event) {
 		p = &proxyLog{seen: map[string]float64{}, sum: map[string]float64{}}
 		l.proxies[node] = p
 	}
+	// A new process counts from 0: one count that fell tells it of all.
+	for _, name := range proxyCounters {
+		if v, err := strconv.ParseFloat(e.Fields[name], 64); err == nil && v < p.seen[name] {
+			p.begun()
+		}
+	}
 	for _, name := range proxyCounters {
 		v, err := strconv.ParseFloat(e.Fields[name], 64)
 		if err != nil || !sane(v) || v < 0 {
@@ -61,6 +67,13 @@ func (l *log) addProxyMetrics(node string, e *runlog.Event) {
 	}
 	if v, err := strconv.ParseFloat(e.Fields["rss_bytes"], 64); err == nil && sane(v/1e6) {
 		p.most = max(p.most, v)
+	}
+}
+
+// begun notes that the process that counts is a new one.
+func (p *proxyLog) begun() {
+	for name := range p.seen {
+		p.seen[name] = 0
 	}
 }
 

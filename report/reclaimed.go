@@ -2,17 +2,18 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
-	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
-// Reclaimed is entries that left a nearly full table at once, without a
-// counter that says so.
+// Reclaimed is entries that left a nearly full table before their time, or at
+// once, without a counter that says so.
 type Reclaimed struct {
-	Entries uint64  `json:"entries" jsonschema_description:"How many, at least: what was added meanwhile hides as many more."`
-	FromS   float64 `json:"from_s" jsonschema_description:"Run time in s of the last sample before the first such fall."`
-	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first sample after the last one."`
+	Entries uint64  `json:"entries" jsonschema_description:"How many, at least: the table's falls, which what was added meanwhile hides in part; or what it has less than the attempts that ended well have left there."`
+	FromS   float64 `json:"from_s" jsonschema_description:"Run time in s of the last sample before it was seen."`
+	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first sample by which all had left."`
 	Early   bool    `json:"early" jsonschema_description:"Some left before the node began to drop: headroom over rate does not predict the onset then."`
 }
 
@@ -59,28 +60,24 @@ var takes = []string{"TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "FIN_WAIT"}
 
 // shortOf looks for entries that were taken one by one while others came, so
 // that the table never fell: each attempt that ended well left its entry, and
-// by the first failure, or by the end, there are fewer than that. It is known
-// only in a lab, whose nodes have no traffic but the run's, and where nothing
+// before the node drops, or at the end, there are fewer than that. It is known
+// only in a lab, whose node has no traffic but the run's, and where nothing
 // else takes entries away. Nil where none is missing or it cannot be told.
 func (l *log) shortOf(n *node, k Knee) *Reclaimed {
 	if !l.accountable(n) {
 		return nil
 	}
-	until, slack, share := n.last.t, 20.0, 0.02
-	for _, o := range []*Onset{k.EarlyDrop, k.Drop, k.ClientLoss} {
+	// Servers' and probes' own entries end meanwhile.
+	until, slack, share := n.last.t, 10.0, 0.005
+	for _, o := range []*Onset{k.EarlyDrop, k.Drop} {
 		// What is just being started then is not yet in the table.
 		if o != nil && o.AtS-o.UncertaintyS < until {
-			until, slack, share = o.AtS-o.UncertaintyS, 50, 0.05
+			until, slack, share = o.AtS-o.UncertaintyS, 30, 0.02
 		}
 	}
-	need := l.need(n.name)
-	var short float64 // attempts that left nothing
-	for _, t := range l.order {
-		if k.ClientLoss == nil {
-			short += float64(t.total.Due-min(t.total.Due, t.total.Outcomes[runlog.OK])) * t.info.EntriesPerAttempt
-		}
-	}
+	left := l.leftBehind()
 	var r *Reclaimed
+	followed := false
 	for iv := range n.rows.intervals() {
 		s := iv.b
 		if s.t > until {
@@ -89,38 +86,85 @@ func (l *log) shortOf(n *node, k Knee) *Reclaimed {
 		if r == nil && s.limit > 0 && float64(s.entries) >= pressure*float64(s.limit) {
 			r = &Reclaimed{FromS: iv.a.t, Early: true}
 		}
+		due, gained := left(s.t), float64(s.entries)-float64(n.atStart.entries)
+		followed = followed || due >= slack && gained >= due/4
 		if r == nil {
 			continue
 		}
-		due := need.at(s.t-settledAfter) - short
-		lost := due - (float64(s.entries) - float64(n.atStart.entries))
-		if lost < slack+share*due {
+		if due-gained < slack+share*due {
 			r.Entries, r.FromS = 0, s.t
 			continue
 		}
-		if uint64(lost) > r.Entries {
-			r.Entries, r.ToS = uint64(lost), s.t
+		if lost := uint64(due - gained); lost > r.Entries {
+			r.Entries, r.ToS = lost, s.t
 		}
 	}
-	if r == nil || r.Entries == 0 {
+	if r == nil || r.Entries == 0 || !followed { // it does not track the traffic
 		return nil
 	}
 	return r
 }
 
+// leftBehind is how many entries there have to be at a time of those attempts
+// that ended well: they were due long enough ago to have one, and not so long
+// that it is over.
+func (l *log) leftBehind() func(t float64) float64 {
+	type part struct {
+		ok *counts
+		t  *traffic
+	}
+	var parts []part
+	for _, t := range l.order {
+		for _, v := range t.lanes {
+			parts = append(parts, part{t.seriesOf(v.bins, func(b *bin) uint64 { return b.ok }), t})
+		}
+	}
+	return func(t float64) float64 {
+		var sum float64
+		for _, p := range parts {
+			from := math.Inf(-1)
+			if p.t.info.Residence > 0 {
+				from = t - p.t.info.Residence + p.ok.width
+			}
+			sum += p.ok.in(from, t-settledAfter) * p.t.info.EntriesPerAttempt
+		}
+		return sum
+	}
+}
+
+// fewPorts is how many connections leave no source port used twice, on one
+// client address: half of the kernel's range (ip_local_port_range). An entry
+// whose ports come again is replaced.
+const fewPorts = 14000
+
 // accountable says whether the entries on the node can be told from the
-// attempts: those of closed connections, each with a source port of its own.
+// attempts: those of closed connections, each with a source port of its own,
+// of a node whose settings stay as they are.
 func (l *log) accountable(n *node) bool {
 	need := l.need(n.name)
-	if l.header == nil || l.header.Target != "lab" || n.last == nil || n.atStart == nil || n.unsure || len(need.parts) == 0 || len(need.unknown) > 0 || l.retimed || len(n.roomSteps()) > 0 {
+	if l.header == nil || l.header.Target != "lab" || len(l.nodeList) != 1 || n.last == nil || n.atStart == nil || n.unsure || len(need.parts) == 0 || len(need.unknown) > 0 || l.retimed || len(n.roomSteps()) > 0 {
 		return false
 	}
+	var all uint64
 	for _, t := range l.order {
 		if !slices.Contains(takes, t.info.ResidueState) || !t.info.ExpectsAnswer || t.inFlight() > 0 {
 			return false
 		}
+		all += t.total.Due
 	}
-	return !slices.ContainsFunc(l.cluster.acts, func(a *act) bool { return a.kind == "flush" })
+	return all <= fewPorts*l.clientAddresses() && !slices.ContainsFunc(l.cluster.acts, func(a *act) bool {
+		return slices.Contains([]string{"flush", "set_sysctl", "conntrack_settings", "upgrade_proxy"}, a.kind)
+	})
+}
+
+// clientAddresses is how many addresses the lab's clients have; 1 where the log
+// does not say.
+func (l *log) clientAddresses() uint64 {
+	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
+	if err != nil {
+		return 1
+	}
+	return uint64(max(1, s.Lab.Clients.Addresses)) //nolint:gosec // not negative
 }
 
 // unproven is why a table that was not full proves nothing: with the entries
@@ -129,7 +173,7 @@ func unproven(f *Findings) []string {
 	var out []string
 	for _, n := range f.Nodes {
 		r := n.Reclaimed
-		if r == nil || !r.Early || n.Knee.Drop != nil || n.Knee.EarlyDrop != nil || n.PeakEntries == nil || n.Limit == nil || r.FromS >= shortestResidence(f) {
+		if !r.beforeTime(f) || n.Knee.Drop != nil || n.Knee.EarlyDrop != nil || n.PeakEntries == nil || n.Limit == nil {
 			continue
 		}
 		if *n.PeakEntries+r.Entries > *n.Limit {
@@ -139,11 +183,23 @@ func unproven(f *Findings) []string {
 	return out
 }
 
+// beforeTime says whether entries left before any of the traffic's can have come
+// to its end by itself.
+func (r *Reclaimed) beforeTime(f *Findings) bool {
+	return r != nil && r.Early && r.FromS < shortestResidence(f)
+}
+
 // doubt says what a reclaim means for the numbers.
-func (r *Reclaimed) doubt(node string) string {
-	s := fmt.Sprintf("%s lost at least %d entries between %.1f s and %.1f s that no counter shows: they expired, or the kernel's garbage collector took them. It takes closing connections out of every table over 95 %% full within a minute after any table of the machine was full", node, r.Entries, r.FromS, r.ToS)
-	if r.Early {
+func (r *Reclaimed) doubt(n *Node, f *Findings) string {
+	s := fmt.Sprintf("%s lost at least %d entries between %.1f s and %.1f s that no counter shows: they expired, or the kernel's garbage collector took them. It takes closing connections out of every table over 95 %% full within a minute after any table of the machine was full", n.Name, r.Entries, r.FromS, r.ToS)
+	switch {
+	case !r.beforeTime(f):
+	case n.Knee.Drop != nil || n.Knee.EarlyDrop != nil:
 		s += "; without that the table would have been full earlier"
+	case n.PeakEntries != nil && n.Limit != nil && *n.PeakEntries+r.Entries > *n.Limit:
+		s += "; without that the table would have been full"
+	default:
+		s += "; without that there would have been more entries"
 	}
 	return s
 }

@@ -72,6 +72,8 @@ func TestReclaimedWhileOthersCame(t *testing.T) {
 	require.NotNil(t, f.Nodes[0].Reclaimed)
 	assert.Equal(t, Pass, f.Verdict, f.Reasons)
 
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "there would have been more entries")
+
 	f = trickle(0, 4000)
 	assert.Nil(t, f.Nodes[0].Reclaimed)
 	assert.Equal(t, Pass, f.Verdict, f.Reasons)
@@ -90,4 +92,45 @@ func TestReclaimedBeforeTheOnset(t *testing.T) {
 	require.NotNil(t, f.Knee.Drop)
 	require.NotNil(t, f.Nodes[0].Reclaimed)
 	assert.True(t, f.Nodes[0].Reclaimed.Early)
+}
+
+// Entries that end in time are none that were taken, and one failure of another
+// kind hides none that were.
+func TestReclaimedAndEntriesThatEnd(t *testing.T) {
+	short := finTraffic("web", 0, 5)
+	short.Residence = 2
+	s := newSim(t, 100000, 4000, short)
+	for _, due := range dues(0, 5, 700) {
+		s.ok("web", due)
+		s.bump(due+0.0001, simNode, "entries", 1)
+		s.bump(due+2.0001, simNode, "entries", -1)
+	}
+	f := s.analyze()
+	assert.False(t, f.Nodes[0].Reclaimed.beforeTime(f), "%+v", f.Nodes[0].Reclaimed)
+	assert.Empty(t, f.Disturbed())
+	assert.NotContains(t, strings.Join(f.Doubts, "\n"), "without that")
+
+	s = newSim(t, 100000, 1500, finTraffic("web", 0, 5))
+	s.header.Expect = []string{"drop == 0"}
+	s.fail("web", 0.02, runlog.Reset, 0)
+	for i, due := range dues(0, 5, 400) {
+		s.ok("web", due)
+		if i%2 == 0 || i < 400 { // the others are taken as soon as they come
+			s.bump(due+0.0001, simNode, "entries", 1)
+			s.entries++
+		}
+	}
+	f = s.analyze()
+	require.NotNil(t, f.Nodes[0].Reclaimed)
+	assert.InDelta(t, 800, f.Nodes[0].Reclaimed.Entries, 50)
+	assert.Equal(t, Inconclusive, f.Verdict, "it would have been full, so drop == 0 was not shown: %v", f.Reasons)
+}
+
+// A node that does not track the traffic loses none of its entries.
+func TestNothingReclaimedWhereNothingIsTracked(t *testing.T) {
+	s := newSim(t, 65536, 800, finTraffic("web", 0, 5))
+	for _, due := range dues(0, 5, 400) {
+		s.ok("web", due)
+	}
+	assert.Nil(t, s.analyze().Nodes[0].Reclaimed)
 }

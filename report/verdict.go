@@ -139,7 +139,7 @@ func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	default:
 		notes = append(notes, expected...)
 	}
-	if len(fails) == 0 && (len(f.Expected) == 0 || !shown) {
+	if len(fails) == 0 {
 		inconclusive = append(inconclusive, unproven(f)...)
 	}
 	if len(f.Thresholds) == 0 && len(f.Expected) == 0 {
@@ -215,7 +215,7 @@ func (l *log) passText(f *Findings) string {
 func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 	// Where none of these rose, the node refused and evicted nothing.
 	troubled := slices.ContainsFunc(f.Nodes, func(n Node) bool {
-		return n.Counters["drop"]+n.Counters["early_drop"]+n.Counters["insert_failed"] > 0 || n.Reclaimed != nil
+		return n.Counters["drop"]+n.Counters["early_drop"]+n.Counters["insert_failed"] > 0 || n.Reclaimed.beforeTime(f)
 	})
 	for _, c := range f.Causes {
 		switch {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -49,11 +50,19 @@ func (a *Ageing) Job() env.AgeJob {
 
 // Ended notes the end of a trial, and whom it connected to.
 func (a *Ageing) Ended(services []runlog.ServiceInfo) {
-	a.ended, a.to = time.Now(), []netip.AddrPort{}
+	if a.ended = time.Now(); a.to == nil {
+		a.to = []netip.AddrPort{}
+	}
+	// Those of earlier trials, too: of one whose entries outstayed the wait.
+	add := func(to netip.AddrPort) {
+		if !slices.Contains(a.to, to) {
+			a.to = append(a.to, to)
+		}
+	}
 	for i := range services {
-		a.to = append(a.to, services[i].Addr)
+		add(services[i].Addr)
 		for _, b := range services[i].Backends {
-			a.to = append(a.to, b.Addr)
+			add(b.Addr)
 		}
 	}
 }

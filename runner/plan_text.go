@@ -216,5 +216,18 @@ func (p *Plan) clusterChanges() []string {
 	if p.Scenario.Conntrack.Headroom != nil {
 		out = append(out, "the tables of the nodes that traffic enters by are filled up to the headroom: whoever else uses these nodes may be dropped while the run lasts")
 	}
+	kinds := map[string]string{
+		"restart_proxy":      "kube-proxy's pods on the nodes are deleted; its DaemonSet makes new ones",
+		"upgrade_proxy":      "kube-proxy's DaemonSet gets another image, and its own again",
+		"conntrack_settings": "kube-proxy's ConfigMap is changed and its DaemonSet rolled out, and both again to put it back",
+		"pause_proxy":        "kube-proxy is stopped on the nodes, and goes on at the end at the latest",
+		"drain":              "the nodes are cordoned and drained, and uncordoned",
+	}
+	for _, a := range p.Scenario.Actions {
+		if what := kinds[a.Kind()]; what != "" {
+			out = append(out, what)
+			delete(kinds, a.Kind())
+		}
+	}
 	return out
 }

@@ -308,9 +308,12 @@ func (r *run) age(ctx context.Context, epochs map[string]int64) error {
 	if r.Age == nil {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range r.entered() {
 		if err := r.start(ctx, n, env.Job{ID: env.AgeID(n.Name()), Epoch: epochs[n.Name()], Age: r.Age}); err != nil {
+			cancel()
 			return errors.Join(err, g.Wait())
 		}
 		done := r.collect.step("wait for old entries to expire on " + n.Name())

@@ -68,7 +68,11 @@ func (p *Plan) writeSearch(w io.Writer) error {
 	last := "the building and taking down of the last lab"
 	if p.Caps.Cluster {
 		last = "what the last trial waits and takes to start its pods and remove them"
-		fmt.Fprintf(w, "ageing\teach trial waits for the entries of the one before to expire, up to %.0f s, which the budget includes\n", p.Ageing().Longest())
+		wait := p.Ageing().Longest()
+		fmt.Fprintf(w, "ageing\teach trial waits for the entries of the one before to expire, up to %.0f s, which the budget includes\n", wait)
+		if need := total + float64(len(list))*(wait-lazily); need > what.Budget {
+			fmt.Fprintf(w, "doubt\tthese trials would take %.0f s with that, and the budget is %g s\n", need, what.Budget)
+		}
 	}
 	fmt.Fprintf(w, "at worst\tno trial begins after %g s, so %g s, and %s\n", what.Budget, what.Budget+most, last)
 	return nil

@@ -8,20 +8,22 @@ import (
 	"strconv"
 	"time"
 
-	tc "github.com/ti-mo/conntrack"
-
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 )
 
-// ageEvery is how often a table that is waited for is listed. It has no
-// ballast yet, and nothing is measured.
-const ageEvery = time.Second
+const (
+	// ageEvery is how often a table that is waited for is walked, at most.
+	ageEvery = time.Second
+	// ageShare is the share of the time that walking it may take: others use
+	// the node.
+	ageShare = 0.02
+)
 
 // age is the worker of an AgeJob.
 type age struct {
 	job  env.AgeJob
-	left func() (uint64, error)
+	left func(context.Context) (uint64, error)
 }
 
 // NewAge returns the worker of j.Age. An expired entry is in the table until the
@@ -40,23 +42,29 @@ func NewAge(j env.Job) (env.Worker, error) {
 
 // list counts the entries of connections to the addresses. Listing takes
 // expired ones out of the table, as any walk does (ctnetlink_dump_table).
-func (a *age) list() (uint64, error) {
-	c, err := tc.Dial(nil)
+func (a *age) list(ctx context.Context) (uint64, error) {
+	if len(a.job.To) == 0 {
+		return 0, nil
+	}
+	c, err := dial()
 	if err != nil {
 		return 0, fmt.Errorf("open ctnetlink: %w", err)
 	}
-	defer c.Close()
-	flows, err := c.DumpFilter(notBallast(), nil)
-	if err != nil {
-		return 0, fmt.Errorf("list entries: %w", err)
-	}
+	defer c.close()
 	var n uint64
-	for i := range flows {
-		o, r := &flows[i].TupleOrig, &flows[i].TupleReply
-		if slices.Contains(a.job.To, netip.AddrPortFrom(o.IP.DestinationAddress.Unmap(), o.Proto.DestinationPort)) ||
-			slices.Contains(a.job.To, netip.AddrPortFrom(r.IP.SourceAddress.Unmap(), r.Proto.SourcePort)) {
+	var e entry
+	err = c.dump(ctx, markFilter{}, func(body []byte) error {
+		if !e.parse(body) {
+			return errMalformed
+		}
+		if slices.Contains(a.job.To, netip.AddrPortFrom(e.dst.addr(e.v6), e.dstPort)) ||
+			slices.Contains(a.job.To, netip.AddrPortFrom(e.replySrc.addr(e.v6), e.replySrcPort)) {
 			n++
 		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("walk the table: %w", err)
 	}
 	return n, nil
 }
@@ -73,7 +81,8 @@ func (a *age) Run(ctx context.Context, ready func(), out env.Recorder) error {
 			return ctx.Err()
 		case <-next.C:
 		}
-		n, err := a.left()
+		walk := time.Now()
+		n, err := a.left(ctx)
 		if err != nil {
 			return err
 		}
@@ -84,6 +93,6 @@ func (a *age) Run(ctx context.Context, ready func(), out env.Recorder) error {
 			}}})
 			return nil
 		}
-		next.Reset(ageEvery)
+		next.Reset(max(ageEvery, time.Duration(float64(time.Since(walk))/ageShare)))
 	}
 }

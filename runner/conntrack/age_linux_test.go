@@ -41,7 +41,7 @@ func TestAge(t *testing.T) {
 				w, err := NewAge(env.Job{ID: "age/a", Age: &c.job})
 				require.NoError(t, err)
 				began := time.Now()
-				w.(*age).left = func() (uint64, error) { return c.left(time.Since(began).Seconds()), nil }
+				w.(*age).left = func(context.Context) (uint64, error) { return c.left(time.Since(began).Seconds()), nil }
 				var out kept
 				require.NoError(t, w.Run(t.Context(), func() {}, &out))
 				require.Len(t, out.events, 1)
@@ -70,7 +70,7 @@ func TestAgeSeesItsEntries(t *testing.T) {
 	_ = connect(t, backend)
 	for to, want := range map[netip.AddrPort]uint64{vip: 2, backend: 3, netip.MustParseAddrPort("10.96.7.1:8080"): 0} {
 		a := &age{job: env.AgeJob{To: []netip.AddrPort{to}}}
-		n, err := a.list()
+		n, err := a.list(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, want, n, to)
 	}
