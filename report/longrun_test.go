@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/metrics"
 	"strings"
@@ -166,7 +164,7 @@ func heapPeak(fn func()) uint64 {
 
 // A long run is kept in memory that grows by little per hour. With what is
 // added up at the end, and as much garbage again, a day must do with 300 MB;
-// BenchmarkDay measures that.
+// TestDay shows it.
 func TestLongRunMemory(t *testing.T) {
 	live := func() uint64 {
 		var m runtime.MemStats
@@ -209,28 +207,4 @@ func TestLongRun(t *testing.T) {
 	size := len(renderedHTML(t, f))
 	t.Logf("%d kB of HTML", size>>10)
 	assert.Less(t, size, 1<<20, "its plots have as many points as those of a longer run")
-}
-
-// BenchmarkDay analyses and renders the log of a day: 0.7 GB, which it writes
-// to a temporary file first. It is `make bench-day`. On a busy machine the wall
-// time says little; user and system time say what work there is, which two
-// processors share.
-func BenchmarkDay(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "run.jsonl")
-	f, err := os.Create(path)
-	require.NoError(b, err)
-	require.NoError(b, longRun(f, 86400))
-	require.NoError(b, f.Close())
-	for b.Loop() {
-		peak := heapPeak(func() {
-			f, err := os.Open(path)
-			require.NoError(b, err)
-			defer f.Close()
-			found, err := Analyze(f)
-			require.NoError(b, err)
-			require.NoError(b, Render("html", found, io.Discard))
-		})
-		b.ReportMetric(float64(peak)/(1<<20), "peak-MB")
-	}
-	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/run")
 }
