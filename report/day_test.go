@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -71,14 +72,12 @@ func BenchmarkDay(b *testing.B) {
 		b.ReportMetric(float64(peak)/1e6, "peak-MB")
 	}
 	each := b.Elapsed().Seconds() / float64(b.N)
-	decode := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			f, err := os.Open(path)
-			require.NoError(b, err)
-			require.NoError(b, runlog.NewReader(f).Each(func(*runlog.Record) {}))
-			require.NoError(b, f.Close())
-		}
-	})
+	began := time.Now()
+	f, err := os.Open(path)
+	require.NoError(b, err)
+	defer f.Close()
+	require.NoError(b, runlog.NewReader(f).Each(func(*runlog.Record) {}))
+	decode := time.Since(began).Seconds()
 	b.ReportMetric(each, "s/run")
-	b.ReportMetric(each/(decode.T.Seconds()/float64(decode.N)), "x-decoding")
+	b.ReportMetric(each/decode, "x-decoding")
 }
