@@ -76,8 +76,16 @@ func TestTruthKubeProxy(t *testing.T) {
 			assertLife(t, r, true, "restart", "restart-clean", "upgrade")
 			for _, s := range r.Spikes {
 				switch s.Action {
-				case "roll", "restart", "upgrade", "roll-again":
+				case "roll", "restart":
 					assert.Zero(t, s.Failures, s.Action)
+				case "upgrade", "roll-again":
+					// An attempt that has the source port of one that was sent
+					// while there were no rules follows its entry, which stays for
+					// 120 s, whatever is programmed by then. One in many runs does.
+					assert.LessOrEqual(t, s.Failures, uint64(1), s.Action)
+					for _, c := range s.Causes {
+						assert.Equal(t, "untranslated", c.Cause, s.Action)
+					}
 				case "roll-unseen", "restart-clean":
 					assert.NotZero(t, s.Failures, s.Action)
 				}
