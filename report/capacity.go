@@ -133,9 +133,6 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 		if why != "" {
 			t.Why = append(t.Why, why)
 		}
-		if full := n.TableFullDrops; full > 0 && n.AgedOut != nil && s.Conntrack.Headroom == nil {
-			t.Why = append(t.Why, fmt.Sprintf("%s's table was full, although it was not filled: others' entries left too little room for a control arm", n.Name))
-		}
 		if a := n.AgedOut; a != nil && a.Left > 0 {
 			t.Why = append(t.Why, a.why(n.Name))
 		}

@@ -112,6 +112,10 @@ func (c SearchConfig) try(ctx context.Context, what *runlog.Search, number int, 
 		return runlog.Trial{}, fmt.Errorf("make trial %d: %w", number, err)
 	}
 	trial.Number, trial.Dir, trial.Kind, trial.Load, trial.Duration = number, filepath.ToSlash(rel), next.Kind, next.Load, what.Trial
+	if n := trial.Causes["table_full"]; n > 0 && next.Kind == search.Control {
+		// On a cluster's node, of others' entries.
+		trial.Why = append(trial.Why, fmt.Sprintf("%d attempts failed because the table was full, which the control arm is to have room in: others' entries were too many", n))
+	}
 	trial.Inconclusive = len(trial.Why) > 0
 	return trial, nil
 }

@@ -96,6 +96,30 @@ func TestSearch(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrExist, "another search's log is not written over")
 }
 
+// A control arm whose table is full all the same, as on a cluster's node with
+// others' entries, says nothing of the generator. A trial that is full is what
+// is looked for.
+func TestSearchWithAFullControlArm(t *testing.T) {
+	dir := t.TempDir()
+	err := Search(t.Context(), SearchConfig{Plan: searchPlan(t, searched), Dir: dir, Try: func(_ context.Context, s *scenarios.Scenario, _ string) (runlog.Trial, error) {
+		n := s.Traffic[0].Idle.Count
+		out := runlog.Trial{Due: uint64(n), Traffic: "held"} //nolint:gosec // a count
+		if n > 3000 {
+			out.Lost, out.Loss = uint64(n-3000), float64(n-3000)/float64(n)
+			out.Causes = map[string]uint64{"table_full": out.Lost}
+		}
+		return out, nil
+	}})
+	require.NoError(t, err)
+	h, list, _ := readTrials(t, dir)
+	for _, tr := range list {
+		assert.Equal(t, tr.Kind == search.Control, tr.Inconclusive, "%s at %g: %v", tr.Kind, tr.Load, tr.Why)
+	}
+	got := search.Conclude(h.Search.Config, plainTrials(list))
+	assert.Equal(t, search.Bounded, got.Results[0].End)
+	assert.Equal(t, search.ControlOpen, got.Control)
+}
+
 // How a search ends that cannot go on is in its log.
 func TestSearchEnds(t *testing.T) {
 	for _, c := range []struct {

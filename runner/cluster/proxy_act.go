@@ -143,14 +143,20 @@ func (e *Env) proxyDaemonSet(ctx context.Context) (*appsv1.DaemonSet, error) {
 	return ds, err
 }
 
+// proxySet is that DaemonSet, and how it runs kube-proxy.
+func (e *Env) proxySet(ctx context.Context) (*appsv1.DaemonSet, proxySet, error) {
+	ds, err := e.proxyDaemonSet(ctx)
+	if err != nil {
+		return nil, proxySet{}, err
+	}
+	p, err := readProxySet(ds)
+	return ds, p, err
+}
+
 // configure writes kube-proxy's ConfigMap, rolls it out, and returns when each
 // node has the new settings.
 func (l *Lab) configure(ctx context.Context, a scenarios.Action) error {
-	ds, err := l.env.proxyDaemonSet(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := readProxySet(ds)
+	ds, p, err := l.env.proxySet(ctx)
 	if err != nil {
 		return err
 	}
@@ -197,11 +203,7 @@ func (l *Lab) configure(ctx context.Context, a scenarios.Action) error {
 // upgrade rolls out kube-proxy's image of another version: its own with another
 // tag.
 func (l *Lab) upgrade(ctx context.Context, version string) error {
-	ds, err := l.env.proxyDaemonSet(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := readProxySet(ds)
+	ds, p, err := l.env.proxySet(ctx)
 	if err != nil {
 		return err
 	}
@@ -466,11 +468,7 @@ func (l *Lab) verify(ctx context.Context, held []outside) error {
 	if err != nil {
 		return fmt.Errorf("read %s back: %w", held[i], err)
 	}
-	ds, err := l.env.proxyDaemonSet(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := readProxySet(ds)
+	_, p, err := l.env.proxySet(ctx)
 	if err != nil {
 		return err
 	}
