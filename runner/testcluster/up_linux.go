@@ -224,7 +224,7 @@ func (c *Cluster) settle(ctx context.Context, mode string, log func(string)) err
 	if err != nil {
 		return err
 	}
-	return step("kube-proxy has programmed the nodes", func() error {
+	err = step("kube-proxy has programmed the nodes", func() error {
 		for _, name := range c.NodeNames() {
 			if err := c.programmed(ctx, name); err != nil {
 				return err
@@ -232,6 +232,23 @@ func (c *Cluster) settle(ctx context.Context, mode string, log func(string)) err
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return step("the nodes take pods", func() error { return c.untainted(ctx) })
+}
+
+// untainted returns nil once no node has a taint. One that is ready has that of
+// one that is not until a controller has come to it.
+func (c *Cluster) untainted(ctx context.Context) error {
+	taints, err := c.Kubectl(ctx, nil, "get", "nodes", "--output=jsonpath={.items[*].spec.taints[*].key}")
+	if err != nil {
+		return err
+	}
+	if len(taints) > 0 {
+		return fmt.Errorf("nodes have the taints %s", taints)
+	}
+	return nil
 }
 
 // programmed returns nil once a node's kube-proxy has written its first rules:
