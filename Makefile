@@ -48,10 +48,10 @@ test: packages kube-proxies $(if $(ROOT),kube-programs)
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
 	GOOS=windows $(GO) build -o /dev/null ./cmd/tablefull
-	$(GO) test -race -timeout 20m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
+	.ci/again - $(GO) test -race -timeout 20m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
 	$(GO) test -timeout 5m -run '^TestDay$$' ./report # minutes with the race detector
-	$(GO) test -race -timeout 10m -run 'Scripts|Interrupted|PodResets' -skip LiveView ./cmd/tablefull
-	$(GO) test -timeout 40m ./cmd/... # the truth: measured without the race detector, which is load
+	.ci/again - $(GO) test -race -timeout 10m -run 'Scripts|Interrupted|PodResets' -skip LiveView ./cmd/tablefull
+	.ci/again - $(GO) test -timeout 40m ./cmd/... # the truth: measured without the race detector, which is load
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
 
 # The same tests as an unprivileged user: compiled here, run as nobody.
