@@ -51,6 +51,17 @@ func completeScenarios(_ *cobra.Command, _ []string, typed string) ([]cobra.Comp
 	return out, cobra.ShellCompDirectiveDefault
 }
 
+// completeRoles completes what doctor --rbac prints the roles of.
+func completeRoles(c *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	out, directive := completeScenarios(c, args, typed)
+	for _, verb := range []string{watchRole, doctorRole} {
+		if strings.HasPrefix(verb, typed) {
+			out = append(out, cobra.CompletionWithDesc(verb, "what tablefull "+verb+" needs in a cluster"))
+		}
+	}
+	return out, directive
+}
+
 // literal is text for a glob pattern.
 func literal(text string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(text)
@@ -183,7 +194,10 @@ func completeGates(_ *cobra.Command, _ []string, typed string) ([]cobra.Completi
 }
 
 func completeTargets(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return []cobra.Completion{cobra.CompletionWithDesc("lab", "network namespaces on this machine")}, cobra.ShellCompDirectiveNoFileComp
+	return []cobra.Completion{
+		cobra.CompletionWithDesc("lab", "network namespaces on this machine"),
+		cobra.CompletionWithDesc("kubernetes", "the cluster of the kubeconfig"),
+	}, cobra.ShellCompDirectiveNoFileComp
 }
 
 func completeDirs(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {

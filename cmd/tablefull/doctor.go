@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tablefull/tablefull/runner"
 	"github.com/tablefull/tablefull/runner/env"
@@ -33,39 +34,98 @@ var purposes = map[string]string{
 	"slabinfo":           "only to measure what an entry costs",
 }
 
+// doctorFlags are those of both targets and of --rbac.
+type doctorFlags struct {
+	target    string
+	role      roleFlags
+	kube      kubeFlags
+	readNodes bool
+	json      bool
+}
+
 func doctorCommand(s Streams) *cobra.Command {
-	var role roleFlags
+	f := doctorFlags{kube: newKubeFlags()}
 	c := &cobra.Command{
-		Use: "doctor", Short: "Say whether this machine is ready, and what is missing", GroupID: groupMachine,
+		Use: "doctor [SCENARIO...]", Short: "Say whether this machine or a cluster is ready, and what is missing", GroupID: groupMachine,
 		Long: `Doctor tries each thing a lab needs in a throw-away namespace, and works out
 whether each scenario of the library can run here. It changes nothing.
 
 Its last line begins with "ready:" (exit code 0), with "not ready:" and what is
 missing (5), or with "not sure:" where something could not be tried (4).
 
-With --rbac it prints, for kubectl apply, the roles and bindings that a run of a
-scenario in a cluster needs, and not one right more. No cluster is asked. The run
-checks for exactly these before it starts anything.
+With --target kubernetes it looks at the cluster of the kubeconfig: its nodes,
+kube-proxy with its mode and version, which rights the account has of those that
+the scenarios need, and which scenarios would be refused and why: those that are
+named, or those of the library. That reads only. With --read-nodes a pod on each
+node (or on each --node) reads its connection tracking: entries, limit, buckets.
+It has no capabilities, runs for some seconds in a namespace labelled as a run's,
+and is removed; tablefull clean removes what a killed doctor left.
 
-` + exitHelp + seeAlso("run --dry-run", "restore"),
+With --rbac it prints, for kubectl apply, the roles and bindings that a run of a
+scenario in a cluster needs, and not one right more; "watch" and "doctor" are
+these verbs there. No cluster is asked. The run checks for exactly these before
+it starts anything.
+
+` + exitHelp + seeAlso("run --dry-run", "watch", "restore"),
 		Example: `  tablefull doctor
+  tablefull doctor --target kubernetes --context staging
+  tablefull doctor --target kubernetes short-lived --read-nodes --image registry.example/tablefull:v1
   tablefull doctor --rbac short-lived | kubectl apply -f -
+  tablefull doctor --rbac watch --for User:jane | kubectl apply -f -
   tablefull doctor --rbac proxy.yaml --kube-proxy kube-system/kube-proxy --for Group:sre`,
-		Args: exactArgs(0, "no argument"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if role.scenario != "" {
-				return role.print(s)
+		ValidArgsFunction: completeScenarios,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := f.check(c.Flags(), args); err != nil {
+				return err
 			}
-			for _, name := range roleOnly {
-				if c.Flags().Changed(name) {
-					return usagef("--%s is for --rbac", name)
-				}
+			switch {
+			case f.role.scenario != "":
+				return f.role.print(s, f.readNodes)
+			case f.target == "kubernetes":
+				f.kube.proxy = f.role.proxy
+				return clusterDoctor{kube: f.kube, sets: f.role.sets, readNodes: f.readNodes, json: f.json}.run(c.Context(), args, s)
 			}
 			return diagnose(c.Context(), s)
 		},
 	}
-	role.bind(c)
+	c.Flags().StringVar(&f.target, "target", "lab", "what to look at: lab (this machine) or kubernetes (a cluster)")
+	f.role.bind(c)
+	f.kube.bindPods(c.Flags())
+	c.Flags().StringSliceVar(&f.kube.nodes, "node", nil, "with --target kubernetes: these `nodes` alone (default: all)")
+	c.Flags().BoolVar(&f.readNodes, "read-nodes", false, "with --target kubernetes: read each node's connection tracking in a pod that is removed again; with --rbac doctor: the rights for that, too")
+	c.Flags().BoolVar(&f.json, "json", false, "with --target kubernetes: print an object")
 	return c
+}
+
+// check refuses flags and arguments that do not go together.
+func (f *doctorFlags) check(flags *pflag.FlagSet, args []string) error {
+	if f.target != "lab" && f.target != "kubernetes" {
+		return usagef("--target %s: there are lab and kubernetes", f.target)
+	}
+	inCluster, role := f.target == "kubernetes", f.role.scenario != ""
+	switch {
+	case inCluster && role:
+		return usagef("--rbac asks no cluster: leave --target out")
+	case len(args) > 0 && !inCluster:
+		return usagef("doctor takes scenarios with --target kubernetes only")
+	}
+	for _, x := range []struct {
+		flag string
+		ok   bool
+		with string
+	}{
+		{"for", role, "--rbac"},
+		{"set", role || inCluster, "--rbac or --target kubernetes"},
+		{"kube-proxy", role || inCluster, "--rbac or --target kubernetes"},
+		{"read-nodes", inCluster || f.role.scenario == doctorRole, "--target kubernetes or --rbac doctor"},
+		{"json", inCluster, "--target kubernetes"},
+		{"node", inCluster, "--target kubernetes"},
+	} {
+		if flags.Changed(x.flag) && !x.ok {
+			return usagef("--%s is for %s", x.flag, x.with)
+		}
+	}
+	return nil
 }
 
 func diagnose(ctx context.Context, s Streams) error {

@@ -36,6 +36,14 @@ func (d *daemonSet) bind(f *pflag.FlagSet, when string) {
 
 func (d *daemonSet) named() bool { return d.NamespacedName != types.NamespacedName{} }
 
+// orDefault is where kube-proxy is looked for where nobody says so.
+func (d *daemonSet) orDefault() types.NamespacedName {
+	if d.named() {
+		return d.NamespacedName
+	}
+	return cluster.DefaultKubeProxy
+}
+
 // String is part of pflag.Value.
 func (d *daemonSet) String() string {
 	if !d.named() {
@@ -68,16 +76,35 @@ func newKubeFlags() kubeFlags {
 const imageVar = "TABLEFULL_IMAGE"
 
 func (k *kubeFlags) bind(f *pflag.FlagSet) {
-	k.config.AddFlags(f)
-	f.StringVar(&k.image, "image", os.Getenv(imageVar), "with --target kubernetes: tablefull's container `image`, which the nodes have or can pull (default $"+imageVar+")")
+	k.bindPods(f)
 	f.StringSliceVar(&k.nodes, "node", nil, "with --target kubernetes: the `nodes`, as many as lab.nodes, that traffic enters by and whose tables are filled to the headroom (default: the first by name that take ordinary pods)")
 	k.proxy.bind(f, "--target kubernetes")
+}
+
+// bindPods are those for anything that starts pods.
+func (k *kubeFlags) bindPods(f *pflag.FlagSet) {
+	k.config.AddFlags(f)
+	f.StringVar(&k.image, "image", os.Getenv(imageVar), "with --target kubernetes: tablefull's container `image`, which the nodes have or can pull (default $"+imageVar+")")
+}
+
+// errNoImage says where an image comes from.
+func errNoImage(what string) error {
+	return usagef("%s needs --image, a tablefull image that the nodes have or can pull (see: make image)", what)
+}
+
+// env is the cluster that the flags name.
+func (k *kubeFlags) env() (*cluster.Env, error) {
+	config, err := k.config.ToRESTConfig()
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("read kubeconfig: %w", err)}
+	}
+	return cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes, KubeProxy: k.proxy.NamespacedName})
 }
 
 // runInCluster runs a scenario in the cluster that the flags name.
 func runInCluster(ctx context.Context, ref string, sc *scenarios.Scenario, k kubeFlags, f runFlags, s Streams) error {
 	if k.image == "" {
-		return usagef("--target kubernetes needs --image, a tablefull image that the nodes have or can pull (see: make image)")
+		return errNoImage("--target kubernetes")
 	}
 	if n := max(1, sc.Lab.Nodes); len(k.nodes) > 0 && len(k.nodes) != n {
 		return usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
@@ -86,24 +113,24 @@ func runInCluster(ctx context.Context, ref string, sc *scenarios.Scenario, k kub
 	if refused := cluster.Refusals(sc, k.proxy.named()); len(refused) > 0 {
 		return &runner.Unsupported{Reasons: refused}
 	}
-	config, err := k.config.ToRESTConfig()
-	if err != nil {
-		return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
-	}
-	e, err := cluster.New(cluster.Config{REST: config, Image: k.image, Nodes: k.nodes, KubeProxy: k.proxy.NamespacedName})
+	e, err := k.env()
 	if err != nil {
 		return err
 	}
-	if err := checkRights(ctx, e, sc, roleCommand(ref, f.sets, k.proxy)); err != nil {
+	rights, err := cluster.Rights(sc, k.proxy.NamespacedName)
+	if err != nil {
+		return err
+	}
+	if err := checkRights(ctx, e, rights, roleCommand(ref, f.sets, k.proxy)); err != nil {
 		return err
 	}
 	return runHere(ctx, e, sc, f, s)
 }
 
-// checkRights is an *runner.Unsupported where the account may not do all that
-// the run does; role is the command that prints what lets it.
-func checkRights(ctx context.Context, e *cluster.Env, sc *scenarios.Scenario, role string) error {
-	missing, err := e.Missing(ctx, sc)
+// checkRights is an *runner.Unsupported where the account does not have all
+// rights; role is the command that prints what gives it them.
+func checkRights(ctx context.Context, e *cluster.Env, rights []cluster.Right, role string) error {
+	missing, err := e.Missing(ctx, rights)
 	if ctx.Err() != nil {
 		return err
 	}
@@ -113,12 +140,12 @@ func checkRights(ctx context.Context, e *cluster.Env, sc *scenarios.Scenario, ro
 	if len(missing) == 0 {
 		return nil
 	}
-	var rights []string
+	var not []string
 	for _, r := range missing {
-		rights = append(rights, r.String())
+		not = append(not, r.String())
 	}
 	return &runner.Unsupported{Reasons: []string{
-		"in the cluster, the account of this kubeconfig may not " + strings.Join(rights, "; nor ") + "\n    what it needs, as an administrator gives it: " + role + " | kubectl apply -f -",
+		"in the cluster, the account of this kubeconfig may not " + strings.Join(not, "; nor ") + "\n    what it needs, as an administrator gives it: " + role + " | kubectl apply -f -",
 	}}
 }
 

@@ -21,20 +21,53 @@ type roleFlags struct {
 	accounts []string
 }
 
-// roleOnly are the flags that only go with --rbac.
-var roleOnly = []string{"set", "kube-proxy", "for"}
-
 func (r *roleFlags) bind(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&r.scenario, "rbac", "", "print the roles that a run of this `scenario` in a cluster needs")
-	f.StringArrayVar(&r.sets, "set", nil, "with --rbac: change the scenario, as for run: `path=value`")
-	r.proxy.bind(f, "--rbac")
+	f.StringVar(&r.scenario, "rbac", "", "print the roles that a run of this `scenario` in a cluster needs, or those of the verbs watch and doctor there")
+	f.StringArrayVar(&r.sets, "set", nil, "with --rbac or --target kubernetes: change the scenario, as for run: `path=value`")
+	r.proxy.bind(f, "--rbac or --target kubernetes")
 	f.StringArrayVar(&r.accounts, "for", []string{"ServiceAccount:default/tablefull"}, "with --rbac: whose rights, as User:`name`, Group:name or ServiceAccount:namespace/name, which is made, too; may be repeated")
-	_ = c.RegisterFlagCompletionFunc("rbac", completeScenarios) // the flag is there
+	_ = c.RegisterFlagCompletionFunc("rbac", completeRoles) // the flag is there
+}
+
+// The verbs whose roles can be printed, as well as those of a scenario's run.
+const (
+	watchRole  = "watch"
+	doctorRole = "doctor"
+)
+
+// verb prints the roles of another verb than run.
+func (r *roleFlags) verb(s Streams, readNodes bool) error {
+	var rights []cluster.Right
+	command := "tablefull watch --target kubernetes"
+	if r.scenario == watchRole || readNodes {
+		look, err := cluster.LookRights()
+		if err != nil {
+			return err
+		}
+		rights = look
+	}
+	if r.scenario == doctorRole {
+		command = "tablefull doctor --target kubernetes"
+		if r.proxy.named() {
+			command += " --kube-proxy " + quoteForShell(r.proxy.String())
+		}
+		if readNodes {
+			command += " --read-nodes"
+		}
+		rights = cluster.LeastOf(append(rights, cluster.ViewRights(r.proxy.orDefault())...))
+	}
+	return r.write(s, command, r.scenario, rights)
 }
 
 // print writes the roles as YAML.
-func (r *roleFlags) print(s Streams) error {
+func (r *roleFlags) print(s Streams, readNodes bool) error {
+	if r.scenario == watchRole || r.scenario == doctorRole {
+		if len(r.sets) > 0 {
+			return usagef("--set is for a scenario")
+		}
+		return r.verb(s, readNodes)
+	}
 	sc, arms, _, err := scenarios.LoadArms(r.scenario, s.In, r.sets...)
 	if err != nil {
 		return scenarioError(err)
@@ -45,6 +78,15 @@ func (r *roleFlags) print(s Streams) error {
 	if refused := cluster.Refusals(sc, r.proxy.named()); len(refused) > 0 {
 		return &runner.Unsupported{Reasons: refused}
 	}
+	rights, err := cluster.Rights(sc, r.proxy.NamespacedName)
+	if err != nil {
+		return err
+	}
+	return r.write(s, "tablefull run "+runArgs(r.scenario, r.sets, r.proxy)+" --target kubernetes", sc.Name, rights)
+}
+
+// write writes the roles for a command.
+func (r *roleFlags) write(s Streams, command, name string, rights []cluster.Right) error {
 	var subjects []rbacv1.Subject
 	for _, a := range r.accounts {
 		subject, err := parseSubject(a)
@@ -53,20 +95,15 @@ func (r *roleFlags) print(s Streams) error {
 		}
 		subjects = append(subjects, subject)
 	}
-	rights, err := cluster.Rights(sc, r.proxy.NamespacedName)
+	out, err := cluster.Roles(name, rights, subjects)
 	if err != nil {
 		return err
 	}
-	out, err := cluster.Roles(sc.Name, rights, subjects)
-	if err != nil {
-		return err
-	}
-	run := "tablefull run " + runArgs(r.scenario, r.sets, r.proxy)
 	_, err = fmt.Fprintf(s.Out, `# What this needs in a cluster, and not one right more:
-#   %s --target kubernetes
+#   %s
 # A run makes a namespace of its own, whose name nobody knows before: no Role can
 # be in it. What has a fixed name there is named.
-%s`, run, out)
+%s`, command, out)
 	if err != nil {
 		return fmt.Errorf("write roles: %w", err)
 	}

@@ -178,18 +178,20 @@ func (c *Census) heavy(names []string, counts [][2]uint64, n int) (out []Heavy, 
 
 // Line is the table in one line, for logs.
 func (t *Table) Line() string {
-	s := t.clock() + " " + Count(t.Entries)
-	if t.Limit > 0 {
-		// Cut and not rounded: 100 % is said of a full table alone.
-		s += fmt.Sprintf(" of %s entries (%.1f %%)", Count(t.Limit), math.Floor(1000*float64(t.Entries)/float64(t.Limit))/10)
-	} else {
-		s += " entries"
-	}
-	s += "; " + t.Outlook()
+	s := t.clock() + " " + t.Filling() + "; " + t.Outlook()
 	if wrong, _ := t.Moved(); len(wrong) > 0 {
 		s += "; " + strings.Join(wrong, ", ")
 	}
 	return s
+}
+
+// Filling is like: 48 of 262,144 entries (0.0 %).
+func (t *Table) Filling() string {
+	if t.Limit == 0 {
+		return Count(t.Entries) + " entries"
+	}
+	// Cut and not rounded: 100 % is said of a full table alone.
+	return fmt.Sprintf("%s of %s entries (%.1f %%)", Count(t.Entries), Count(t.Limit), math.Floor(1000*float64(t.Entries)/float64(t.Limit))/10)
 }
 
 func (t *Table) clock() string {

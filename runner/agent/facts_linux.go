@@ -40,6 +40,6 @@ func Facts() (env.Capabilities, error) {
 	if err != nil {
 		return c, err
 	}
-	c.Limit, c.Buckets, c.EntryBytes, c.Timeouts = f.Limit, f.Buckets, f.EntryBytes, f.Timeouts
+	c.Entries, c.Limit, c.Buckets, c.EntryBytes, c.Timeouts = f.Entries, f.Limit, f.Buckets, f.EntryBytes, f.Timeouts
 	return c, nil
 }

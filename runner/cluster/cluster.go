@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,7 +25,7 @@ import (
 // Config is how a cluster is reached and what runs in it.
 type Config struct {
 	REST  *rest.Config
-	Image string // of tablefull, for the nodes' platform
+	Image string // of tablefull, for the nodes' platform; needed by all that starts pods
 	// Nodes are where traffic enters: a worker runs on each, and their tables
 	// are filled to the scenario's headroom. They are as many as the scenario's
 	// lab.nodes. Empty: the first ones by name that take ordinary pods.
@@ -46,9 +45,6 @@ var _ env.Environment = (*Env)(nil)
 
 // New returns the environment. Nothing is asked of the cluster yet.
 func New(cfg Config) (*Env, error) {
-	if cfg.Image == "" {
-		return nil, errors.New("no image: name one that the nodes have or can pull")
-	}
 	rc := rest.CopyConfig(cfg.REST)
 	rc.QPS, rc.Burst = 50, 100 // the default of 5/s is for controllers that run for ever
 	client, err := kubernetes.NewForConfig(rc)
@@ -80,41 +76,25 @@ func (e *Env) Probe(ctx context.Context) (caps env.Capabilities, err error) {
 	if err != nil {
 		return caps, fmt.Errorf("probe cluster: %w", err)
 	}
-	node := nodes[0]
-	s := e.settings("probe-"+randomHex(4), nodes[:1], nil)
-	defer func() {
-		removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
-		defer cancel()
-		if rerr := remove(removeCtx, e.client, s.namespace); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
-	}()
-	objects, err := s.objects("namespace.yaml", "accounts.yaml", "sampler.yaml")
-	if err != nil {
-		return caps, err
-	}
-	for _, o := range objects {
-		if ds, ok := o.(*appsv1.DaemonSet); ok {
-			ds.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: on(s.nodes)}
-		}
-	}
-	if err := apply(ctx, e.client, objects); err != nil {
-		return caps, fmt.Errorf("probe cluster: %w", err)
-	}
-	pods, err := e.waitForPods(ctx, s, "sampler", 1)
+	l, err := e.Look(ctx, "probe", nodes[:1], false)
 	if err != nil {
 		return caps, fmt.Errorf("probe cluster: %w", err)
 	}
-	a, err := e.dial(ctx, s, pods[0], pods[0].Spec.NodeName, env.Node)
-	if err != nil {
+	defer func() { err = errors.Join(err, l.Close(ctx)) }()
+	if err := l.Complete(); err != nil {
 		return caps, fmt.Errorf("probe cluster: %w", err)
 	}
-	defer a.forward.Close()
-	if caps, err = a.Facts(ctx); err != nil {
-		return caps, fmt.Errorf("probe cluster: read settings of connection tracking of node %s: %w", node, err)
+	if caps, err = l.agents[0].Facts(ctx); err != nil {
+		return caps, fmt.Errorf("probe cluster: read settings of connection tracking of node %s: %w", nodes[0], err)
 	}
-	caps.List, caps.Cluster = capabilities(), true
-	return caps, nil
+	return Capable(caps), nil
+}
+
+// Capable are a node's facts with what a scenario may need of an environment,
+// as far as a cluster has it.
+func Capable(node env.Capabilities) env.Capabilities {
+	node.List, node.Cluster = capabilities(), true
+	return node
 }
 
 // settings are those of one run.
@@ -188,8 +168,15 @@ func unfitNode(n corev1.Node) string {
 // removeRights are for remove.
 func removeRights() []Right { return may("", "namespaces", "delete", "get") }
 
+// NotRemoved is that a namespace of ours is still in the cluster.
+type NotRemoved struct{ err error }
+
+func (e *NotRemoved) Error() string { return e.err.Error() }
+func (e *NotRemoved) Unwrap() error { return e.err }
+
 // remove deletes a namespace and waits until it is gone, with all in it. An API
-// server that cannot be reached is asked again until ctx ends.
+// server that cannot be reached is asked again until ctx ends. Its errors are
+// NotRemoved.
 func remove(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	for {
 		// Deleting what is being deleted already changes nothing.
@@ -201,11 +188,11 @@ func remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 		case apierrors.IsNotFound(err):
 			return nil
 		case apierrors.IsForbidden(err):
-			return fmt.Errorf("remove namespace %s: %w", namespace, err)
+			return &NotRemoved{fmt.Errorf("remove namespace %s: %w", namespace, err)}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("remove namespace %s (kubectl delete namespace %s): %w", namespace, namespace, errors.Join(ctx.Err(), err))
+			return &NotRemoved{fmt.Errorf("remove namespace %s (kubectl delete namespace %s): %w", namespace, namespace, errors.Join(ctx.Err(), err))}
 		case <-time.After(poll):
 		}
 	}

@@ -90,12 +90,12 @@ func Rights(s *scenarios.Scenario, proxy types.NamespacedName) ([]Right, error) 
 	for _, a := range s.Actions {
 		all = append(all, actionRights(a, proxy)...)
 	}
-	return leastOf(all), nil
+	return LeastOf(all), nil
 }
 
-// leastOf leaves out what is there twice, and what is allowed in every
+// LeastOf leaves out what is there twice, and what is allowed in every
 // namespace anyway; in a fixed order.
-func leastOf(all []Right) []Right {
+func LeastOf(all []Right) []Right {
 	slices.SortFunc(all, func(a, b Right) int {
 		return cmp.Or(
 			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Group, b.Group), strings.Compare(a.Resource, b.Resource),
@@ -134,13 +134,9 @@ func applyRights(objects []runtime.Object) []Right {
 	return out
 }
 
-// Missing are the rights that a run of the scenario needs and that the account
-// of the kubeconfig does not have, as the API server says. Nothing is changed.
-func (e *Env) Missing(ctx context.Context, s *scenarios.Scenario) ([]Right, error) {
-	rights, err := Rights(s, e.cfg.KubeProxy)
-	if err != nil {
-		return nil, err
-	}
+// Missing are those of these rights that the account of the kubeconfig does not
+// have, as the API server says. Nothing is changed.
+func (e *Env) Missing(ctx context.Context, rights []Right) ([]Right, error) {
 	allowed := make([]bool, len(rights))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)

@@ -147,6 +147,7 @@ type Capabilities struct {
 	Arch        string
 	CPUs        int
 	MemoryBytes uint64
+	Entries     uint64 // in that namespace's table now; 0 where none was looked at
 	Limit       uint64
 	Buckets     uint64
 	EntryBytes  uint64 // slab object size of nf_conntrack; 0 where unreadable
