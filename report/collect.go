@@ -100,6 +100,7 @@ type traffic struct {
 	took      *grid[*hdrhistogram.PackedHistogram] // from_due, for plotting
 	tookWidth float64                              // s, the widest of the Latency records
 	lanes     []*lane                              // by the node they entered by
+	senders   []string                             // hosts that tell of its attempts
 	losses    []loss                               // of held connections
 	dueCounts *counts                              // see due
 	unplaced  map[runlog.Outcome]uint64            // failures of bins at impossible times
@@ -172,6 +173,7 @@ func (l *log) add(r *runlog.Record) {
 		l.addEvent(r)
 	case r.Bin != nil:
 		l.addBin(r.Bin)
+		l.traffic(r.Bin.Traffic).from(r.Host)
 	case r.Latency != nil:
 		l.addLatency(r.Latency)
 	case r.Failure != nil:
@@ -275,6 +277,13 @@ func (l *log) traffic(name string) *traffic {
 		l.order = append(l.order, t)
 	}
 	return t
+}
+
+// from notes that the host tells of the traffic's attempts.
+func (t *traffic) from(host string) {
+	if n := len(t.senders); (n == 0 || t.senders[n-1] != host) && !slices.Contains(t.senders, host) {
+		t.senders = append(t.senders, host)
+	}
 }
 
 func (l *log) addBin(b *runlog.Bin) {

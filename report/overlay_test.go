@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
 )
 
 // Each run keeps its own shape, whatever moments the other one has.
@@ -116,4 +118,45 @@ func TestSoFar(t *testing.T) {
 	require.NoError(t, a.Read())
 	final = a.Findings()
 	assert.Same(t, final, a.SoFar(final), "it has ended")
+}
+
+// What is counted so far of the newest step would look like a load that falls:
+// a run that goes on is plotted as far as its log tells of all attempts, one
+// that has ended to its end.
+func TestSoFarEndsWithTheLastWholeStep(t *testing.T) {
+	const rate, bin = 100, 0.1
+	var log bytes.Buffer
+	put := func(r runlog.Record) {
+		b, err := json.Marshal(r)
+		require.NoError(t, err)
+		log.Write(append(b, '\n'))
+	}
+	put(runlog.Record{N: 1, Host: "controller", Header: &runlog.Header{Format: runlog.Format, Duration: 30, Traffic: []runlog.TrafficInfo{{Name: "web", End: 30, ExpectsAnswer: true}}}})
+	n := uint64(0)
+	next := func(r runlog.Record) {
+		n++
+		r.N, r.Host = n, "client"
+		put(r)
+	}
+	a := NewAnalysis(&log)
+	for tenth := range 200 {
+		start, now := float64(tenth)*bin, float64(tenth+2)*bin
+		next(runlog.Record{T: now, Bin: &runlog.Bin{Traffic: "web", Start: start, Width: bin, Due: rate * bin, Started: rate * bin, Outcomes: map[runlog.Outcome]uint64{runlog.OK: rate * bin}}})
+		if tenth%5 == 0 {
+			next(runlog.Record{T: now, Sample: &runlog.Sample{Net: map[string]uint64{"Tcp.OutRsts": n}}})
+		}
+		if tenth%7 != 0 {
+			continue
+		}
+		require.NoError(t, a.Read())
+		final := a.Findings()
+		whole, far := final.Timeline.Load, len(final.Timeline.Load.T)
+		live := a.SoFar(final).Timeline.Load
+		assert.GreaterOrEqual(t, len(live.T), far-1-int(1/whole.StepS), "no more than is not known is left out")
+		assert.Len(t, live.Offered, len(live.T))
+		for i, offered := range live.Offered {
+			assert.InDelta(t, rate, offered, 1e-6, "at %g s of %g s", live.T[i], now)
+		}
+		assert.Len(t, final.Timeline.Load.T, far, "the findings stay as they are")
+	}
 }
