@@ -408,6 +408,19 @@ func TestThresholds(t *testing.T) {
 	assert.Equal(t, Pass, s.analyze().Verdict, "the threshold decides where there is one")
 }
 
+// No limit below what was counted is said to have held the run, however few
+// entries its attempts need by themselves.
+func TestSizingIsNotBelowTheCount(t *testing.T) {
+	s := newSim(t, 131072, 131072, finTraffic("web", 0, 5))
+	s.fill("web", 100, 0, 5)
+	for range 36 { // the second entries of clashes, or anybody else's
+		s.enter(2)
+	}
+	z := s.analyze().Sizing
+	assert.Equal(t, uint64(500+36), *z.RunNeeded)
+	assert.Contains(t, z.RunNeededHow, "more than the 500 that")
+}
+
 func TestSizing(t *testing.T) {
 	s := newSim(t, 131072, 131072-62144, finTraffic("web", 0, 20))
 	s.fill("web", 1000, 0, 20)

@@ -260,27 +260,48 @@ func (l *log) runNeed(s *Sizing, n *node) {
 		s.Notes = append(s.Notes, fmt.Sprintf("no limit alone would have held this run: %s refused %s because a hash chain was too long (chainlength), which more buckets mend", n.name, plural(chains, "entry", "entries")))
 		return
 	}
-	need := l.need(n.name)
-	if len(need.parts) > 0 && len(need.unknown) == 0 {
-		_, _, peak := need.reaches(func(float64) float64 { return math.Inf(1) }, nil)
-		v := n.atStart.entries + uint64(math.Ceil(peak-slop)) + uint64(n.mostRefilled())
-		s.RunNeeded = &v
-		s.RunNeededHow = fmt.Sprintf("%d entries when traffic began%s, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, n.ballastText(), math.Ceil(peak-slop))
-		if more := n.mostRefilled(); more > 0 {
-			s.RunNeededHow += fmt.Sprintf(", and %.0f of ballast that actions added", more)
-		}
-		if need.expires {
-			s.RunNeededHow += ", and those on top that have expired and not been collected"
-		}
-		return
+	v, how := l.computedNeed(n)
+	if how == "" || v < n.peak {
+		v, how = n.countedNeed(v)
 	}
+	s.RunNeeded, s.RunNeededHow = &v, how
+}
+
+// computedNeed is what the attempts that were due need besides what was there
+// already, and how that was computed; empty where it cannot be.
+func (l *log) computedNeed(n *node) (entries uint64, how string) {
+	need := l.need(n.name)
+	if len(need.parts) == 0 || len(need.unknown) > 0 {
+		return 0, ""
+	}
+	_, _, peak := need.reaches(func(float64) float64 { return math.Inf(1) }, nil)
+	entries = n.atStart.entries + uint64(math.Ceil(peak-slop)) + uint64(n.mostRefilled())
+	how = fmt.Sprintf("%d entries when traffic began%s, and %.0f more that the attempts due in this run need at once at most", n.atStart.entries, n.ballastText(), math.Ceil(peak-slop))
+	if more := n.mostRefilled(); more > 0 {
+		how += fmt.Sprintf(", and %.0f of ballast that actions added", more)
+	}
+	if need.expires {
+		how += ", and those on top that have expired and not been collected"
+	}
+	return entries, how
+}
+
+// countedNeed is what was there at most, and what found no room. It is what
+// counts where more was there than was computed, which is 0 for nothing: after
+// a clash, for example, the kernel keeps a second entry for a second.
+func (n *node) countedNeed(computed uint64) (entries uint64, how string) {
 	var dropped uint64
 	for iv := range n.rows.intervals() {
 		dropped += iv.drop + iv.early
 	}
-	v := n.peak + dropped
-	s.RunNeeded = &v
-	s.RunNeededHow = fmt.Sprintf("the highest count of %d, and %d entries that were dropped or evicted: an upper bound, because some of those would have expired, or were asked for again", n.peak, dropped)
+	how = fmt.Sprintf("the highest count of %d", n.peak)
+	if computed > 0 {
+		how += fmt.Sprintf(", which is more than the %d that the attempts due in this run need by themselves", computed)
+	}
+	if dropped > 0 || computed == 0 {
+		how += fmt.Sprintf(", and %d entries that were dropped or evicted: an upper bound, because some of those would have expired, or were asked for again", dropped)
+	}
+	return n.peak + dropped, how
 }
 
 // ballastText says that what was in the table stands for something.
