@@ -14,6 +14,7 @@ var htmlFuncs = template.FuncMap{
 	"percent": percent, "seconds": seconds, "rate": groupedRate, "ms": ms, "number": number, "moment": moment, "prose": prose,
 	"bytes": byteSize, "table": tableOf, "when": when, "plusMinus": plusMinus, "n": grouped[uint64],
 	"or0":        orUnknown,
+	"words":      words,
 	"deref":      func(b *bool) bool { return b != nil && *b },
 	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
 	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
@@ -25,6 +26,14 @@ var htmlFuncs = template.FuncMap{
 	"part":       func(p SizingPart) string { return prose(partText(p)) },
 	"onsetRow":   func(name string, o *Onset) map[string]any { return map[string]any{"Name": name, "Onset": o} },
 }
+
+// words lets a name like net.netfilter.nf_conntrack_max go on in the next line
+// between its words, and not within one.
+func words(name string) template.HTML {
+	return template.HTML(wordEnds.Replace(template.HTMLEscapeString(name))) //nolint:gosec // it is escaped
+}
+
+var wordEnds = strings.NewReplacer("_", "_<wbr>", ".", ".<wbr>")
 
 func orUnknown(v *uint64) string {
 	if v == nil {
