@@ -27,7 +27,7 @@ KUBERNETES := v1.36.3
 CLUSTER ?= out/cluster
 IMAGE ?= out/image/tablefull.tar
 
-.PHONY: help demo test test-user prove bench bench-day lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
+.PHONY: help demo test test-user prove bench bench-day bench-open lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
 
 ## help: this list
 help:
@@ -69,6 +69,10 @@ bench: bench-packages
 ## bench-day: analyse and render the log of a day (0.7 GB, written to TMPDIR): s/run and peak-MB of heap; 5 s and 300 MB are the aim
 bench-day:
 	$(GO) test -run '^$$' -bench '^BenchmarkDay$$' -benchtime 3x -timeout 10m ./report
+
+## bench-open: open the report of an hour in Chromium: ms until it is loaded and its plots are drawn; 1000 are the aim
+bench-open:
+	$(GO) test -run '^$$' -bench '^BenchmarkOpen$$' -benchtime 15x -timeout 5m ./report
 
 ## pictures: make the pictures of README.md and docs/ anew from real runs; look at them before you commit them
 pictures: build packages

@@ -28,7 +28,7 @@ import (
 
 // startBrowser skips where there is no Chromium, which
 // TABLEFULL_REQUIRE=chromium turns into a failure.
-func startBrowser(t *testing.T) *browser.Browser {
+func startBrowser(t testing.TB) *browser.Browser {
 	t.Helper()
 	b, stop, err := browser.Start(context.Background(), t.TempDir())
 	if errors.Is(err, browser.ErrMissing) {

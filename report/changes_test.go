@@ -59,6 +59,8 @@ func TestLimitLowered(t *testing.T) {
 	assert.Equal(t, uint64(700), *n.Knee.Drop.Limit)
 	assert.InDelta(t, 902./700, *n.Knee.Drop.Occupancy, 0.01)
 	assert.InDelta(t, 902./700, *n.PeakOccupancy, 0.01)
+	require.NotNil(t, n.Knee.ClientLoss)
+	assert.InDelta(t, 902./700, *n.Knee.ClientLoss.Occupancy, 0.01, "not a share of the limit that was just lowered")
 	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
 	assert.Contains(t, f.Causes[0].Evidence, "902 of 700, to which the limit was lowered from 2000 at 4.")
 	require.NotNil(t, f.Predicted.FullAtS)

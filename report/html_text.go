@@ -15,6 +15,7 @@ var htmlFuncs = template.FuncMap{
 	"bytes": byteSize, "table": tableOf, "when": when, "plusMinus": plusMinus, "n": grouped[uint64],
 	"or0":        orUnknown,
 	"words":      words,
+	"breakable":  breakable,
 	"deref":      func(b *bool) bool { return b != nil && *b },
 	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
 	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
@@ -33,7 +34,15 @@ func words(name string) template.HTML {
 	return template.HTML(wordEnds.Replace(template.HTMLEscapeString(name))) //nolint:gosec // it is escaped
 }
 
-var wordEnds = strings.NewReplacer("_", "_<wbr>", ".", ".<wbr>")
+// breakable is words for the long names in a text.
+func breakable(text string) template.HTML {
+	return template.HTML(longName.ReplaceAllStringFunc(template.HTMLEscapeString(text), wordEnds.Replace)) //nolint:gosec // it is escaped
+}
+
+var (
+	wordEnds = strings.NewReplacer("_", "_<wbr>", ".", ".<wbr>", "/", "/<wbr>")
+	longName = regexp.MustCompile(`\S{25,}`)
+)
 
 func orUnknown(v *uint64) string {
 	if v == nil {

@@ -186,7 +186,9 @@ func (l *log) firstLoss(v *lane) *Onset {
 	return nil
 }
 
-// at is the sample nearest to t, nil without any.
+// at is the sample nearest to t, nil without any. Where the limit was set
+// between the two around t it is the one with the fuller table: which limit was
+// in force is not known then, and a table that is not full loses nothing.
 func (n *node) at(t float64) *tableSample {
 	if !n.rows.measured() {
 		return n.last
@@ -196,10 +198,17 @@ func (n *node) at(t float64) *tableSample {
 		return n.last
 	}
 	a, b := n.rows.at(i-1), n.rows.at(i)
+	nearest := b
 	if t-a.t < b.t-t {
-		return a
+		nearest = a
 	}
-	return b
+	if a.limit > 0 && b.limit > 0 && a.limit != b.limit {
+		if float64(a.entries)/float64(a.limit) > float64(b.entries)/float64(b.limit) {
+			return a
+		}
+		return b
+	}
+	return nearest
 }
 
 // firstNode is the node whose table filled first, the one with the fullest

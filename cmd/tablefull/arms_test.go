@@ -252,7 +252,8 @@ func TestTruthWaysAround(t *testing.T) {
 		return comparisonIn(t, dir), code, dir
 	}
 	sound := func(a report.ArmFindings) bool { return len(a.Runs[len(a.Runs)-1].Unsound) == 0 }
-	c, code, _ := show()
+	c, code, dir := show()
+	lookAtArms(t, "ways-around", dir, c)
 	entries := map[string]float64{"none": 1, "larger-limit": 1, "tunnel": 3, "tunnel-notrack": 1, "direct": 1, "notrack": 0}
 	for i, a := range c.Arms {
 		if !sound(a) {
@@ -285,6 +286,7 @@ func TestTruthWaysAroundIPVS(t *testing.T) {
 	_ = run(t.Context(), []string{"run", "ways-around-ipvs", "--out", dir, "--quiet", "--set", "lab.kernel=private"}, Streams{Out: &out, Err: &errOut})
 	t.Log(out.String(), errOut.String())
 	c := comparisonIn(t, dir)
+	lookAtArms(t, "ways-around-ipvs", dir, c)
 	for i, tracked := range []bool{true, false} {
 		runs := c.Arms[i].Runs
 		f, err := analyzeDir(filepath.Join(dir, runs[len(runs)-1].Dir))

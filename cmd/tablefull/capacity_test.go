@@ -76,6 +76,16 @@ func TestTruthCapacity(t *testing.T) {
 	assert.Equal(t, exitInconclusive, r.code)
 	assertReproduced(t, r, false)
 	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
+	// Its like for UDP is searched by TestProveCapacityIsTheHeadroom; here it is
+	// short, for its report.
+	r = runIt(t, "capacity-dns", "", append(short(500), "--quiet", "--set", "expect=null", "--set", "search.min=800/s", "--set", "search.max=1200/s", "--set", "search.width=20%",
+		"--set", "search.trial=500ms", "--set", "search.duration_sum=500ms")...)
+	require.NotNil(t, r.Capacity)
+	for _, tr := range r.Capacity.Trials {
+		if !tr.Inconclusive && tr.Kind == "measure" && tr.Load*0.5 > 550 {
+			assert.NotZero(t, tr.Lost, "more than there are entries, at %g/s", tr.Load)
+		}
+	}
 }
 
 // The long proof: with headroom H the capacity is H within 1 %, for three

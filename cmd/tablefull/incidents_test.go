@@ -57,6 +57,19 @@ func TestTruthIncidents(t *testing.T) {
 	}
 }
 
+// What the gate runs again and again: pods that close at once cost attempts, by
+// how late the proxy is, and a restart of it none. With a preStop hook that is
+// longer than that, a rollout costs none either.
+func TestTruthUpgrade(t *testing.T) {
+	needLab(t)
+	r := runHonest(t, "upgrade", "")
+	assertReproduced(t, r, true)
+	assert.NotZero(t, r.cause("stale_backend"))
+	r = runHonest(t, "upgrade", "", "--set", "services[0].lifecycle.pre_stop=2s")
+	assertReproduced(t, r, false)
+	assert.LessOrEqual(t, r.Traffic[0].Failed, uint64(20), "at most what was on its way to a pod that ended")
+}
+
 // The soak goes on while the proxy is well, and ends at the first backend that
 // is stale for too long.
 func TestTruthStaleSoak(t *testing.T) {

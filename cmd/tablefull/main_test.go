@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -16,7 +18,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(ownState{m}, map[string]func(){"tablefull": main})
 }
 
-// ownState keeps the tests' journals apart from the user's.
+// ownState keeps the tests' journals apart from the user's, and fails where all
+// tests have run and left out a report of the library.
 type ownState struct{ m *testing.M }
 
 func (o ownState) Run() int {
@@ -26,5 +29,10 @@ func (o ownState) Run() int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("XDG_STATE_HOME", dir)
-	return o.m.Run()
+	code := o.m.Run()
+	if left := notLookedAt(); code == 0 && len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "no test has opened the report of %s: make a run of it with runIt, or show it to lookAtArms\n", strings.Join(left, ", "))
+		return 1
+	}
+	return code
 }

@@ -55,7 +55,7 @@ func runIt(t *testing.T, scenario, stdin string, args ...string) result {
 	require.NotNil(t, f.Restored)
 	assert.True(t, *f.Restored)
 	assert.False(t, f.Incomplete)
-	lookAtReport(t, scenario, r.dir)
+	lookAtReport(t, scenario, r.dir, f)
 	return r
 }
 

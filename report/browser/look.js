@@ -7,6 +7,7 @@
 // ---- what is written on canvases
 
 const written = new WeakMap();
+let drawn = 0; // when something was last written on one, in ms since the page was asked for
 const proto = CanvasRenderingContext2D.prototype;
 const fillText = proto.fillText, clearRect = proto.clearRect;
 proto.clearRect = function(...args) {
@@ -18,6 +19,7 @@ proto.fillText = function(text, x, y, ...rest) {
   const m = this.measureText(text), t = this.getTransform();
   const at = (a, b) => t.transformPoint(new DOMPoint(a, b));
   const a = at(x - m.actualBoundingBoxLeft, y - m.actualBoundingBoxAscent), b = at(x + m.actualBoundingBoxRight, y + m.actualBoundingBoxDescent);
+  drawn = performance.now();
   if (String(text).trim()) written.get(this.canvas).push({text, left: Math.min(a.x, b.x), right: Math.max(a.x, b.x), top: Math.min(a.y, b.y), bottom: Math.max(a.y, b.y)});
   return fillText.call(this, text, x, y, ...rest);
 };
@@ -107,9 +109,14 @@ function textFaults(out) {
 // ---- plots
 
 // rowOf is the share of a row of a plot's canvas that has the limit's colour,
-// or nearly.
+// or nearly. It is read from a copy, because the browser complains of a canvas
+// that is read often.
 function rowOf(u, y) {
-  const {left, width} = u.bbox, pixels = u.ctx.getImageData(left, Math.round(y) - 1, width, 3).data;
+  const {left, width} = u.bbox, copy = document.createElement("canvas");
+  copy.width = width; copy.height = 3;
+  const ctx = copy.getContext("2d", {willReadFrequently: true});
+  ctx.drawImage(u.ctx.canvas, left, Math.round(y) - 1, width, 3, 0, 0, width, 3);
+  const pixels = ctx.getImageData(0, 0, width, 3).data;
   const probe = document.createElement("span");
   probe.style.color = "var(--ink)";
   document.body.append(probe);
@@ -129,7 +136,8 @@ function rowOf(u, y) {
 function plots() {
   return window.tablefull.plots.map(({id, u, box}) => ({
     id, points: u.data[0].length, series: u.series.length - 1, told: [Number(box.dataset.points), Number(box.dataset.series)],
-    sums: u.data.slice(1).map(v => v.reduce((a, b) => a + (b || 0), 0)),
+    sums: u.data.slice(1).map(v => v.reduce((a, b) => a + (b || 0), 0)), most: u.data.slice(1).map(v => v.reduce((a, b) => Math.max(a, b || 0), 0)),
+    top: u.bbox.top,
     from: u.scales.x.min, to: u.scales.x.max, low: u.scales.y.min, high: u.scales.y.max,
     width: u.bbox.width, height: u.bbox.height, left: u.bbox.left, canvas: u.ctx.canvas.width,
     cursor: u.cursor.left >= 0 ? u.cursor.idx : null, shown: [...box.parentElement.querySelectorAll(".key output")].map(o => o.textContent),
@@ -143,8 +151,28 @@ function level(id, value) {
   return {share: 1 - (y - u.bbox.top) / u.bbox.height, inked: rowOf(u, y)};
 }
 
+// axis is what is written beside a plot's y axis, and how high.
+function axis(id) {
+  const {u} = window.tablefull.plots.find(p => p.id === id), {left, top, height} = u.bbox;
+  return (written.get(u.ctx.canvas) || []).map(r => ({text: r.text, right: r.right, y: (r.top + r.bottom) / 2}))
+    .filter(r => r.right <= left && r.y < top + height + 6 * devicePixelRatio);
+}
+
+// inked is how much of a row of a plot, or of one of those next to it, has been
+// drawn on in the limit's colour.
+function inked(id, y) {
+  const {u} = window.tablefull.plots.find(p => p.id === id);
+  return Math.max(...[-2, 0, 2].map(d => rowOf(u, y + d * devicePixelRatio)));
+}
+
+// opened is how long the page took to load and to have all plots drawn, in ms
+// since it was asked for.
+function opened() {
+  return Math.max(performance.getEntriesByType("navigation")[0].loadEventEnd, drawn);
+}
+
 window.lookAt = {
-  plots, level,
+  opened, plots, level, axis, inked,
   faults() { const out = []; textFaults(out); canvasFaults(out); return [...new Set(out)].slice(0, 30); },
 };
 })();
