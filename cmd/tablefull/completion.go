@@ -200,6 +200,13 @@ func completeTargets(*cobra.Command, []string, string) ([]cobra.Completion, cobr
 	}, cobra.ShellCompDirectiveNoFileComp
 }
 
+func completeWatched(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return []cobra.Completion{
+		cobra.CompletionWithDesc("machine", "this one, or a network namespace of it"),
+		cobra.CompletionWithDesc("kubernetes", "nodes of the kubeconfig's cluster"),
+	}, cobra.ShellCompDirectiveNoFileComp
+}
+
 func completeDirs(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }

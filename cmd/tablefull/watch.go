@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,6 +39,7 @@ const (
 )
 
 type watchFlags struct {
+	target   string
 	netns    string
 	pid      int
 	entered  string // what it is in, after it has entered that
@@ -48,9 +52,10 @@ type watchFlags struct {
 
 func watchCommand(s Streams) *cobra.Command {
 	var f watchFlags
+	k := newKubeFlags()
 	c := &cobra.Command{
 		Use:   "watch",
-		Short: "Watch this machine's conntrack table: how full, who fills it, and until when it holds",
+		Short: "Watch a conntrack table of this machine or of nodes: how full, who fills it, and until when it holds",
 		Long: `Watch shows the connection tracking table of this machine, or of one of its
 network namespaces, as it goes: entries and limit, whether and when it will be
 full, what comes and goes, entries by protocol and state, the sources and the
@@ -74,22 +79,34 @@ services, those with most entries are found with a bounded error, which is shown
 
 Walks need CAP_NET_ADMIN. Without it, --no-walk shows what the counters say.
 
-` + exitHelp + seeAlso("doctor", "run", "size"),
+With --target kubernetes it watches the tables of the cluster's nodes that --node
+names. A pod of tablefull's image runs on each meanwhile, on the node's network
+with NET_ADMIN (for walks; with --no-walk without it) and nothing else, in a
+namespace labelled as a run's. That is removed at the end, which takes some
+seconds; after a kill the pods end by themselves a minute later, and tablefull
+clean removes the namespace. What is shown is the same, for each node.
+
+` + exitHelp + seeAlso("doctor", "run", "size", "clean"),
 		Example: `  sudo tablefull watch                          this machine, until Ctrl-C
   sudo tablefull watch --pid 4711               the namespace that process 4711 is in
   sudo tablefull watch --netns /run/netns/blue  one made by "ip netns add blue"
   tablefull watch --no-walk                     without root: counters only
   sudo tablefull watch --json --for 1m > table.jsonl
-  sudo tablefull watch --metrics :9464          for Prometheus, too`,
+  sudo tablefull watch --metrics :9464          for Prometheus, too
+  tablefull watch --target kubernetes --node node-a,node-b --image registry.example/tablefull:v1`,
 		GroupID: groupMachine,
 		Args:    exactArgs(0, "no argument"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(c *cobra.Command, _ []string) error {
-			return watchTable(c.Context(), f, c.Flags(), s)
+			return watchTable(c.Context(), f, k, c.Flags(), s)
 		},
 	}
+	c.Flags().StringVar(&f.target, "target", "machine", "what to watch: this machine or nodes of a cluster, as machine or kubernetes")
+	k.bindPods(c.Flags())
+	c.Flags().StringSliceVar(&k.nodes, "node", nil, "with --target kubernetes: the `nodes`")
+	_ = c.RegisterFlagCompletionFunc("target", completeWatched) // the flag is there
 	c.Flags().StringVar(&f.netns, "netns", "", "watch the network namespace of this `file`")
 	c.Flags().IntVar(&f.pid, "pid", 0, "watch the network namespace of this `process`")
 	c.Flags().DurationVar(&f.interval, "interval", time.Second, "how often to read the counters: 100ms to 1h")
@@ -102,7 +119,18 @@ Walks need CAP_NET_ADMIN. Without it, --no-walk shows what the counters say.
 	return c
 }
 
-func watchTable(ctx context.Context, f watchFlags, flags *pflag.FlagSet, s Streams) error {
+// check refuses flags that do not go together.
+func (f *watchFlags) check(flags *pflag.FlagSet) error {
+	if f.target != "machine" && f.target != "kubernetes" {
+		return usagef("--target %s: there are machine and kubernetes", f.target)
+	}
+	inCluster := f.target == "kubernetes"
+	switch {
+	case inCluster && (f.netns != "" || f.pid != 0):
+		return usagef("--netns and --pid are for this machine")
+	case inCluster != flags.Changed("node"):
+		return usagef("--target kubernetes and --node go together: a pod is started on each node that is named")
+	}
 	if f.interval < 100*time.Millisecond || f.interval > time.Hour {
 		return usagef("--interval %s: must be 100ms to 1h", f.interval)
 	}
@@ -111,6 +139,16 @@ func watchTable(ctx context.Context, f watchFlags, flags *pflag.FlagSet, s Strea
 	}
 	if f.netns != "" && f.pid != 0 {
 		return usagef("--netns and --pid: one namespace at a time")
+	}
+	return nil
+}
+
+func watchTable(ctx context.Context, f watchFlags, k kubeFlags, flags *pflag.FlagSet, s Streams) error {
+	if err := f.check(flags); err != nil {
+		return err
+	}
+	if f.target == "kubernetes" {
+		return watchNodes(ctx, f, k, s)
 	}
 	if f.pid != 0 {
 		f.netns = fmt.Sprintf("/proc/%d/ns/net", f.pid)
@@ -137,41 +175,59 @@ func again(f watchFlags, flags *pflag.FlagSet) []string {
 	return args
 }
 
-// A watcher watches the table of the namespace this process is in.
+// A watcher shows tables as their samplers record them.
 type watcher struct {
 	f watchFlags
 	s Streams
 
 	began time.Time
-	what  string
-	node  string
+	what  string // is watched
+	// Of the view: what Ctrl-C does, and what is said where the program was
+	// killed.
+	leave, word string
 
-	mu       sync.Mutex // records come from two workers
-	w        *watch.Watch
+	mu       sync.Mutex // records come from several workers
+	tables   map[string]*watchedTable
 	out      output
 	exporter *metrics.Exporter
-	walked   bool // since the last output
 	failed   error
 	stop     func() // ends the samplers
 }
 
-func newWatcher(f watchFlags, s Streams) *watcher { return &watcher{f: f, s: s} }
+// watchedTable is one table, by the name of its node.
+type watchedTable struct {
+	w      *watch.Watch
+	walked bool // since the last output
+}
 
-func (x *watcher) run(ctx context.Context) (err error) {
+func newWatcher(f watchFlags, s Streams) *watcher {
+	return &watcher{f: f, s: s, tables: map[string]*watchedTable{}}
+}
+
+// run watches the table of the namespace this process is in.
+func (x *watcher) run(ctx context.Context) error {
 	facts, err := agent.Facts()
 	if err != nil {
 		return noTable(err)
 	}
-	if x.node, err = os.Hostname(); err != nil {
-		x.node = "here"
+	node, err := os.Hostname()
+	if err != nil {
+		node = "here"
 	}
-	x.what = x.node + ", Linux " + facts.Kernel
+	x.what = node + ", Linux " + facts.Kernel
 	if x.f.entered != "" {
 		x.what = x.f.entered + " on " + x.what
-		x.node = "table"
+		node = "table"
 	}
+	x.leave = "Ctrl-C ends it; nothing was changed, so nothing is to be put back"
+	x.word = "tablefull: the watch was ended; it had changed nothing"
+	x.tables[node] = &watchedTable{w: watch.New(node, x.f.interval.Seconds(), facts.Buckets)}
 	x.began = time.Now()
-	x.w = watch.New(x.node, x.f.interval.Seconds(), facts.Buckets)
+	return x.show(ctx, func(ctx context.Context) error { return x.work(ctx, node) })
+}
+
+// show shows what work records until that ends, ctx or the time that --for says.
+func (x *watcher) show(ctx context.Context, work func(context.Context) error) (err error) {
 	if x.f.metrics != "" {
 		x.exporter = metrics.New("", "watch")
 		x.exporter.Begin("", 0)
@@ -186,16 +242,22 @@ func (x *watcher) run(ctx context.Context) (err error) {
 		ctx, cancel = context.WithTimeout(ctx, x.f.length)
 		defer cancel()
 	}
+	ctx, x.stop = context.WithCancel(ctx)
+	defer x.stop()
 	x.out = x.output()
-	err = x.work(ctx)
+	err = noTable(errors.Join(work(ctx), x.failure()))
 	return errors.Join(err, x.out.end(x.last()))
 }
 
-// work runs the samplers until ctx is done.
-func (x *watcher) work(ctx context.Context) error {
-	ctx, x.stop = context.WithCancel(ctx)
-	defer x.stop()
-	epoch := agent.Clock()
+// failure is why nothing could be shown any more.
+func (x *watcher) failure() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.failed
+}
+
+// jobs are what samples and walks a table from an epoch on.
+func (x *watcher) jobs(epoch int64) []env.Job {
 	jobs := []env.Job{{ID: "sample", Epoch: epoch, Sample: &env.SampleJob{Every: x.f.interval.Seconds(), Conntrack: true, Own: true}}}
 	if !x.f.noWalk {
 		jobs = append(jobs, env.Job{ID: "census", Epoch: epoch, Census: &env.CensusJob{
@@ -203,88 +265,119 @@ func (x *watcher) work(ctx context.Context) error {
 			Sources: watchNames, Services: watchNames, Turnover: true, Brief: true,
 		}})
 	}
+	return jobs
+}
+
+// work runs the samplers of this process's table until ctx is done.
+func (x *watcher) work(ctx context.Context, node string) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, j := range jobs {
+	for _, j := range x.jobs(agent.Clock()) {
 		w, err := agent.New(j)
 		if err != nil {
 			return fmt.Errorf("watch: %w", err)
 		}
-		g.Go(func() error { return w.Run(ctx, func() {}, x) })
+		g.Go(func() error { return w.Run(ctx, func() {}, recorder{x, node}) })
 	}
-	err := g.Wait()
-	return noTable(errors.Join(err, x.failed)) // nobody records any more
+	return g.Wait()
+}
+
+// recorder takes the records of one node's samplers.
+type recorder struct {
+	x    *watcher
+	node string
 }
 
 // Record is part of env.Recorder.
-func (x *watcher) Record(r runlog.Record) {
+func (r recorder) Record(rec runlog.Record) { r.x.record(r.node, rec) }
+
+func (x *watcher) record(node string, r runlog.Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r.Host = x.node
-	x.w.Add(&r)
+	r.Host = node
+	of := x.tables[node]
+	of.w.Add(&r)
 	if x.exporter != nil {
 		x.exporter.Add(&r)
 	}
-	x.walked = x.walked || r.Census != nil
+	of.walked = of.walked || r.Census != nil
 	if r.Sample == nil || x.failed != nil {
 		return
 	}
-	t := x.table()
+	t := x.table(of)
 	if x.exporter != nil {
 		x.exporter.Watched(&t)
 	}
-	x.walked, x.failed = false, x.out.show(t, x.walked)
-	if x.failed != nil {
+	if x.failed = x.out.show(t, of.walked); x.failed != nil {
 		x.stop()
 	}
+	of.walked = false
 }
 
 // table needs mu.
-func (x *watcher) table() watch.Table {
-	t := x.w.Table()
+func (x *watcher) table(of *watchedTable) watch.Table {
+	t := of.w.Table()
 	t.Time = x.began.Add(time.Duration(t.At * float64(time.Second))).Format("2006-01-02T15:04:05.000Z07:00")
+	t.Named = len(x.tables) > 1
 	return t
 }
 
-// last is what was known at the end; nil where nothing was.
-func (x *watcher) last() *watch.Table {
+// last is what was known at the end, by node.
+func (x *watcher) last() []watch.Table {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.w.Sampled() {
-		return nil
+	var out []watch.Table
+	for _, node := range slices.Sorted(maps.Keys(x.tables)) {
+		if of := x.tables[node]; of.w.Sampled() {
+			out = append(out, x.table(of))
+		}
 	}
-	t := x.table()
-	return &t
+	return out
 }
 
 // An output shows tables.
 type output interface {
 	// show shows one; walked says whether there has been a walk since the last.
 	show(t watch.Table, walked bool) error
-	// end is called once; t is the last one, or nil.
-	end(t *watch.Table) error
+	// note says what is not seen, and why; empty for all is seen.
+	note(text string)
+	// end is called once, with the last ones.
+	end(last []watch.Table) error
 }
 
 func (x *watcher) output() output {
 	if x.f.json {
-		return jsonLines{json.NewEncoder(x.s.Out)}
+		return jsonLines{json.NewEncoder(x.s.Out), x.s.Err}
 	}
 	if out, ok := x.s.Out.(*os.File); ok && live.IsTerminal(out) {
 		if t, ok := liveOn(x.s.Err, os.Getenv); ok {
-			first := live.Watched{What: x.what, Since: x.began.Format("15:04:05")}
-			if v := show(t, first, live.WatchFrame, os.Getenv, "tablefull: the watch was ended; it had changed nothing"); v != nil {
+			first := live.Watched{What: x.what, Since: x.began.Format("15:04:05"), Leave: x.leave}
+			if v := show(t, first, live.WatchFrame, os.Getenv, x.word); v != nil {
 				return &liveOutput{v, t, x.s.Out}
 			}
 		}
 	}
-	return plainLines{x.s.Out}
+	return plainLines{x.s.Out, x.s.Err}
 }
 
-type jsonLines struct{ e *json.Encoder }
+type jsonLines struct {
+	e   *json.Encoder
+	err io.Writer
+}
 
 func (o jsonLines) show(t watch.Table, _ bool) error { return o.e.Encode(t) }
-func (o jsonLines) end(*watch.Table) error           { return nil }
+func (o jsonLines) note(text string)                 { note(o.err, text) }
+func (o jsonLines) end([]watch.Table) error          { return nil }
 
-type plainLines struct{ w io.Writer }
+// note is for what is no data.
+func note(w io.Writer, text string) {
+	if text != "" {
+		fmt.Fprintln(w, "tablefull: "+text)
+	}
+}
+
+type plainLines struct{ w, err io.Writer }
+
+func (o plainLines) note(text string) { note(o.err, text) }
 
 func (o plainLines) show(t watch.Table, walked bool) error {
 	if walked {
@@ -298,12 +391,13 @@ func (o plainLines) show(t watch.Table, walked bool) error {
 	return err
 }
 
-func (o plainLines) end(t *watch.Table) error {
-	if t == nil {
-		return nil
+func (o plainLines) end(last []watch.Table) error {
+	for _, t := range last {
+		if _, err := fmt.Fprintln(o.w, t.CostLine()); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintln(o.w, t.Costs())
-	return err
+	return nil
 }
 
 // liveOutput is the view on a terminal. It leaves the last lines behind.
@@ -314,19 +408,30 @@ type liveOutput struct {
 }
 
 func (o *liveOutput) show(t watch.Table, _ bool) error {
-	o.view.Show(func(s *live.Watched) { s.Tables = []watch.Table{t} })
+	o.view.Show(func(s *live.Watched) {
+		i, known := slices.BinarySearchFunc(s.Tables, t.Node, func(a watch.Table, node string) int { return strings.Compare(a.Node, node) })
+		if known {
+			s.Tables[i] = t
+		} else {
+			s.Tables = slices.Insert(s.Tables, i, t)
+		}
+	})
 	return nil
 }
 
-func (o *liveOutput) end(t *watch.Table) error {
+func (o *liveOutput) note(text string) {
+	o.view.Show(func(s *live.Watched) { s.Note = text })
+}
+
+func (o *liveOutput) end(last []watch.Table) error {
 	o.talk.unshow()
-	if t == nil {
-		return nil
+	lines := plainLines{o.out, o.talk}
+	for _, t := range last {
+		if err := lines.show(t, true); err != nil {
+			return err
+		}
 	}
-	if err := (plainLines{o.out}).show(*t, true); err != nil {
-		return err
-	}
-	return plainLines{o.out}.end(t)
+	return lines.end(last)
 }
 
 // noTable says what to do where a table cannot be read.

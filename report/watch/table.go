@@ -31,6 +31,8 @@ type Table struct {
 	Buckets uint64  `json:"buckets,omitempty"` // of the machine's hash table
 	Cost    Cost    `json:"cost"`
 
+	// Named says that lines for people have the node's name: there are several.
+	Named bool `json:"-"`
 	// Recent is the entries of the last minute, one a second, oldest first.
 	Recent []Second `json:"-"`
 }

@@ -178,7 +178,7 @@ func (c *Census) heavy(names []string, counts [][2]uint64, n int) (out []Heavy, 
 
 // Line is the table in one line, for logs.
 func (t *Table) Line() string {
-	s := t.clock() + " " + t.Filling() + "; " + t.Outlook()
+	s := t.begin() + t.Filling() + "; " + t.Outlook()
 	if wrong, _ := t.Moved(); len(wrong) > 0 {
 		s += "; " + strings.Join(wrong, ", ")
 	}
@@ -199,6 +199,14 @@ func (t *Table) clock() string {
 		return after[:8]
 	}
 	return fmt.Sprintf("%.0f s", t.At)
+}
+
+// begin is how a line begins.
+func (t *Table) begin() string {
+	if t.Named {
+		return t.clock() + " " + t.Node + " "
+	}
+	return t.clock() + " "
 }
 
 // WalkLine is what the newest walk found, in one line.
@@ -235,7 +243,15 @@ func (t *Table) WalkLine() string {
 	if c.Turnover != nil {
 		s += "; " + t.Turned()
 	}
-	return fmt.Sprintf("%s walk of %.2f s: %s", t.clock(), c.Took, s)
+	return fmt.Sprintf("%swalk of %.2f s: %s", t.begin(), c.Took, s)
+}
+
+// CostLine is Costs, with whose they are where there are several.
+func (t *Table) CostLine() string {
+	if t.Named {
+		return t.Node + ": " + t.Costs()
+	}
+	return t.Costs()
 }
 
 // Costs is what watching costs, for people.

@@ -3,16 +3,22 @@
 package cluster_test
 
 import (
+	"bytes"
 	"encoding/json"
-	"net"
+	"errors"
+	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/report/watch"
 	"github.com/tablefull/tablefull/runner/cluster"
 )
 
@@ -25,26 +31,35 @@ func (s setup) doctor(t *testing.T) account {
 	return s.give(t, account{name: "doctor", ref: "doctor", rights: rights}, "--read-nodes")
 }
 
-// marked makes so many entries in a node's table, and in no other: datagrams to
-// a port of its own loopback on which nobody listens.
+// markedAt is where the entries that marked makes lead to.
+var markedAt = netip.MustParseAddrPort("203.0.113.9:99")
+
+// marked puts so many entries into a node's table, which the kernel's collector
+// may not take, until the test ends: an entry that expired later would make room
+// in the middle of another test.
 func (s setup) marked(t *testing.T, node string, n int) {
 	t.Helper()
-	require.NoError(t, s.cluster.Inside(node, func() error {
-		for range n {
-			c, err := net.Dial("udp", "127.0.0.1:9")
-			if err != nil {
-				return err
+	var flows []conntrack.Flow
+	for i := range n {
+		src := netip.AddrFrom4([4]byte{203, 0, 113, 1 + byte(i%2)})
+		f := conntrack.NewFlow(unix.IPPROTO_TCP, conntrack.StatusConfirmed|conntrack.StatusSeenReply|conntrack.StatusAssured, src, markedAt.Addr(), uint16(1024+i), markedAt.Port(), 600, 0)
+		f.ProtoInfo.TCP = &conntrack.ProtoInfoTCP{State: 3} // ESTABLISHED
+		flows = append(flows, f)
+	}
+	each := func(do func(*conntrack.Conn, conntrack.Flow) error) error {
+		return s.cluster.Inside(node, func() error {
+			c, err := conntrack.Dial(nil)
+			for i := 0; err == nil && i < len(flows); i++ {
+				err = do(c, flows[i])
 			}
-			_, err = c.Write([]byte("x"))
-			if cerr := c.Close(); err == nil {
-				err = cerr
+			if c != nil {
+				err = errors.Join(err, c.Close())
 			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+			return err
+		})
+	}
+	t.Cleanup(func() { assert.NoError(t, each((*conntrack.Conn).Delete)) })
+	require.NoError(t, each((*conntrack.Conn).Create))
 }
 
 // What doctor says of the nodes is what kubectl and the nodes themselves say;
@@ -123,4 +138,76 @@ func (s setup) setting(t *testing.T, node, name string) (v uint64) {
 		return err
 	}))
 	return v
+}
+
+// watcher is an account that has what watch needs, and nothing else.
+func (s setup) watcher(t *testing.T) account {
+	t.Helper()
+	rights, err := cluster.LookRights()
+	require.NoError(t, err)
+	return s.give(t, account{name: "watcher", ref: "watch", rights: rights})
+}
+
+// What a watch shows of each node is what conntrack(8) lists there, and when it
+// ends its pods are gone, also where a signal ends it.
+func checkWatch(t *testing.T, s setup) {
+	const mark = 300
+	s.marked(t, "node-b", mark)
+	cmd := s.command(t.Context(), t, "watch", "--target=kubernetes", "--node=node-b,node-a", "--json")
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	tables := map[string]watch.Table{}
+	for lines := json.NewDecoder(out); ; {
+		var w watch.Table
+		if lines.Decode(&w) != nil {
+			break
+		}
+		tables[w.Node] = w
+		if len(tables) == 2 && tables["node-a"].Census != nil && tables["node-b"].Census != nil {
+			_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
+		}
+	}
+	require.NoError(t, cmd.Wait(), errOut.String())
+	require.Len(t, tables, 2, errOut.String())
+	b, a := tables["node-b"], tables["node-a"]
+	assert.InDelta(t, mark, b.Entries, mark/2, "its own, and what the node does besides")
+	assert.Less(t, a.Entries, uint64(mark/2))
+	assert.Equal(t, s.setting(t, "node-b", "nf_conntrack_max"), b.Limit)
+
+	listed := 0 // by conntrack(8), of those that were made
+	require.NoError(t, s.cluster.Inside("node-b", func() error {
+		text, err := exec.CommandContext(t.Context(), "conntrack", "-L", "--dst", markedAt.Addr().String()).Output()
+		listed = strings.Count(string(text), "dport="+strconv.Itoa(int(markedAt.Port()))+" ")
+		return err
+	}))
+	require.NotNil(t, b.Census)
+	require.NotEmpty(t, b.Census.Services)
+	assert.Equal(t, markedAt, b.Census.Services[0].Addr)
+	assert.Equal(t, uint64(listed), b.Census.Services[0].Count)
+	assert.Equal(t, "ESTABLISHED", b.Census.States[0].State)
+	require.GreaterOrEqual(t, len(b.Census.Sources), 2)
+	assert.Equal(t, uint64(listed), b.Census.Sources[0].Count+b.Census.Sources[1].Count)
+	require.NotNil(t, a.Census)
+	for _, x := range a.Census.Services {
+		assert.NotEqual(t, markedAt, x.Addr, "it is another node's")
+	}
+	left, err := s.command(t.Context(), t, "clean").Output()
+	require.NoError(t, err)
+	assert.Empty(t, left, "it has removed its pods")
+
+	// One that is killed leaves a namespace that clean finds.
+	cmd = s.command(t.Context(), t, "watch", "--target=kubernetes", "--node=node-a", "--no-walk")
+	out, err = cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = out.Read(make([]byte, 1))
+	assert.NoError(t, err)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	left, err = s.command(t.Context(), t, "clean").Output()
+	require.NoError(t, err)
+	assert.Regexp(t, `^tablefull-watch-\S+\n$`, string(left))
 }

@@ -254,6 +254,18 @@ func tagOf(image string) string {
 	return ""
 }
 
+// unreadable is why no sampler can run on a node; empty where one can, as on one
+// that is cordoned.
+func unreadable(n NodeView) string {
+	switch {
+	case n.OS != "linux":
+		return "it runs " + n.OS
+	case !n.Ready:
+		return "it is not ready"
+	}
+	return ""
+}
+
 // ReadTables has a sampler, which is removed again, read the table of each
 // node of v that one can run on. What it returns of the nodes is for a plan.
 // Where nothing could be read, the nodes say why. Its error is a NotRemoved.
@@ -261,12 +273,7 @@ func (e *Env) ReadTables(ctx context.Context, v *View) (map[string]env.Capabilit
 	var nodes []string
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
-		switch {
-		case n.OS != "linux":
-			n.NotRead = "it runs " + n.OS
-		case !n.Ready:
-			n.NotRead = "it is not ready"
-		default:
+		if n.NotRead = unreadable(*n); n.NotRead == "" {
 			nodes = append(nodes, n.Name)
 		}
 	}

@@ -220,3 +220,24 @@ func (l *Look) Close(ctx context.Context) error {
 	defer cancel()
 	return remove(ctx, l.env.client, l.settings.namespace)
 }
+
+// CheckNodes returns an error where a sampler cannot run on one of these nodes.
+func (e *Env) CheckNodes(ctx context.Context, names []string) error {
+	list, err := e.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, name := range names {
+		i := slices.IndexFunc(list.Items, func(n corev1.Node) bool { return n.Name == name })
+		if i < 0 {
+			return fmt.Errorf("the cluster has no node %s", name)
+		}
+		if why := unreadable(viewNode(list.Items[i])); why != "" {
+			return fmt.Errorf("node %s: %s", name, why)
+		}
+	}
+	return nil
+}
+
+// Server is the address of the API server.
+func (e *Env) Server() string { return e.cfg.REST.Host }

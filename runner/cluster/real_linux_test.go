@@ -91,9 +91,10 @@ func TestRealCluster(t *testing.T) {
 	changes := filepath.Join(t.TempDir(), "changes.yaml")
 	require.NoError(t, os.WriteFile(changes, []byte(changesScenario), 0o600))
 	three := s.grant(t, changes, proxy)
-	doctor := s.doctor(t)
+	doctor, watcher := s.doctor(t), s.watcher(t)
 	before := s.objects(t)
 	t.Run("doctor", func(t *testing.T) { checkDoctor(t, s.as(doctor)) })
+	t.Run("watch", func(t *testing.T) { checkWatch(t, s.as(watcher)) })
 	t.Run("truth", func(t *testing.T) { checkTruth(t, s.as(one)) })
 	t.Run("actions", func(t *testing.T) { checkActions(t, s.as(two), two) })
 	t.Run("changes", func(t *testing.T) { checkChanges(t, s, three) })
@@ -101,7 +102,7 @@ func TestRealCluster(t *testing.T) {
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
-	for _, a := range []account{one, two, three, doctor} {
+	for _, a := range []account{one, two, three, doctor, watcher} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
 	}
 	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two) })

@@ -1,7 +1,9 @@
 package live
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tablefull/tablefull/report/watch"
@@ -13,6 +15,7 @@ type Watched struct {
 	What   string // is watched: a machine, a namespace, a cluster
 	Since  string // when it began
 	Tables []watch.Table
+	Leave  string // what ends it, and what that does
 	// Note is what is not seen any more, or not at all, and why.
 	Note string
 }
@@ -24,7 +27,7 @@ type watchFrame struct {
 }
 
 // WatchFrame draws s on a screen of width x height, as [Frame] does. Of several
-// tables only the fullest is shown in full.
+// tables the fullest is shown in full, and others where there is room.
 func WatchFrame(s Watched, width, height int, st Style) []string {
 	f := &watchFrame{Watched: s, canvas: newCanvas(width, st)}
 	f.put(1, line{{"tablefull watch", bold}, {" " + clean(f.What), ""}})
@@ -41,26 +44,32 @@ func WatchFrame(s Watched, width, height int, st Style) []string {
 	if f.Note != "" {
 		f.put(6, line{{clean(f.Note), alarm}})
 	}
-	if t := f.fullest(); t != nil {
+	for i, t := range f.byFilling() {
+		// What the others' walks found is shown where there is room for it.
+		if i > 0 && height-len(f.rows) < roomForWalk {
+			break
+		}
 		f.counters(t)
 		f.walk(t, height)
 		f.gap()
-		f.put(25, line{{clean(t.Costs()), dim}})
+		f.put(25, line{{clean(t.CostLine()), dim}})
 	}
-	f.put(65, line{{"Ctrl-C ends it; nothing was changed, so nothing is to be put back", dim}})
+	f.put(65, line{{f.Leave, dim}})
 	return f.lines(height)
 }
 
-func (f *watchFrame) fullest() *watch.Table {
-	var best *watch.Table
-	most := -1.0
+// roomForWalk is how many lines what a walk found needs, less its longer lists.
+const roomForWalk = 16
+
+// byFilling are the tables, the fullest first.
+func (f *watchFrame) byFilling() []*watch.Table {
+	out := make([]*watch.Table, len(f.Tables))
 	for i := range f.Tables {
-		t := &f.Tables[i]
-		if share := float64(t.Entries) / float64(max(t.Limit, 1)); share > most {
-			best, most = t, share
-		}
+		out[i] = &f.Tables[i]
 	}
-	return best
+	share := func(t *watch.Table) float64 { return float64(t.Entries) / float64(max(t.Limit, 1)) }
+	slices.SortStableFunc(out, func(a, b *watch.Table) int { return cmp.Compare(share(b), share(a)) })
+	return out
 }
 
 // indent is before what is said of the table whose name stands above.

@@ -34,7 +34,7 @@ func watching() Watched {
 		t.Census.Sources = append(t.Census.Sources, runlog.TopSource{Addr: netip.AddrFrom4([4]byte{10, 128, 0, byte(i)}), Count: n, Error: min(90, n)})
 		t.Census.Services = append(t.Census.Services, runlog.TopService{Proto: "tcp", Addr: netip.MustParseAddrPort(fmt.Sprintf("10.96.0.10:%d", 8080+i)), Count: n})
 	}
-	return Watched{What: "worker-7, Linux 6.12.117", Since: "12:01:02", Tables: []watch.Table{t}}
+	return Watched{What: "worker-7, Linux 6.12.117", Since: "12:01:02", Leave: "Ctrl-C ends it; nothing was changed, so nothing is to be put back", Tables: []watch.Table{t}}
 }
 
 // watchingMany is two nodes, one of which is full, in IPv6.
@@ -48,7 +48,7 @@ func watchingMany() Watched {
 	full.Failed = "walk table: no buffer space\x1b[2J available"
 	steady := s.Tables[0]
 	steady.Growth, steady.Full, steady.Census = &watch.Growth{PerS: 0.4, Low: -12, High: 5.5, Over: 60}, watch.Full{When: watch.Steady}, nil
-	return Watched{What: "2 nodes", Since: "12:01:02", Tables: []watch.Table{steady, full}, Note: "worker-9 is not seen any more: its pod is gone"}
+	return Watched{What: "2 nodes", Since: "12:01:02", Leave: "Ctrl-C ends it and removes its pods", Tables: []watch.Table{steady, full}, Note: "worker-9 is not seen any more: its pod is gone"}
 }
 
 func TestWatchFrames(t *testing.T) {
@@ -57,7 +57,7 @@ func TestWatchFrames(t *testing.T) {
 		width, height int
 		style         Style
 	}{
-		"watch-first-80x24": {Watched{What: "here"}, 80, 24, Style{}},
+		"watch-first-80x24": {Watched{What: "here", Leave: "Ctrl-C ends it; nothing was changed, so nothing is to be put back"}, 80, 24, Style{}},
 		"watch-80x24":       {watching(), 80, 24, Style{}},
 		"watch-80x24-color": {watching(), 80, 24, Style{Color: true}},
 		"watch-200x60":      {watching(), 200, 60, Style{}},
