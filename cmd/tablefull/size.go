@@ -118,7 +118,7 @@ func (l *load) flags(c *cobra.Command) {
 	f.Float64Var(&l.perConnection, "entries-per-connection", 1, "entries that each connection costs the node: 2 through a gateway on it without keep-alive")
 	f.StringArrayVar(&l.timeouts, "timeout", nil, "a conntrack timeout as `NAME=DURATION`, by the kernel's name: tcp_timeout_time_wait=30s")
 	f.Uint64Var(&l.limit, "limit", 0, "the node's present nf_conntrack_max")
-	f.Uint64Var(&l.entryBytes, "entry-bytes", 0, "size of an entry in its slab (default: 256 to 384)")
+	f.Uint64Var(&l.entryBytes, "entry-bytes", 0, "size of an entry in its slab, without extensions (default 256)")
 	f.IntVar(&l.cores, "cores", 0, "the node's cores")
 	f.StringVar(&l.memory, "memory", "", "the node's memory, as a Kubernetes `quantity`: 16Gi")
 }
