@@ -101,16 +101,20 @@ func runTo(ctx context.Context, c Config, log io.Writer) (begun bool, err error)
 	runErr := r.run(ctx)
 	ended = true
 	undoErr := r.teardown(ctx)
-	if runErr == nil {
+	var lost *agentLost
+	switch {
+	case runErr == nil:
 		// A host whose last records did not come: the log is not whole.
 		runErr = r.lost
+	case errors.As(r.lost, &lost) && !errors.As(runErr, &lost):
+		// What asked the agent for something has met its end first.
+		runErr = fmt.Errorf("%w; %w", r.lost, runErr)
 	}
 	logErr := r.writeTrailer(ctx, runErr, undoErr)
 	begun = r.collect.released
 	if undoErr != nil {
 		return begun, &Dirty{Err: errors.Join(undoErr, runErr)}
 	}
-	var lost *agentLost
 	if begun && (errors.As(runErr, &lost) || ctx.Err() != nil) {
 		runErr = nil // the log says so, and the verdict follows from it
 	}
