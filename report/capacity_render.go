@@ -180,13 +180,12 @@ func (c *Capacity) charts() []chart {
 		Note: "Each dot is the worst trial of its kind at that load. The dotted lines are the bounds of the strictest goal.",
 	}
 	for _, kind := range []struct {
-		name, color string
-		is          func(CapacityTrial) bool
+		name, color, kind string
+		is                func(CapacityTrial) bool
 	}{
-		// Those that say nothing come first, so that they hide none that does.
-		{"trials that say nothing", "orange", func(t CapacityTrial) bool { return t.Inconclusive }},
-		{"trials", "blue", func(t CapacityTrial) bool { return t.Kind == string(search.Measure) && !t.Inconclusive }},
-		{"control arm", "green", func(t CapacityTrial) bool { return t.Kind == string(search.Control) && !t.Inconclusive }},
+		{"trials that say nothing", "orange", "rings", func(t CapacityTrial) bool { return t.Inconclusive }},
+		{"trials", "blue", "points", func(t CapacityTrial) bool { return t.Kind == string(search.Measure) && !t.Inconclusive }},
+		{"control arm", "green", "points", func(t CapacityTrial) bool { return t.Kind == string(search.Control) && !t.Inconclusive }},
 	} {
 		v := make(values, len(loads))
 		any := false
@@ -199,7 +198,7 @@ func (c *Capacity) charts() []chart {
 			}
 		}
 		if any {
-			ch.Series = append(ch.Series, chartSeries{Name: kind.name, V: v, Color: kind.color, Kind: "points"})
+			ch.Series = append(ch.Series, chartSeries{Name: kind.name, V: v, Color: kind.color, Kind: kind.kind})
 		}
 	}
 	for _, b := range []struct {

@@ -136,7 +136,11 @@ func (c *Comparison) about() string {
 	if len(n) > 1 {
 		trials += " or more"
 	}
-	return fmt.Sprintf("%s trials of each arm, %s. %s. ~ is no difference shown, at alpha %g for all that decide together.", trials, order, c.Test, c.Alpha)
+	few := ""
+	if least < 6 {
+		few = " (±∞: fewer than 6 trials give none)"
+	}
+	return fmt.Sprintf("%s trials of each arm, %s. %s%s. ~ is no difference shown, at alpha %g for all that decide together.", trials, order, c.Test, few, c.Alpha)
 }
 
 // made is how the arm differs, in a line.

@@ -329,7 +329,7 @@ func (c *Comparison) headline(e *Experiment, shown []string) {
 	case len(e.Gate) > 0:
 		decide := fmt.Sprintf("in any of %d metrics that decide", n)
 		if n == 1 {
-			decide = "in the metric that decides"
+			decide = "in the metric that decides" + c.medians()
 		}
 		c.Headline = fmt.Sprintf("Nothing is shown to be worse than %s %s.", c.Baseline, decide)
 	case c.Test == "":
@@ -339,6 +339,23 @@ func (c *Comparison) headline(e *Experiment, shown []string) {
 	default:
 		c.Headline = fmt.Sprintf("%s is shown: %s.", plural(uint64(len(shown)), "difference", "differences"), shown[0])
 	}
+}
+
+// medians are those of two arms in the one metric that decides, as the end of a
+// sentence; empty where they are not all there.
+func (c *Comparison) medians() string {
+	for _, r := range c.Metrics {
+		if !r.Gate || len(r.Arms) != 2 || r.Arms[0].Median == nil || r.Arms[1].Median == nil {
+			continue
+		}
+		base, other := 0, 1
+		if c.Arms[1].Name == c.Baseline {
+			base, other = 1, 0
+		}
+		value := func(i int) string { v, _, _ := strings.Cut(r.Arms[i].Text, " ±"); return v }
+		return fmt.Sprintf(": %s is %s with %s, %s with %s", r.Metric, value(other), c.Arms[other].Name, value(base), c.Arms[base].Name)
+	}
+	return ""
 }
 
 // beside is what arms of one trial each showed: which dropped because their

@@ -71,7 +71,7 @@ type chartSeries struct {
 	V     values `json:"v"`
 	Color string `json:"color"` // a name in report.css
 	Dash  int    `json:"dash"`  // an index in report.js, 0 is a whole line
-	Kind  string `json:"kind"`  // line, area, steps or points
+	Kind  string `json:"kind"`  // line, area, steps, points or rings
 	Right bool   `json:"right"` // belongs to the share axis on the right
 }
 

@@ -152,6 +152,10 @@ function axes(chart, width) {
   return out;
 }
 
+// dotted says whether a series is of single points. Rings go around those of
+// others at the same place, and hide none.
+const dotted = s => s.kind === "points" || s.kind === "rings";
+
 // walks says whether a stack is of a few moments, between which nothing is
 // known: a bar each, where an area would draw what nobody saw.
 const walks = chart => chart.stack && !chart.steps && chart.x.length <= 40;
@@ -162,11 +166,11 @@ function seriesOf(chart) {
     const o = {
       label: s.name, scale: s.right ? "share" : "y", width: 1.75, dash: dashes[s.dash] || [], spanGaps: false,
       stroke: () => colors[s.color] || colors.ink,
-      points: {show: s.kind === "points" || chart.x.length < 24, size: s.kind === "points" ? 7 : 5},
+      points: {show: dotted(s) || chart.x.length < 24, size: s.kind === "rings" ? 13 : s.kind === "points" ? 7 : 5},
     };
-    if (s.kind === "points") {
+    if (dotted(s)) {
       o.paths = () => null;
-      if (s.right) o.points.fill = () => colors.bg; // hollow against full
+      if (s.right || s.kind === "rings") o.points.fill = () => colors.bg; // hollow against full
       else o.points.fill = () => colors[s.color];
     }
     if (s.kind === "steps") o.paths = uPlot.paths.stepped({align: 1});
@@ -293,7 +297,7 @@ function swatch(series) {
   };
   const color = `var(--${series.color})`;
   if (series.kind === "area") add("rect", {x: 1, y: 1, width: 24, height: 10, fill: color, "fill-opacity": 0.45, stroke: color});
-  else if (series.kind === "points") add("circle", {cx: 13, cy: 6, r: 4, fill: series.right ? "none" : color, stroke: color, "stroke-width": 2});
+  else if (dotted(series)) add("circle", {cx: 13, cy: 6, r: series.kind === "rings" ? 5 : 4, fill: series.right || series.kind === "rings" ? "none" : color, stroke: color, "stroke-width": 2});
   else add("path", {d: "M0 6H26", stroke: color, "stroke-width": 2.5, "stroke-dasharray": (dashes[series.dash] || []).join(" ")});
   return svg;
 }
