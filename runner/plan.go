@@ -299,7 +299,7 @@ func Shape(t scenarios.Traffic) string {
 func (p *Plan) topology(runID, workDir string) env.Topology {
 	t := env.Topology{
 		RunID: runID, WorkDir: workDir, Lab: p.Scenario.Lab,
-		Services: p.Scenario.Services, Actions: p.Scenario.Actions, NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
+		Services: p.Scenario.Services, Actions: p.Scenario.Actions, Duration: time.Duration(p.Scenario.Duration), NodeSysctls: map[string]string{}, Slots: slots(p.Scenario),
 		FirstNamespace: p.Caps.Private && writesLimit(p.Scenario),
 	}
 	for name, d := range p.Scenario.Conntrack.Timeouts {

@@ -365,6 +365,9 @@ func (r *run) startSamplers(ctx context.Context, zero int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	jobs := make([]started, 0, 2*len(r.lab.Hosts()))
 	for _, h := range r.lab.Hosts() {
+		if h.Role() == env.Helper {
+			continue
+		}
 		node := h.Role() == env.Node
 		sample := env.Job{ID: "sample/" + h.Name(), Epoch: epochs[h.Name()], Sample: &env.SampleJob{
 			Every: sampleEvery(time.Duration(s.Every), node).Seconds(), Conntrack: node, Machine: node,

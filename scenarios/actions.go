@@ -26,7 +26,7 @@ type Action struct {
 	Scale             *Scale             `yaml:"scale,omitempty" jsonschema_description:"Change the number of pods of a service."`
 	DeletePod         *DeletePod         `yaml:"delete_pod,omitempty" jsonschema_description:"Delete pods of a service; the Deployment replaces them."`
 	RestartProxy      *RestartProxy      `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
-	PauseProxy        *Simple            `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale."`
+	PauseProxy        *Simple            `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale. On a cluster it goes on at the end of the run at the latest."`
 	ResumeProxy       *Simple            `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
 	UpgradeProxy      *Proxy             `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
 	Ballast           *Refill            `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
@@ -60,6 +60,8 @@ type DeletePod struct {
 type RestartProxy struct {
 	Clean bool     `yaml:"clean,omitempty" jsonschema_description:"Take its rules away in between, as kube-proxy --cleanup does. Default false: they stay."`
 	Down  Duration `yaml:"down,omitempty" jsonschema_description:"How long it stays down. Default 0s."`
+	// Rolling is what a DaemonSet's rolling update does with maxUnavailable: 1.
+	Rolling bool `yaml:"rolling,omitempty" jsonschema_description:"One node after another, each when the one before has its proxy again: on a cluster, when its new pod is ready. Default false: all at once."`
 }
 
 // Simple is an action that has no settings: write {}.

@@ -96,7 +96,7 @@ actions:
   - {name: first, at: 5s, every: 10s, count: 3, timeout: 1m, rollout: {service: tcp, max_surge: 2, max_unavailable: 1}}
   - {at: 1s, scale: {service: tcp, to: 5}}
   - {delete_pod: {service: tcp, count: 2, force: true}}
-  - {restart_proxy: {clean: true, down: 2s}, nodes: [node1]}
+  - {restart_proxy: {clean: true, down: 2s, rolling: true}, nodes: [node1]}
   - {pause_proxy: {}}
   - {resume_proxy: {}}
   - upgrade_proxy:

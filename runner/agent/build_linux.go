@@ -41,6 +41,8 @@ func New(j env.Job) (env.Worker, error) {
 		return proxy.NewLock(j)
 	case j.ProxyMetrics != nil:
 		return proxy.NewMetrics(j)
+	case j.Pause != nil:
+		return proxy.NewPause(j)
 	case j.Audit != nil:
 		return dataplane.New(j)
 	}

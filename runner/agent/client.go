@@ -410,8 +410,17 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 	if json.Unmarshal(b, &e) != nil || e.Error == "" {
 		return nil, fmt.Errorf("%s %s: %s", method, path, resp.Status)
 	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, unknownJob(e.Error)
+	}
 	return nil, errors.New(e.Error)
 }
+
+// unknownJob is an agent's answer that it knows no such job.
+type unknownJob string
+
+func (u unknownJob) Error() string        { return string(u) }
+func (u unknownJob) Is(target error) bool { return target == ErrUnknownJob }
 
 // named puts the host's name before an error.
 func (c *Client) named(err error) error {

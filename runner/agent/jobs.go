@@ -17,8 +17,11 @@ import (
 // too, several per second, so a run of days must forget.
 const keepEnded = 4096
 
+// ErrUnknownJob says that an agent knows no job of that name: it never began, or
+// ended long ago.
+var ErrUnknownJob = errors.New("unknown job")
+
 var (
-	errUnknownJob   = errors.New("unknown job")
 	errDuplicateJob = errors.New("a job of this name exists already")
 	errShutDown     = errors.New("the agent is shutting down")
 	errFixed        = errors.New("the job cannot be changed while it runs")
@@ -139,7 +142,7 @@ func (s *jobs) wait(ctx context.Context, id string) error {
 	jb := s.byID[id]
 	s.mu.Unlock()
 	if jb == nil {
-		return fmt.Errorf("job %s: %w", id, errUnknownJob)
+		return fmt.Errorf("job %s: %w", id, ErrUnknownJob)
 	}
 	select {
 	case <-jb.ended:
@@ -155,7 +158,7 @@ func (s *jobs) update(ctx context.Context, id string, u env.Update) error {
 	jb := s.byID[id]
 	s.mu.Unlock()
 	if jb == nil {
-		return fmt.Errorf("job %s: %w", id, errUnknownJob)
+		return fmt.Errorf("job %s: %w", id, ErrUnknownJob)
 	}
 	worker := s.worker(jb)
 	if worker == nil { // it may have been ready once

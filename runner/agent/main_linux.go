@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/proxy"
 )
 
 // TokenVar is the environment variable that holds an agent's token.
@@ -32,6 +33,7 @@ const TokenVar = "TABLEFULL_TOKEN"
 //	--lifeline        end when stdin does
 //	--lonely TIME     end when no caller has been heard of for so long
 //	--pod             a SIGTERM is for the servers: see Config.Pod
+//	--stopped PATH    journal of an env.PauseJob: what an agent that was killed has left stopped goes on first
 //
 // The token comes from the environment variable TABLEFULL_TOKEN.
 func Main(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer) error {
@@ -51,8 +53,12 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stderr io.Writer, 
 	lifeline := fs.Bool("lifeline", false, "end when stdin does")
 	lonely := fs.Duration("lonely", 0, "end when no caller has been heard of for so long")
 	pod := fs.Bool("pod", false, "a SIGTERM is for the servers")
+	stopped := fs.String("stopped", "", "journal of what an agent that was killed may have left stopped")
 	if err := fs.Parse(args); err != nil {
 		return fmt.Errorf("read arguments: %w", err)
+	}
+	if err := proxy.Unpause(*stopped); err != nil {
+		return err
 	}
 	token := os.Getenv(TokenVar)
 	if token == "" {

@@ -381,7 +381,7 @@ func reply(w http.ResponseWriter, err error, v any) {
 		w.Header().Set("Content-Type", "application/json")
 		// A failure means the caller is gone; it will see that itself.
 		_ = json.NewEncoder(w).Encode(v)
-	case errors.Is(err, errUnknownJob):
+	case errors.Is(err, ErrUnknownJob):
 		fail(w, http.StatusNotFound, err)
 	case errors.Is(err, errDuplicateJob), errors.Is(err, errShutDown):
 		fail(w, http.StatusConflict, err)

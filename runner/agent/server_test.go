@@ -204,7 +204,7 @@ func TestEndedJobsAreForgotten(t *testing.T) {
 	jobs.mu.Unlock()
 	assert.LessOrEqual(t, n, keepEnded+2)
 	assert.Equal(t, 1, working, "what ended is not kept with all that it worked with")
-	assert.Equal(t, errUnknownJob, errors.Unwrap(jobs.wait(t.Context(), "short.0")))
+	assert.Equal(t, ErrUnknownJob, errors.Unwrap(jobs.wait(t.Context(), "short.0")))
 	assert.Equal(t, 1, jobs.running())
 	require.NoError(t, jobs.stop(t.Context(), "runs"))
 }

@@ -31,7 +31,11 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 	case a.DeletePod != nil:
 		return l.alone(a.DeletePod.Service, func() error { return l.deletePods(ctx, *a.DeletePod) })
 	case a.RestartProxy != nil:
-		return l.restartProxies(ctx, l.chosen(a.Nodes))
+		return l.restart(ctx, l.chosen(a.Nodes), a.RestartProxy.Rolling)
+	case a.PauseProxy != nil:
+		return l.pauseProxies(ctx, l.chosen(a.Nodes))
+	case a.ResumeProxy != nil:
+		return l.resumeProxies(ctx, l.chosen(a.Nodes))
 	case a.ConntrackSettings != nil:
 		return l.inTurn(ctx, func() error { return l.configure(ctx, a) })
 	case a.UpgradeProxy != nil:
@@ -43,25 +47,27 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 }
 
 // actionRights are for Act, and for what Close and Clean put back after it.
-func actionRights(a scenarios.Action, proxy types.NamespacedName) []Right {
+func actionRights(a scenarios.Action, proxy types.NamespacedName) ([]Right, error) {
 	var out []Right
 	for _, o := range outsides(a, proxy) {
 		out = append(out, o.rights()...)
 	}
 	if len(out) > 0 {
-		return out
+		return out, nil
 	}
 	switch {
 	case a.Rollout != nil:
-		return only(a.Rollout.Service, may("apps", "deployments", "patch"))
+		return only(a.Rollout.Service, may("apps", "deployments", "patch")), nil
 	case a.Scale != nil:
-		return only(a.Scale.Service, may("apps", "deployments", "patch"))
+		return only(a.Scale.Service, may("apps", "deployments", "patch")), nil
 	case a.DeletePod != nil:
-		return may("", "pods", "delete")
+		return may("", "pods", "delete"), nil
 	case a.RestartProxy != nil:
-		return append(inside(proxy.Namespace, may("", "pods", "delete", "list")), selectorRights(proxy)...)
+		return append(inside(proxy.Namespace, may("", "pods", "delete", "list")), selectorRights(proxy)...), nil
+	case a.PauseProxy != nil:
+		return pauseRights()
 	}
-	return nil // of agents that are reached already
+	return nil, nil // of agents that are reached already
 }
 
 // chosen are the named nodes, or all that traffic enters by: no other is ever
@@ -261,6 +267,20 @@ func (l *Lab) refill(ctx context.Context, nodes []string, headroom uint64) error
 	return nil
 }
 
+// restart replaces kube-proxy's pods of nodes, all at once, or one after the
+// other, each when the one before is ready.
+func (l *Lab) restart(ctx context.Context, nodes []string, rolling bool) error {
+	if !rolling {
+		return l.restartProxies(ctx, nodes)
+	}
+	for _, n := range nodes {
+		if err := l.restartProxies(ctx, []string{n}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restartProxies deletes kube-proxy's pods of nodes, all at once, and returns
 // when others are ready in their place.
 func (l *Lab) restartProxies(ctx context.Context, nodes []string) error {
@@ -277,7 +297,7 @@ func (l *Lab) restartProxies(ctx context.Context, nodes []string) error {
 		}
 	}
 	for _, p := range old {
-		if err := l.env.deletePod(ctx, p, nil); err != nil {
+		if err := l.env.deletePod(ctx, p, l.graceFor(p)); err != nil {
 			return err
 		}
 	}

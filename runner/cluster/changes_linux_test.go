@@ -26,8 +26,10 @@ services: [{name: web, pods: 2}]
 traffic:
   - {name: clients, to: web, short_lived: {rate: 20/s}}
 actions:
+  - {at: 500ms, pause_proxy: {}}
   - {at: 1s, conntrack_settings: {timeouts: {tcp_timeout_established: 2h, tcp_timeout_close_wait: 90s}}}
   - {at: 2s, upgrade_proxy: {binary: ` + otherVersion + `}}
+  - {at: 4s, resume_proxy: {}}
 `
 
 // otherVersion is another kube-proxy's than the cluster's.
@@ -54,6 +56,30 @@ func (s setup) outsides(t *testing.T) string {
 	b, err := json.MarshalIndent(list.Items, "", " ")
 	require.NoError(t, err)
 	return string(b)
+}
+
+// standing are the nodes whose kube-proxy is stopped, as the kernel says.
+func (s setup) standing(t *testing.T) (out []string) {
+	t.Helper()
+	programs, err := filepath.Glob("/proc/[0-9]*/comm")
+	require.NoError(t, err)
+	for _, node := range s.cluster.NodeNames() {
+		var network string
+		require.NoError(t, s.cluster.Inside(node, func() (err error) {
+			network, err = os.Readlink("/proc/thread-self/ns/net")
+			return err
+		}))
+		for _, comm := range programs { // any of which may end meanwhile
+			dir := filepath.Dir(comm)
+			name, _ := os.ReadFile(comm)
+			of, _ := os.Readlink(filepath.Join(dir, "ns/net"))
+			status, _ := os.ReadFile(filepath.Join(dir, "status"))
+			if string(name) == "kube-proxy\n" && of == network && strings.Contains(string(status), "State:\tT (stopped)") {
+				out = append(out, node)
+			}
+		}
+	}
+	return out
 }
 
 // timeouts are the two of a node that a kube-proxy sets.
@@ -86,6 +112,7 @@ func machineLimit(t *testing.T) string {
 func checkChanges(t *testing.T, s setup, a account) {
 	const theirs, ours = "86400 3600", "7200 90"
 	before, limit := s.outsides(t), machineLimit(t)
+	stood := map[string]bool{} // which nodes' kube-proxies, at any moment
 	stop, seen := make(chan struct{}), make(chan map[string]bool, 1)
 	go func() {
 		at := map[string]bool{}
@@ -94,6 +121,7 @@ func checkChanges(t *testing.T, s setup, a account) {
 			for _, node := range s.cluster.NodeNames() {
 				at[node+" "+s.timeouts(t, node)] = true
 			}
+			stood[strings.Join(s.standing(t), " ")] = true
 			select {
 			case <-stop:
 				return
@@ -107,6 +135,8 @@ func checkChanges(t *testing.T, s setup, a account) {
 	for _, want := range []string{"node-a " + theirs, "node-b " + theirs, "node-a " + ours, "node-b " + ours} {
 		assert.True(t, at[want], want)
 	}
+	assert.Equal(t, map[string]bool{"": true, "node-a": true}, stood, "the node that traffic enters by, and no other")
+	assert.Empty(t, s.standing(t))
 	assert.True(t, sum.Restored != nil && *sum.Restored)
 	assert.Equal(t, before, s.outsides(t))
 	assert.Equal(t, limit, machineLimit(t))
@@ -117,6 +147,7 @@ func checkChanges(t *testing.T, s setup, a account) {
 	require.NoError(t, err)
 	assert.Empty(t, out, "nothing was left")
 	ended, read := map[string]string{}, map[string]string{}
+	var pauses []string
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
 	for line := range strings.Lines(string(b)) {
@@ -126,11 +157,15 @@ func checkChanges(t *testing.T, s setup, a account) {
 		case e == nil:
 		case e.Kind == "action" && e.Fields["phase"] != "begin":
 			ended[e.Name] = e.Fields["phase"] + e.Detail
+		case e.Kind == "proxy" && e.Name != "metrics" && e.Name != "silent":
+			pauses = append(pauses, e.Name)
+			assert.Equal(t, "node-a", e.Fields["node"])
 		case e.Kind == "sysctl":
 			read[e.Fields["node"]] = e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"] + " " + e.Fields["net.netfilter.nf_conntrack_tcp_timeout_close_wait"]
 		}
 	}
-	assert.Equal(t, map[string]string{"conntrack_settings": "end", "upgrade_proxy": "end"}, ended)
+	assert.Equal(t, map[string]string{"conntrack_settings": "end", "upgrade_proxy": "end", "pause_proxy": "end", "resume_proxy": "end"}, ended)
+	assert.Equal(t, []string{"paused", "resumed"}, pauses)
 	assert.Equal(t, map[string]string{"node-a": ours, "node-b": ours}, read)
 }
 
@@ -141,7 +176,7 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	cmd := s.as(a).command(t.Context(), t, append([]string{"run", a.ref, "--target", "kubernetes", "--out", filepath.Join(t.TempDir(), "run")}, a.flags()...)...)
 	require.NoError(t, cmd.Start())
 	for range 600 {
-		if strings.Contains(s.outsides(t), "tablefull/undo") {
+		if strings.Contains(s.outsides(t), "tablefull/undo") && len(s.standing(t)) > 0 {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -149,6 +184,7 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	require.NotEqual(t, before, s.outsides(t))
+	require.Equal(t, []string{"node-a"}, s.standing(t))
 	clean := s.as(a).command(t.Context(), t, "clean")
 	var said bytes.Buffer
 	clean.Stderr = &said
@@ -156,6 +192,8 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	require.NoError(t, err, said.String())
 	assert.Regexp(t, `^tablefull-\S+\n$`, string(out))
 	assert.Contains(t, said.String(), "put back ConfigMap kube-system/kube-proxy")
+	assert.Contains(t, said.String(), "put back kube-proxy on node node-a")
+	assert.Empty(t, s.standing(t))
 	assert.Equal(t, before, s.outsides(t))
 	for _, node := range s.cluster.NodeNames() {
 		assert.Eventually(t, func() bool { return s.timeouts(t, node) == "86400 3600" }, 2*time.Minute, 50*time.Millisecond, node)

@@ -198,7 +198,8 @@ func remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 	}
 }
 
-// cleanRights are for Clean, with those for remove.
+// cleanRights are for Clean, with those for remove and, for cleanPauses, to list
+// pods, which a run does as well.
 func cleanRights() []Right { return may("", "namespaces", "list") }
 
 // Clean removes what runs whose controller was killed have left: all
@@ -228,6 +229,10 @@ func clean(ctx context.Context, client kubernetes.Interface, proxy types.Namespa
 		return putBackAll(ctx, client, objects, run, func(o outside) { did(o.String()) })
 	}
 	for _, n := range list.Items {
+		// First of all: what is rolled out waits for a kube-proxy that is stopped.
+		if err := cleanPauses(ctx, client, n.Name, did); err != nil {
+			errs = append(errs, err)
+		}
 		objects, err := parseOutsides(n.Annotations[changesAnnotation])
 		if err == nil {
 			err = back(objects, n.Labels[runLabel])

@@ -64,7 +64,47 @@ func TestObjects(t *testing.T) {
 	assert.Equal(t, map[string]int{"Namespace": 1, "Secret": 1, "ServiceAccount": 3, "DaemonSet": 1, "Job": 1, "Deployment": 2, "Service": 2}, kinds)
 }
 
+// What pauses kube-proxy is there for a scenario that does, on the nodes that
+// traffic enters by, and may do that and nothing else.
+func TestPauser(t *testing.T) {
+	s := testSettings()
+	assert.NotContains(t, s.files(), pauserFile)
+	s.pauses = pauses([]scenarios.Action{{ResumeProxy: &scenarios.Simple{}}})
+	assert.False(t, s.pauses, "there is nothing to resume")
+	s.pauses = pauses([]scenarios.Action{{PauseProxy: &scenarios.Simple{}}})
+	assert.Contains(t, s.files(), pauserFile)
+	objects, err := s.objects(pauserFile)
+	require.NoError(t, err)
+	require.Len(t, objects, 2)
+	ds := objects[1].(*appsv1.DaemonSet)
+	assert.Equal(t, pauserName, ds.Name)
+	assert.Equal(t, pauserName, ds.Spec.Template.Labels[componentLabel])
+	pod := ds.Spec.Template.Spec
+	checkSecurity(t, ds.Spec.Template, []corev1.Capability{"KILL"})
+	assert.True(t, pod.HostPID)
+	assert.False(t, pod.HostNetwork)
+	require.Len(t, pod.Volumes, 1)
+	assert.NotNil(t, pod.Volumes[0].EmptyDir, "which outlasts the container")
+	assert.Subset(t, pod.Containers[0].Args, []string{"--listen=tcp:127.0.0.1:61001", "--lonely=20s", "--stopped=" + stoppedFile})
+	assert.Equal(t, on([]string{"a", "b"}), pod.Affinity.NodeAffinity)
+}
+
 func checkPod(t *testing.T, pod corev1.PodTemplateSpec, capabilities []corev1.Capability) {
+	t.Helper()
+	checkSecurity(t, pod, capabilities)
+	c := pod.Spec.Containers[0]
+	assert.False(t, pod.Spec.HostPID)
+	assert.Contains(t, c.Args, "--lonely=1m")
+	if c.ReadinessProbe != nil {
+		if probe := c.ReadinessProbe; probe.HTTPGet != nil {
+			assert.Equal(t, 61001, probe.HTTPGet.Port.IntValue())
+		} else {
+			assert.Equal(t, 61001, probe.TCPSocket.Port.IntValue())
+		}
+	}
+}
+
+func checkSecurity(t *testing.T, pod corev1.PodTemplateSpec, capabilities []corev1.Capability) {
 	t.Helper()
 	assert.False(t, *pod.Spec.AutomountServiceAccountToken)
 	require.Len(t, pod.Spec.Containers, 1)
@@ -77,14 +117,6 @@ func checkPod(t *testing.T, pod corev1.PodTemplateSpec, capabilities []corev1.Ca
 	assert.Equal(t, capabilities, c.SecurityContext.Capabilities.Add)
 	assert.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, c.SecurityContext.SeccompProfile.Type)
 	assert.NotContains(t, strings.Join(c.Args, " "), "10399")
-	assert.Contains(t, c.Args, "--lonely=1m")
-	if c.ReadinessProbe != nil {
-		if probe := c.ReadinessProbe; probe.HTTPGet != nil {
-			assert.Equal(t, 61001, probe.HTTPGet.Port.IntValue())
-		} else {
-			assert.Equal(t, 61001, probe.TCPSocket.Port.IntValue())
-		}
-	}
 }
 
 func TestPorts(t *testing.T) {
@@ -111,7 +143,7 @@ func portsOf(ports []corev1.ServicePort) string {
 func TestRefusals(t *testing.T) {
 	for name, want := range map[string]string{
 		"short-lived": "", "healthy": "", "idle": "", "dns-flood": "", "gateway": "",
-		"syn-flood": "flood", "stale-rules": "pause_proxy", "rollout-termination-race": "lab.proxy", "scale-to-zero-udp": "", "port-reuse-rollout": "source_ports",
+		"syn-flood": "flood", "stale-rules": "--kube-proxy", "rollout-termination-race": "lab.proxy", "scale-to-zero-udp": "", "port-reuse-rollout": "source_ports",
 	} {
 		s, _, err := scenarios.Load(name, nil)
 		require.NoError(t, err)
@@ -191,8 +223,9 @@ func TestRefusedActions(t *testing.T) {
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, says: "--kube-proxy"},
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{Clean: true}}, restart: true, says: "clean"},
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{Down: 1}}, restart: true, says: "down"},
-		{action: scenarios.Action{PauseProxy: &scenarios.Simple{}}, says: "no signals"},
-		{action: scenarios.Action{ResumeProxy: &scenarios.Simple{}}, says: "no signals"},
+		{action: scenarios.Action{PauseProxy: &scenarios.Simple{}}, says: "--kube-proxy"},
+		{action: scenarios.Action{PauseProxy: &scenarios.Simple{}}, restart: true},
+		{action: scenarios.Action{ResumeProxy: &scenarios.Simple{}}, restart: true},
 		{action: scenarios.Action{UpgradeProxy: &scenarios.Proxy{Binary: "v1.2.3", Mode: "nftables"}}, restart: true},
 		{action: scenarios.Action{UpgradeProxy: &scenarios.Proxy{Binary: "v1.2.3"}}, says: "--kube-proxy"},
 		{action: scenarios.Action{UpgradeProxy: &scenarios.Proxy{Binary: "/a/file"}}, restart: true, says: "another version"},

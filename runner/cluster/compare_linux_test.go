@@ -43,6 +43,10 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string) {
 			scenario: "proxy-restart-under-load", verdict: "pass",
 			both: []string{"duration=5s", "actions[0].count=1", "traffic[0].short_lived.rate=200/s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
 		}, {
+			// The rollout waits for the kubelet here, and the restart for the scheduler.
+			scenario: "stale-rules", verdict: "pass", leading: []string{"stale_backend"},
+			both: []string{"duration=22s", "actions[2].at=14s", "traffic[0].short_lived.rate=40/s", "expect[2]=stale_backend > 100", "expect[3]=failures < 10 during 19s..22s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
+		}, {
 			// A pod takes longer to start here than in a lab.
 			scenario: "scale-to-zero-udp", verdict: "pass", leading: []string{"stale_backend"},
 			both: []string{"duration=11s", "actions[0].at=1s", "actions[1].at=3s", "expect[0]=stale_backend > 300", "expect[1]=failures == 0 during 9s..11s"},

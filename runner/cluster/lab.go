@@ -25,6 +25,7 @@ type Lab struct {
 	workers  []*remote
 	nodes    []*remote
 	pods     []*remote
+	pausers  []*remote // by node; none where nothing is paused
 	services []runlog.ServiceInfo
 
 	// What Serve sets.
@@ -35,13 +36,17 @@ type Lab struct {
 	tasks  sync.WaitGroup
 	watch  *watch
 
-	mu      sync.Mutex // guards pods and what follows
-	want    map[string]int
-	busy    map[string]bool
-	changed chan struct{} // closed and replaced at each change of a pod
-	touched []string      // nodes whose kube-proxy was deleted
-	turn    chan struct{} // has one in it while kube-proxy is being changed
-	held    []outside     // what Close has to put back, in that order
+	duration time.Duration // of the traffic
+
+	mu       sync.Mutex // guards pods and what follows
+	want     map[string]int
+	busy     map[string]bool
+	changed  chan struct{}     // closed and replaced at each change of a pod
+	touched  []string          // nodes whose kube-proxy was deleted
+	turn     chan struct{}     // has one in it while kube-proxy is being changed
+	held     []outside         // what Close has to put back, in that order
+	paused   map[string]string // by node whose kube-proxy this run has stopped: the job that holds it
+	pausings int
 
 	close    sync.Mutex
 	closed   bool
@@ -67,12 +72,14 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	l := &Lab{
 		env: e, settings: e.settings(t.RunID, nodes, t.Services),
 		want: map[string]int{}, busy: map[string]bool{}, turn: make(chan struct{}, 1), changed: make(chan struct{}),
+		paused: map[string]string{}, duration: t.Duration,
 	}
+	l.settings.pauses = pauses(t.Actions)
 	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy)
 	for _, s := range t.Services {
 		l.want[s.Name] = s.Pods
 	}
-	objects, err := l.settings.objects(allFiles()...)
+	objects, err := l.settings.objects(l.settings.files()...)
 	if err != nil {
 		return nil, err
 	}
@@ -100,16 +107,21 @@ func (l *Lab) findAgents(ctx context.Context) error {
 	for _, s := range l.settings.services {
 		targets += s.Pods
 	}
-	for _, want := range []struct {
+	type component struct {
 		component string
 		n         int
 		role      env.Role
 		to        *[]*remote
-	}{
+	}
+	all := []component{
 		{"worker", len(l.settings.nodes), env.Client, &l.workers},
 		{"sampler", nodes, env.Node, &l.nodes},
 		{"target", targets, env.Pod, &l.pods},
-	} {
+	}
+	if l.settings.pauses {
+		all = append(all, component{pauserName, len(l.settings.nodes), env.Helper, &l.pausers})
+	}
+	for _, want := range all {
 		wait := notReady
 		if want.role == env.Pod {
 			wait = notRunning
@@ -215,7 +227,7 @@ func (l *Lab) Hosts() []env.Host {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []env.Host
-	for _, list := range [][]*remote{l.workers, l.nodes, l.pods} {
+	for _, list := range [][]*remote{l.workers, l.nodes, l.pods, l.pausers} {
 		for _, r := range list {
 			if !r.ended.Load() {
 				out = append(out, r)
@@ -377,7 +389,8 @@ func (l *Lab) Close(ctx context.Context) error {
 		l.stop()
 		l.tasks.Wait()
 	}
-	for _, list := range [][]*remote{l.workers, l.nodes, l.pods} {
+	goOn := l.resumeAll(ctx)
+	for _, list := range [][]*remote{l.workers, l.nodes, l.pods, l.pausers} {
 		for _, r := range list {
 			if r != nil {
 				_ = r.forward.Close() // its pod goes away
@@ -387,6 +400,6 @@ func (l *Lab) Close(ctx context.Context) error {
 	back := l.putBack(ctx, false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	l.closeErr = errors.Join(back, l.proxiesAreBack(ctx), remove(ctx, l.env.client, l.settings.namespace))
+	l.closeErr = errors.Join(goOn, back, l.proxiesAreBack(ctx), remove(ctx, l.env.client, l.settings.namespace))
 	return l.closeErr
 }

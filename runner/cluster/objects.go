@@ -48,14 +48,23 @@ type settings struct {
 	nodes                        []string // that traffic enters by: a worker runs on each
 	services                     []scenarios.Service
 	changes                      []outside // what actions may change outside the namespace
+	pauses                       bool      // so that there have to be pausers
 }
 
 // samplerName is that of the DaemonSet of samplers, in its manifest.
 const samplerName = "sampler"
 
-// allFiles are the base's files that a run applies, in order.
+// allFiles are the base's files that every run applies, in order.
 func allFiles() []string {
 	return []string{"namespace.yaml", "accounts.yaml", "sampler.yaml", "worker.yaml", "target.yaml"}
+}
+
+// files are those that this run applies.
+func (s settings) files() []string {
+	if s.pauses {
+		return append(allFiles(), pauserFile)
+	}
+	return allFiles()
 }
 
 // read returns the objects of one of the base's files.
@@ -132,6 +141,9 @@ func (s settings) fillIn(o runtime.Object) error {
 	switch o := o.(type) {
 	case *appsv1.DaemonSet:
 		s.fillInPod(&o.Spec.Template)
+		if o.Name == pauserName {
+			o.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: on(s.nodes)}
+		}
 	case *appsv1.Deployment:
 		s.fillInPod(&o.Spec.Template)
 	case *batchv1.Job:

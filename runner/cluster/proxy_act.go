@@ -419,11 +419,14 @@ func putBackTimeout(nodes int) time.Duration {
 	return 2*time.Minute + time.Duration(nodes)*15*time.Second
 }
 
-// PutBack puts back what the run has changed outside its own namespace, waits
+// PutBack lets a kube-proxy go on that the run has stopped, puts back what it has
+// changed outside its own namespace, waits
 // until that has been rolled out, and reads the nodes' settings back, for which
 // their agents must not have ended. It is done once: Close does it where nobody has,
 // and then reads nothing.
-func (l *Lab) PutBack(ctx context.Context) error { return l.putBack(ctx, true) }
+func (l *Lab) PutBack(ctx context.Context) error {
+	return errors.Join(l.resumeAll(ctx), l.putBack(ctx, true))
+}
 
 func (l *Lab) putBack(ctx context.Context, verify bool) error {
 	l.mu.Lock()

@@ -81,7 +81,10 @@ func refusedAction(a scenarios.Action, restart bool) string {
 		}
 		return ""
 	case a.PauseProxy != nil, a.ResumeProxy != nil:
-		return "a sampler may send no signals to a node's processes"
+		if !restart {
+			return "it stops kube-proxy on the nodes that traffic enters by: name the DaemonSet for which that is allowed, as --kube-proxy kube-system/kube-proxy"
+		}
+		return ""
 	case a.UpgradeProxy != nil:
 		return refusedUpgrade(a, restart)
 	case a.Flush != nil:

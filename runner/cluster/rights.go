@@ -88,7 +88,11 @@ func Rights(s *scenarios.Scenario, proxy types.NamespacedName) ([]Right, error) 
 		watchRights(proxy), removeRights(), cleanRights(),
 	)
 	for _, a := range s.Actions {
-		all = append(all, actionRights(a, proxy)...)
+		rights, err := actionRights(a, proxy)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rights...)
 	}
 	return LeastOf(all), nil
 }

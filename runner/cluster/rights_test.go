@@ -61,6 +61,9 @@ func TestRights(t *testing.T) {
 		{scenarios.Action{DeletePod: &scenarios.DeletePod{Service: "web"}}, none, "delete pods in every namespace"},
 		{scenarios.Action{Ballast: &scenarios.Refill{}}, proxy, "get daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, proxy, "delete pods in kube-system; get daemonsets.apps kube-proxy in kube-system"},
+		{scenarios.Action{PauseProxy: &scenarios.Simple{}}, proxy, "create serviceaccounts tablefull-pauser in every namespace; patch serviceaccounts tablefull-pauser in every namespace; " +
+			"create daemonsets.apps pauser in every namespace; delete daemonsets.apps pauser in every namespace; patch daemonsets.apps pauser in every namespace; get daemonsets.apps kube-proxy in kube-system"},
+		{scenarios.Action{ResumeProxy: &scenarios.Simple{}}, proxy, "get daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, proxy, "get daemonsets.apps kube-proxy in kube-system; patch daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{ConntrackSettings: &scenarios.ConntrackSettings{}}, proxy, "get configmaps kube-proxy in kube-system; patch configmaps kube-proxy in kube-system; get daemonsets.apps kube-proxy in kube-system; patch daemonsets.apps kube-proxy in kube-system"},
 	} {

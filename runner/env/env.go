@@ -11,6 +11,7 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/scenarios"
@@ -23,6 +24,7 @@ const (
 	Client Role = "client" // sends the traffic
 	Node   Role = "node"   // forwards, tracks and NATs: its table is under test
 	Pod    Role = "pod"    // answers
+	Helper Role = "helper" // does to a node what its own agent may not; there is nothing of it to sample
 )
 
 // An Environment is a place that can run scenarios.
@@ -185,6 +187,8 @@ type Topology struct {
 	// Actions are what Act will be asked to do, so that where they change
 	// something outside the lab's own hosts that can be noted before.
 	Actions []scenarios.Action
+	// Duration is how long traffic lasts.
+	Duration time.Duration
 	// Slots is how many hosts to keep for the pods of a service that come and
 	// go, by its name: at least as many as there ever are at once.
 	Slots map[string]int
@@ -217,6 +221,7 @@ type Job struct {
 	Age     *AgeJob     `json:"age,omitempty"`
 
 	ProxyMetrics *ProxyMetricsJob `json:"proxy_metrics,omitempty"`
+	Pause        *PauseJob        `json:"pause,omitempty"`
 }
 
 // An Update is what a running job is told. Exactly one field is set, but for
@@ -440,6 +445,20 @@ type LockJob struct {
 type ProxyMetricsJob struct {
 	At    netip.AddrPort `json:"at"`    // where it serves them
 	Every float64        `json:"every"` // s
+}
+
+// PauseJob stops (SIGSTOP) the processes of a container on this host's machine,
+// and is ready when all their threads stand. They go on (SIGCONT) at Stop, when
+// the agent ends, and after For seconds at the latest; the job ends early where
+// they have ended. The agent must see the machine's processes.
+type PauseJob struct {
+	Node      string `json:"node"`      // for the records
+	Container string `json:"container"` // the id that the container runtime has given it
+	Program   string `json:"program"`   // of its processes only those of this name, as /proc/PID/comm has it
+	// For is the dead man's switch, s.
+	For float64 `json:"for"`
+	// Journal is the file that names what is stopped, written before that.
+	Journal string `json:"journal"`
 }
 
 // XtablesLock is the file whose lock the iptables programs of a node take (as

@@ -52,7 +52,11 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 	if err != nil {
 		return err
 	}
-	return l.onNodes(ctx, a.Nodes, func(ctx context.Context, h env.Host) error {
+	on := l.onNodes
+	if a.RestartProxy != nil && a.RestartProxy.Rolling {
+		on = l.onNodesInTurn
+	}
+	return on(ctx, a.Nodes, func(ctx context.Context, h env.Host) error {
 		if err := h.Update(ctx, proxyJob, u); err != nil || u.Upgrade == nil {
 			return err
 		}
@@ -163,8 +167,8 @@ func (l *Lab) deployed(service string, do func(*deployment) error) error {
 	return fmt.Errorf("there is no service %q", service)
 }
 
-// onNodes does something on the named nodes, or on all, at once.
-func (l *Lab) onNodes(ctx context.Context, names []string, do func(context.Context, env.Host) error) error {
+// named are the nodes of these names, or all.
+func (l *Lab) named(names []string) ([]env.Host, error) {
 	var nodes []env.Host
 	for _, h := range l.hosts {
 		if h.Role() == env.Node && (len(names) == 0 || slices.Contains(names, h.Name())) {
@@ -172,13 +176,36 @@ func (l *Lab) onNodes(ctx context.Context, names []string, do func(context.Conte
 		}
 	}
 	if len(nodes) == 0 {
-		return errors.New("there is no such node")
+		return nil, errors.New("there is no such node")
+	}
+	return nodes, nil
+}
+
+// onNodes does something on the named nodes, or on all, at once.
+func (l *Lab) onNodes(ctx context.Context, names []string, do func(context.Context, env.Host) error) error {
+	nodes, err := l.named(names)
+	if err != nil {
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, h := range nodes {
 		g.Go(func() error { return do(ctx, h) })
 	}
 	return g.Wait()
+}
+
+// onNodesInTurn does it on one after the other.
+func (l *Lab) onNodesInTurn(ctx context.Context, names []string, do func(context.Context, env.Host) error) error {
+	nodes, err := l.named(names)
+	if err != nil {
+		return err
+	}
+	for _, h := range nodes {
+		if err := do(ctx, h); err != nil {
+			return fmt.Errorf("node %s: %w", h.Name(), err)
+		}
+	}
+	return nil
 }
 
 // warn records what limits the trust in the run.

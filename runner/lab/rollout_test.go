@@ -382,6 +382,30 @@ func TestPausedProxy(t *testing.T) {
 	assert.Equal(t, []runlog.Outcome{runlog.OK}, slices.Collect(maps.Keys(stop())))
 }
 
+// Rolling restarts one node's proxy after the other's is back; otherwise all are
+// down at once.
+func TestRollingRestart(t *testing.T) {
+	top := topology(t, "ipv4", service("web", "tcp", 1))
+	top.Lab.Nodes = 2
+	l, _ := serve(t, top, 1)
+	span := func(node string) (ended, back float64) {
+		for _, r := range records(t, l.host(node)) {
+			if e := r.Event; e != nil && e.Kind == "proxy" && e.Name == "ended" {
+				ended = r.T
+			} else if e != nil && e.Kind == "proxy" && e.Name == "synced" {
+				back = r.T
+			}
+		}
+		return ended, back
+	}
+	for _, rolling := range []bool{true, false} {
+		act(t, l, scenarios.Action{RestartProxy: &scenarios.RestartProxy{Rolling: rolling, Down: ms(500)}})
+		_, back := span("node1")
+		ended, _ := span("node2")
+		assert.Equal(t, rolling, ended >= back, "node1 was back at %.3f, and node2 ended at %.3f", back, ended)
+	}
+}
+
 func TestRestartedProxy(t *testing.T) {
 	web := withLife(service("web", "tcp", 1), scenarios.Lifecycle{Grace: ms(30_000), OnSIGTERM: "drain"})
 	l, _ := serve(t, topology(t, "ipv4", web), 2)
