@@ -149,6 +149,22 @@ func TestGateVerdicts(t *testing.T) {
 	}
 	c := Compare(&Experiment{Gate: gate}, nil)
 	assert.Equal(t, Inconclusive, c.Verdict, "nothing at all")
+
+	// What is lost more is said with its reason; a latency that is worse has none.
+	for p99, want := range map[float64]bool{10: true, 50: false} {
+		failed := map[bool]uint64{true: 500}[want]
+		e, trials := experimentWith(gate, around(8, 10, 0), around(8, p99, failed))
+		for i := range trials {
+			if trials[i].Arm == "b" && failed > 0 {
+				trials[i].Findings.Causes = []Cause{{Cause: "stale_backend", Failures: 495}, {Cause: "unknown", Failures: 5}, {Cause: generatorLate, Failures: 3}}
+			}
+		}
+		c := Compare(e, trials)
+		require.Equal(t, Fail, c.Verdict)
+		said := strings.Join(c.Reasons, "\n")
+		assert.Equal(t, want, strings.Contains(said, "why: b's failed attempts, 4000 in 8 trials: stale_backend 99.0 %, unknown 1.0 %; a's failed attempts, 0 in 8 trials"), said)
+		assert.Equal(t, want, strings.Contains(said, ", which stands for the others: It ran."), said)
+	}
 }
 
 // Where no metric decides, the arms' own thresholds and expectations do.

@@ -157,6 +157,9 @@ func (c *Comparison) judge(e *Experiment) {
 	if len(e.Gate) > 0 {
 		gateOpen, gateFails := c.gate(e)
 		open, fails = append(open, gateOpen...), append(fails, gateFails...)
+		if len(gateFails) > 0 {
+			fails = append(fails, c.why()...)
+		}
 	}
 	c.Verdict = judged(open, fails, false)
 	c.Reasons = append(c.Reasons, slices.Concat(open, fails, shown, notes)...)
