@@ -95,6 +95,9 @@ func (p *Plan) refusals() []string {
 		out = append(out, "conntrack.buckets: the hash table is shared by all network namespaces of this machine's kernel; lab.kernel: private has one of its own")
 	}
 	for i, a := range s.Actions {
+		if (a.DrainNode != nil || a.UncordonNode != nil) && !p.Caps.Cluster {
+			out = append(out, fmt.Sprintf("actions[%d] %s: only a cluster has nodes to drain (--target kubernetes); in the lab write delete_pod", i, a.Kind()))
+		}
 		if c := a.ConntrackSettings; c != nil && (c.MaxPerCore != nil || c.Min != nil) && p.Caps.Lookup(env.ProxyConfigMap).State != env.Yes {
 			out = append(out, fmt.Sprintf("actions[%d] conntrack_settings: max_per_core and min are in kube-proxy's ConfigMap, which only a cluster has; in the lab write max, or lab.proxy.conntrack", i))
 		}

@@ -221,7 +221,7 @@ func (p *Plan) clusterChanges() []string {
 		"upgrade_proxy":      "kube-proxy's DaemonSet gets another image, and its own again",
 		"conntrack_settings": "kube-proxy's ConfigMap is changed and its DaemonSet rolled out, and both again to put it back",
 		"pause_proxy":        "kube-proxy is stopped on the nodes, and goes on at the end at the latest",
-		"drain":              "the nodes are cordoned and drained, and uncordoned",
+		"drain_node":         "the nodes are cordoned and drained, and uncordoned",
 	}
 	for _, a := range p.Scenario.Actions {
 		if what := kinds[a.Kind()]; what != "" {

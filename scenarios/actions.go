@@ -28,6 +28,8 @@ type Action struct {
 	RestartProxy      *RestartProxy      `yaml:"restart_proxy,omitempty" jsonschema_description:"End the node's proxy and start it anew."`
 	PauseProxy        *Simple            `yaml:"pause_proxy,omitempty" jsonschema_description:"Stop the node's proxy (SIGSTOP): its rules stay as they are and grow stale. On a cluster it goes on at the end of the run at the latest."`
 	ResumeProxy       *Simple            `yaml:"resume_proxy,omitempty" jsonschema_description:"Let a paused proxy go on."`
+	DrainNode         *Simple            `yaml:"drain_node,omitempty" jsonschema_description:"On a cluster only: cordon the node and evict the run's own pods from it, as kubectl drain does. Pods of others stay. It is uncordoned at the end of the run at the latest."`
+	UncordonNode      *Simple            `yaml:"uncordon_node,omitempty" jsonschema_description:"On a cluster only: let pods come to a node again that the run has drained."`
 	UpgradeProxy      *Proxy             `yaml:"upgrade_proxy,omitempty" jsonschema_description:"Put another proxy in its place: another binary, or another mode."`
 	Ballast           *Refill            `yaml:"ballast,omitempty" jsonschema_description:"Change how much of the table is filled with ballast."`
 	Flush             *Flush             `yaml:"flush,omitempty" jsonschema_description:"Delete entries from the node's table, as conntrack -D or -F does."`
@@ -99,7 +101,7 @@ type HoldXtablesLock struct {
 }
 
 // kinds are the names of the actions, as fields of [Action].
-var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "upgrade_proxy", "ballast", "flush", "set_sysctl", "conntrack_settings", "hold_xtables_lock"}
+var kinds = []string{"rollout", "scale", "delete_pod", "restart_proxy", "pause_proxy", "resume_proxy", "drain_node", "uncordon_node", "upgrade_proxy", "ballast", "flush", "set_sysctl", "conntrack_settings", "hold_xtables_lock"}
 
 // nameActions names those without a name after their kind, with a number from
 // the second one of a kind on.
@@ -148,7 +150,7 @@ func (a *Action) setKinds() []string {
 	var set []string
 	for i, is := range []bool{
 		a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.RestartProxy != nil, a.PauseProxy != nil, a.ResumeProxy != nil,
-		a.UpgradeProxy != nil, a.Ballast != nil, a.Flush != nil, a.SetSysctl != nil, a.ConntrackSettings != nil, a.HoldXtablesLock != nil,
+		a.DrainNode != nil, a.UncordonNode != nil, a.UpgradeProxy != nil, a.Ballast != nil, a.Flush != nil, a.SetSysctl != nil, a.ConntrackSettings != nil, a.HoldXtablesLock != nil,
 	} {
 		if is {
 			set = append(set, kinds[i])

@@ -99,6 +99,8 @@ actions:
   - {restart_proxy: {clean: true, down: 2s, rolling: true}, nodes: [node1]}
   - {pause_proxy: {}}
   - {resume_proxy: {}}
+  - {drain_node: {}}
+  - {uncordon_node: {}}
   - upgrade_proxy:
       mode: ipvs
       ipvs: {conn_reuse_mode: 0, expire_nodest_conn: false, drain_check: 5s}

@@ -60,6 +60,9 @@ func (v *validator) action(path string, a *Action) {
 	if x := a.RestartProxy; x != nil {
 		v.lasts(path+".restart_proxy.down", x.Down, 0, maxTimeout)
 	}
+	if a.UncordonNode != nil && !slices.ContainsFunc(v.s.Actions, func(b Action) bool { return b.DrainNode != nil }) {
+		v.fail(path+".uncordon_node", "nothing drains a node", "write an action drain_node before it")
+	}
 	if x := a.UpgradeProxy; x != nil {
 		v.upgrade(path+".upgrade_proxy", x)
 	}

@@ -161,8 +161,9 @@ end by themselves a minute after that, and take their ballast out of the nodes'
 tables; the empty pods stay until this.
 
 What such a run has changed outside its namespace (kube-proxy's ConfigMap and
-DaemonSet) it puts back first, waits until that is rolled out, and names it on
-standard error. What was there before stands in the annotation tablefull/undo of
+DaemonSet, nodes that it has drained) it puts back first, waits until that is
+rolled out, and names it on standard error. A kube-proxy that it has paused goes
+on before that. What was there before stands in the annotation tablefull/undo of
 each changed object; what somebody else has changed since is left alone.
 
 Runs that go on in the cluster, yours or somebody else's, lose theirs, too.

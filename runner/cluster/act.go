@@ -36,6 +36,10 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 		return l.pauseProxies(ctx, l.chosen(a.Nodes))
 	case a.ResumeProxy != nil:
 		return l.resumeProxies(ctx, l.chosen(a.Nodes))
+	case a.DrainNode != nil:
+		return l.drain(ctx, l.chosen(a.Nodes))
+	case a.UncordonNode != nil:
+		return l.uncordon(ctx, l.chosen(a.Nodes))
 	case a.ConntrackSettings != nil:
 		return l.inTurn(ctx, func() error { return l.configure(ctx, a) })
 	case a.UpgradeProxy != nil:
@@ -49,8 +53,11 @@ func (l *Lab) Act(ctx context.Context, a scenarios.Action) error {
 // actionRights are for Act, and for what Close and Clean put back after it.
 func actionRights(a scenarios.Action, proxy types.NamespacedName) ([]Right, error) {
 	var out []Right
-	for _, o := range outsides(a, proxy) {
+	for _, o := range outsides(a, proxy, []string{""}) { // a node has no right of its own
 		out = append(out, o.rights()...)
+	}
+	if a.DrainNode != nil {
+		out = append(out, drainRights()...)
 	}
 	if len(out) > 0 {
 		return out, nil

@@ -26,10 +26,12 @@ services: [{name: web, pods: 2}]
 traffic:
   - {name: clients, to: web, short_lived: {rate: 20/s}}
 actions:
+  - {at: 200ms, drain_node: {}}
   - {at: 500ms, pause_proxy: {}}
   - {at: 1s, conntrack_settings: {timeouts: {tcp_timeout_established: 2h, tcp_timeout_close_wait: 90s}}}
   - {at: 2s, upgrade_proxy: {binary: ` + otherVersion + `}}
   - {at: 4s, resume_proxy: {}}
+  - {at: 15s, uncordon_node: {}}
 `
 
 // otherVersion is another kube-proxy's than the cluster's.
@@ -147,9 +149,10 @@ func checkChanges(t *testing.T, s setup, a account) {
 	require.NoError(t, err)
 	assert.Empty(t, out, "nothing was left")
 	ended, read := map[string]string{}, map[string]string{}
-	var pauses []string
+	var pauses, drained []string
 	b, err := os.ReadFile(filepath.Join(dir, "run.jsonl"))
 	require.NoError(t, err)
+	moved := 0
 	for line := range strings.Lines(string(b)) {
 		var r runlog.Record
 		require.NoError(t, json.Unmarshal([]byte(line), &r))
@@ -160,12 +163,20 @@ func checkChanges(t *testing.T, s setup, a account) {
 		case e.Kind == "proxy" && e.Name != "metrics" && e.Name != "silent":
 			pauses = append(pauses, e.Name)
 			assert.Equal(t, "node-a", e.Fields["node"])
+		case e.Kind == "node" && strings.HasSuffix(e.Detail, "cordoned"):
+			drained = append(drained, e.Detail)
+			assert.Equal(t, "node-a", e.Name)
+		case e.Kind == "pod" && e.Detail == "ready" && r.T > 0.2 && e.Fields["service"] == "web":
+			assert.Equal(t, "node-b", e.Fields["node"], "in place of the one that was evicted")
+			moved++
 		case e.Kind == "sysctl":
 			read[e.Fields["node"]] = e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"] + " " + e.Fields["net.netfilter.nf_conntrack_tcp_timeout_close_wait"]
 		}
 	}
-	assert.Equal(t, map[string]string{"conntrack_settings": "end", "upgrade_proxy": "end", "pause_proxy": "end", "resume_proxy": "end"}, ended)
+	assert.Equal(t, []string{"cordoned", "uncordoned"}, drained)
+	assert.Equal(t, map[string]string{"drain_node": "end", "uncordon_node": "end", "conntrack_settings": "end", "upgrade_proxy": "end", "pause_proxy": "end", "resume_proxy": "end"}, ended)
 	assert.Equal(t, []string{"paused", "resumed"}, pauses)
+	assert.Positive(t, moved)
 	assert.Equal(t, map[string]string{"node-a": ours, "node-b": ours}, read)
 }
 
@@ -193,6 +204,7 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	assert.Regexp(t, `^tablefull-\S+\n$`, string(out))
 	assert.Contains(t, said.String(), "put back ConfigMap kube-system/kube-proxy")
 	assert.Contains(t, said.String(), "put back kube-proxy on node node-a")
+	assert.Contains(t, said.String(), "put back Node node-a")
 	assert.Empty(t, s.standing(t))
 	assert.Equal(t, before, s.outsides(t))
 	for _, node := range s.cluster.NodeNames() {

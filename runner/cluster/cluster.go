@@ -204,9 +204,9 @@ func cleanRights() []Right { return may("", "namespaces", "list") }
 
 // Clean removes what runs whose controller was killed have left: all
 // namespaces with our label, whose names it returns. Before that it puts back what their
-// actions have changed outside of these, and, where kube-proxy is named, what a
-// run has changed of that whose namespace is not there any more; it tells did of
-// each. A namespace whose changes could not be put back stays. It must not be
+// actions have changed outside of these, and what a run whose namespace is not
+// there any more has changed of nodes and, where kube-proxy is named, of that; it
+// tells did of each. A namespace whose changes could not be put back stays. It must not be
 // called while a run goes on in the cluster.
 func Clean(ctx context.Context, config *rest.Config, proxy types.NamespacedName, did func(what string)) ([]string, error) {
 	client, err := kubernetes.NewForConfig(config)
@@ -249,9 +249,14 @@ func clean(ctx context.Context, client kubernetes.Interface, proxy types.Namespa
 		}
 		removed = append(removed, n.Name)
 	}
-	if proxy != (types.NamespacedName{}) {
-		errs = append(errs, back(proxyObjects(proxy), ""))
+	left, err := drainedNodes(ctx, client)
+	if err != nil {
+		errs = append(errs, err)
 	}
+	if proxy != (types.NamespacedName{}) {
+		left = append(left, proxyObjects(proxy)...)
+	}
+	errs = append(errs, back(left, ""))
 	return removed, errors.Join(errs...)
 }
 

@@ -219,6 +219,8 @@ func TestRefusedActions(t *testing.T) {
 		{action: scenarios.Action{Scale: &scenarios.Scale{}}},
 		{action: scenarios.Action{DeletePod: &scenarios.DeletePod{}}},
 		{action: scenarios.Action{Ballast: &scenarios.Refill{}}},
+		{action: scenarios.Action{DrainNode: &scenarios.Simple{}}},
+		{action: scenarios.Action{UncordonNode: &scenarios.Simple{}}},
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, restart: true},
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, says: "--kube-proxy"},
 		{action: scenarios.Action{RestartProxy: &scenarios.RestartProxy{Clean: true}}, restart: true, says: "clean"},

@@ -75,7 +75,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 		paused: map[string]string{}, duration: t.Duration,
 	}
 	l.settings.pauses = pauses(t.Actions)
-	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy)
+	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy, nodes)
 	for _, s := range t.Services {
 		l.want[s.Name] = s.Pods
 	}

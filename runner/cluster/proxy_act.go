@@ -26,14 +26,20 @@ import (
 // namespace, in the order in which they are put back. The ConfigMap has the name
 // of the DaemonSet, as kubeadm's has: what is changed is known before any cluster
 // is asked.
-func outsides(a scenarios.Action, proxy types.NamespacedName) []outside {
+func outsides(a scenarios.Action, proxy types.NamespacedName, nodes []string) []outside {
 	if a.ConntrackSettings != nil {
 		return proxyObjects(proxy)
 	}
 	if a.UpgradeProxy != nil {
 		return []outside{{daemonset, proxy.Namespace, proxy.Name}}
 	}
-	return nil
+	var out []outside
+	if a.DrainNode != nil {
+		for _, n := range nodes {
+			out = append(out, outside{node, "", n})
+		}
+	}
+	return out
 }
 
 // proxyObjects are all of kube-proxy's that may be changed.
@@ -42,10 +48,10 @@ func proxyObjects(proxy types.NamespacedName) []outside {
 }
 
 // changes are those of all actions.
-func changes(actions []scenarios.Action, proxy types.NamespacedName) []outside {
+func changes(actions []scenarios.Action, proxy types.NamespacedName, nodes []string) []outside {
 	var out []outside
 	for _, a := range actions {
-		for _, o := range outsides(a, proxy) {
+		for _, o := range outsides(a, proxy, nodes) {
 			if !slices.Contains(out, o) {
 				out = append(out, o)
 			}
@@ -163,7 +169,7 @@ func (l *Lab) configure(ctx context.Context, a scenarios.Action) error {
 	if p.key == "" {
 		return fmt.Errorf("kube-proxy of DaemonSet %s cannot be configured: %s", l.env.cfg.KubeProxy, p.whyNot)
 	}
-	targets := outsides(a, l.env.cfg.KubeProxy)
+	targets := outsides(a, l.env.cfg.KubeProxy, nil)
 	object, err := targets[0].get(ctx, l.env.client)
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", targets[0], err)
@@ -212,7 +218,7 @@ func (l *Lab) upgrade(ctx context.Context, version string) error {
 	if now == want {
 		return fmt.Errorf("DaemonSet %s has the image %s already", l.env.cfg.KubeProxy, now)
 	}
-	l.holds(outsides(scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, l.env.cfg.KubeProxy)...)
+	l.holds(outsides(scenarios.Action{UpgradeProxy: &scenarios.Proxy{}}, l.env.cfg.KubeProxy, nil)...)
 	return l.rollOut(ctx, p.container, want)
 }
 
@@ -452,8 +458,11 @@ func putBackAll(ctx context.Context, c kubernetes.Interface, objects []outside, 
 		was, err := o.putBack(ctx, c, run)
 		if err == nil && was {
 			did(o)
-			if o.kind == daemonset {
+			switch o.kind {
+			case daemonset:
 				err = rolledOut(ctx, c, o)
+			case node:
+				err = uncordoned(ctx, c, o)
 			}
 		}
 		errs = append(errs, err)

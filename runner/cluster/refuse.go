@@ -68,7 +68,7 @@ func whole(refuse func(bool, string, ...any), path string, d scenarios.Duration)
 // refusedAction is why an action is not done in a cluster; empty where it is.
 func refusedAction(a scenarios.Action, restart bool) string {
 	switch {
-	case a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.Ballast != nil:
+	case a.Rollout != nil, a.Scale != nil, a.DeletePod != nil, a.Ballast != nil, a.DrainNode != nil, a.UncordonNode != nil:
 		return ""
 	case a.RestartProxy != nil:
 		switch {

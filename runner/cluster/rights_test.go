@@ -59,6 +59,7 @@ func TestRights(t *testing.T) {
 		{scenarios.Action{Rollout: &scenarios.Rollout{Service: "web"}}, none, ""},
 		{scenarios.Action{Scale: &scenarios.Scale{Service: "web"}}, none, ""},
 		{scenarios.Action{DeletePod: &scenarios.DeletePod{Service: "web"}}, none, "delete pods in every namespace"},
+		{scenarios.Action{DrainNode: &scenarios.Simple{}}, none, "get nodes; patch nodes; get pods in every namespace; create pods/eviction in every namespace"},
 		{scenarios.Action{Ballast: &scenarios.Refill{}}, proxy, "get daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{RestartProxy: &scenarios.RestartProxy{}}, proxy, "delete pods in kube-system; get daemonsets.apps kube-proxy in kube-system"},
 		{scenarios.Action{PauseProxy: &scenarios.Simple{}}, proxy, "create serviceaccounts tablefull-pauser in every namespace; patch serviceaccounts tablefull-pauser in every namespace; " +

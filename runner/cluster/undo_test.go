@@ -159,7 +159,7 @@ func TestWriteConflicts(t *testing.T) {
 }
 
 // Clean puts back what stands on a run's namespace, and what a run has changed
-// whose namespace is gone where it is told of what; a namespace whose changes
+// whose namespace is gone: of nodes, and of the DaemonSet that it is told of; a namespace whose changes
 // could not be put back stays.
 func TestClean(t *testing.T) {
 	run := func(name string, objects ...outside) *corev1.Namespace {
@@ -176,11 +176,11 @@ func TestClean(t *testing.T) {
 	removed, err := clean(t.Context(), client, types.NamespacedName{}, func(what string) { did = append(did, what) })
 	assert.Equal(t, []string{"tablefull-p", "tablefull-r"}, removed)
 	require.ErrorContains(t, err, "ConfigMap kube-system/gone")
-	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy"}, did, "the node is another run's")
+	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy", "Node a"}, did, "nodes are looked at, whoever has drained them")
 	removed, err = clean(t.Context(), client, types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"}, func(what string) { did = append(did, what) })
 	assert.Empty(t, removed)
 	require.Error(t, err)
-	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy", "DaemonSet kube-system/kube-proxy"}, did)
+	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy", "Node a", "DaemonSet kube-system/kube-proxy"}, did)
 }
 
 func TestParseOutside(t *testing.T) {

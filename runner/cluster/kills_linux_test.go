@@ -1,0 +1,63 @@
+//go:build linux
+
+package cluster_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A run that changes all that one can change outside of its namespace, killed at
+// random moments, ten times: clean and restore put all back, and leave nothing.
+func checkKills(t *testing.T, s setup) {
+	scenario := filepath.Join(t.TempDir(), "changes.yaml")
+	require.NoError(t, os.WriteFile(scenario, []byte(changesScenario), 0o600))
+	before := s.state(t)
+	const lasts = 50 * time.Second // about as long as such a run, with all that comes before and after
+	for n := 1; n <= 10; n++ {
+		after := time.Duration(rand.Int64N(int64(lasts)))
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			home := "XDG_STATE_HOME=" + t.TempDir()
+			with := func(args ...string) *exec.Cmd {
+				cmd := s.command(t.Context(), t, args...)
+				cmd.Env = append(cmd.Env, home)
+				return cmd
+			}
+			run := with("run", scenario, "--target", "kubernetes", "--kube-proxy", "kube-system/kube-proxy", "--node", "node-a", "--set", "conntrack.headroom=100000",
+				"--out", filepath.Join(t.TempDir(), "run"))
+			require.NoError(t, run.Start())
+			time.Sleep(after)
+			_ = run.Process.Kill()
+			_ = run.Wait()
+			left := s.state(t) != before
+			out, err := with("clean", "--kube-proxy", "kube-system/kube-proxy").CombinedOutput()
+			require.NoError(t, err, string(out))
+			out2, err := with("restore").CombinedOutput()
+			require.NoError(t, err, string(out2))
+			t.Logf("killed after %.1f s; something was changed: %v; ended by itself: %v\n%s%s", after.Seconds(), left, run.ProcessState.Exited(), out, out2)
+			// A kube-proxy that has just been started writes its settings a moment later.
+			assert.Eventually(t, func() bool { return s.state(t) == before }, time.Minute, 200*time.Millisecond)
+			assert.Equal(t, before, s.state(t))
+			assert.Less(t, s.entries(t, "node-a"), 20_000, "the ballast")
+		})
+	}
+}
+
+// state is all that such a run may change: the names of objects, those outside of
+// its namespace, what the nodes' kernels have, and which kube-proxies stand.
+func (s setup) state(t *testing.T) string {
+	t.Helper()
+	out := s.objects(t) + machineLimit(t) + fmt.Sprint(s.standing(t))
+	for _, node := range s.cluster.NodeNames() {
+		out += "\n" + node + " " + s.timeouts(t, node)
+	}
+	return out
+}
