@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,9 +15,27 @@ import (
 // for the agents and the supervisor that a lab starts.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "agent" || os.Args[1] == "lab" || os.Args[1] == "private") {
+		addNodeRules()
 		main()
 	}
 	testscript.Main(ownState{m}, map[string]func(){"tablefull": main})
+}
+
+// nodeRules names the variable of nft commands that a lab's nodes begin with.
+const nodeRules = "TABLEFULL_TEST_NODE_RULES"
+
+// addNodeRules gives the node's namespace, where this process is its agent,
+// rules that are not the lab's own: a limit that a test knows.
+func addNodeRules() {
+	rules := os.Getenv(nodeRules)
+	if rules == "" || os.Args[1] != "agent" || !slices.Contains(os.Args, "node1") {
+		return
+	}
+	nft := exec.Command("nft", "-f", "-")
+	nft.Stdin, nft.Stdout, nft.Stderr = strings.NewReader(rules), os.Stderr, os.Stderr
+	if err := nft.Run(); err != nil {
+		panic(err)
+	}
 }
 
 // ownState keeps the tests' journals apart from the user's, and fails where all
