@@ -309,6 +309,7 @@ func (p *Plan) topology(runID, workDir string) env.Topology {
 		t.NodeSysctls["nf_conntrack_"+name] = fmt.Sprint(int64(time.Duration(d) / time.Second))
 	}
 	for _, tr := range p.Scenario.Traffic {
+		t.FromOutside = t.FromOutside || tr.Via == "node_port"
 		if tr.ShortLived != nil && tr.ShortLived.SourcePorts != nil {
 			t.ReusePorts = true
 		}

@@ -483,17 +483,18 @@ func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 	info := r.Plan.Traffic[i]
 	entries := r.lab.Entries()
 	e, part := entries[k], env.Part{Index: k, Of: len(entries)}
+	to, sources := target, e.Sources
+	if t.Via == "node_port" {
+		to, sources = netip.AddrPortFrom(e.NodeAddr, svc.NodePort), e.Outside
+	}
 	j := env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
-		Traffic: t, Start: info.Start, End: info.End, Target: target, Targets: targets, Ports: ports, Part: part,
-		Sources: e.Sources, SourceCount: min(part.Has(r.Plan.Scenario.Lab.Clients.Addresses), hostsIn(e.Sources)), Floods: e.Floods,
+		Traffic: t, Start: info.Start, End: info.End, Target: to, Targets: targets, Ports: ports, Part: part,
+		Sources: sources, SourceCount: min(part.Has(r.Plan.Scenario.Lab.Clients.Addresses), hostsIn(sources)), Floods: e.Floods,
 		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: max(1, failuresPerSecond/len(entries)),
 		LateAfter: r.Plan.lateAfter(),
 	}}
 	if len(r.nodes()) > 1 {
 		j.Load.Node = e.Node
-	}
-	if t.Via == "node_port" {
-		j.Load.Target, j.Load.Sources = netip.AddrPortFrom(e.NodeAddr, svc.NodePort), e.Outside
 	}
 	return j
 }

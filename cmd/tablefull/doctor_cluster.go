@@ -241,9 +241,9 @@ func (out *clusterDiagnosis) place(named []string, facts map[string]env.Capabili
 		if x.Elsewhere || out.NodesNotRead != "" {
 			continue
 		}
-		n := max(1, x.sc.Lab.Nodes)
-		if len(fit) < n {
-			x.Refused = append(x.Refused, fmt.Sprintf("lab.nodes: traffic enters by %d nodes, and %d of the %d that were looked at take ordinary pods", n, len(fit), len(out.Nodes)))
+		n, needs := max(1, x.sc.Lab.Nodes), cluster.NodesFor(x.sc)
+		if len(fit) < needs && (len(named) == 0 || needs == n) {
+			x.Refused = append(x.Refused, fmt.Sprintf("lab.nodes: traffic enters by %d nodes%s, and %d of the %d that were looked at take ordinary pods", n, map[bool]string{true: " and is sent from as many others"}[needs > n], len(fit), len(out.Nodes)))
 			continue
 		}
 		candidates := fit

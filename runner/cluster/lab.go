@@ -76,6 +76,11 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 	}
 	l.settings.pauses = pauses(t.Actions)
 	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy, nodes)
+	if t.FromOutside {
+		if err := e.outside(ctx, &l.settings); err != nil {
+			return nil, err
+		}
+	}
 	for _, s := range t.Services {
 		l.want[s.Name] = s.Pods
 	}
@@ -131,6 +136,10 @@ func (l *Lab) findAgents(ctx context.Context) error {
 			return err
 		}
 		*want.to = make([]*remote, len(pods))
+		port := l.settings.port
+		if want.role == env.Client {
+			port = l.settings.workerPort()
+		}
 		g, gctx := errgroup.WithContext(ctx)
 		for i, p := range pods {
 			name := p.Name
@@ -138,7 +147,7 @@ func (l *Lab) findAgents(ctx context.Context) error {
 				name = p.Spec.NodeName
 			}
 			g.Go(func() error {
-				a, err := l.env.dial(gctx, l.settings, p, name, want.role)
+				a, err := l.env.dialAt(gctx, l.settings, p, port, name, want.role)
 				if err != nil {
 					return err
 				}
@@ -182,6 +191,9 @@ func serviceRights(services []scenarios.Service) []Right {
 	var out []Right
 	for _, s := range services {
 		out = append(out, only(s.Name, may("", "services", "get"))...)
+		if s.NodePort != 0 {
+			out = append(out, only(agentsOf(s.Name), may("", "services", "get"))...)
+		}
 	}
 	return out
 }
@@ -197,7 +209,7 @@ func (l *Lab) findServices(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("look up service %s: %w", s.Name, err)
 		}
-		info := runlog.ServiceInfo{Name: s.Name, Protocol: s.Protocol, Addr: netip.AddrPortFrom(addr, uint16(s.Port))}
+		info := runlog.ServiceInfo{Name: s.Name, Protocol: s.Protocol, Addr: netip.AddrPortFrom(addr, uint16(s.Port)), NodePort: uint16(s.NodePort)}
 		if s.Gateway != nil {
 			info.Gateway = s.Gateway.To
 		}
@@ -272,11 +284,8 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper
 		return err
 	}
 	for i, s := range l.settings.services {
-		at := netip.AddrPortFrom(l.services[i].Addr.Addr(), uint16(l.settings.port))
-		for _, w := range l.workers {
-			if err := reachAll(ctx, w, at, l.of(s)); err != nil {
-				return fmt.Errorf("reach service %s from node %s: %w", s.Name, w.pod.Spec.NodeName, err)
-			}
+		if err := l.reach(ctx, i, s); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -355,10 +364,15 @@ func reachAll(ctx context.Context, w *remote, at netip.AddrPort, pods []*remote)
 	return nil
 }
 
-// Entries is part of env.Lab. A worker sends from its pod's address alone.
+// Entries is part of env.Lab. A worker sends from its pod's address alone, or
+// from its node's.
 func (l *Lab) Entries() []env.Entry {
 	out := make([]env.Entry, len(l.workers))
 	for i, w := range l.workers {
+		if len(l.settings.origins) > 0 {
+			out[i] = env.Entry{Client: w, Node: l.settings.nodes[i], NodeAddr: l.settings.addrs[i], Outside: netip.PrefixFrom(w.addr, w.addr.BitLen())}
+			continue
+		}
 		out[i] = env.Entry{Client: w, Node: w.pod.Spec.NodeName, Sources: netip.PrefixFrom(w.addr, w.addr.BitLen())}
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,9 +47,13 @@ type settings struct {
 	namespace, run, token, image string
 	port                         int      // of agents
 	nodes                        []string // that traffic enters by: a worker runs on each
-	services                     []scenarios.Service
-	changes                      []outside // what actions may change outside the namespace
-	pauses                       bool      // so that there have to be pausers
+	// origins are where workers run instead, on their nodes' networks, where
+	// traffic goes to the node ports of nodes, at addrs.
+	origins  []string
+	addrs    []netip.Addr
+	services []scenarios.Service
+	changes  []outside // what actions may change outside the namespace
+	pauses   bool      // so that there have to be pausers
 }
 
 // samplerName is that of the DaemonSet of samplers, in its manifest.
@@ -150,7 +155,12 @@ func (s settings) fillIn(o runtime.Object) error {
 		s.fillInPod(&o.Spec.Template)
 		n := int32(len(s.nodes))
 		o.Spec.Completions, o.Spec.Parallelism = &n, &n
-		o.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: on(s.nodes), PodAntiAffinity: apart(o.Spec.Template.Labels)}
+		where := s.nodes
+		if len(s.origins) > 0 {
+			where = s.origins
+			s.onNodeNetwork(o)
+		}
+		o.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: on(where), PodAntiAffinity: apart(o.Spec.Template.Labels)}
 	}
 	return nil
 }
@@ -213,6 +223,9 @@ func (s settings) targets(base []runtime.Object) []runtime.Object {
 				o.Name = svc.Name
 				o.Spec.Selector[nameLabel] = svc.Name
 				o.Spec.Ports = s.ports(svc)
+				if svc.NodePort != 0 {
+					out = append(out, s.exposes(o, svc))
+				}
 			}
 			out = append(out, o)
 		}
@@ -289,7 +302,7 @@ func applyOne(ctx context.Context, client kubernetes.Interface, o runtime.Object
 // freePort is a port for agents that no service uses. Samplers are on the
 // nodes' own network, so it is another one for each run.
 func freePort(services []scenarios.Service, pick func(n int) int) int {
-	const first, last = 61000, 65535 // above where Linux takes source ports from
+	const first, last = 61001, 65535 // above where Linux takes source ports from
 	for {
 		p := first + pick(last-first+1)
 		if !slices.ContainsFunc(services, func(s scenarios.Service) bool { return p >= s.Port && p < s.Port+max(1, s.PortCount) }) {

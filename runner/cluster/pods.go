@@ -153,11 +153,16 @@ func (r *remote) Close(ctx context.Context) error {
 
 // dial reaches the agent of a pod, which calls itself name.
 func (e *Env) dial(ctx context.Context, s settings, pod corev1.Pod, name string, role env.Role) (*remote, error) {
+	return e.dialAt(ctx, s, pod, s.port, name, role)
+}
+
+// dialAt is dial for an agent that listens on another port.
+func (e *Env) dialAt(ctx context.Context, s settings, pod corev1.Pod, port int, name string, role env.Role) (*remote, error) {
 	addr, err := netip.ParseAddr(pod.Status.PodIP)
 	if err != nil {
 		return nil, fmt.Errorf("read address of pod %s: %w", pod.Name, err)
 	}
-	f, err := newForwarder(e.cfg.REST, e.client, s.namespace, pod.Name, s.port)
+	f, err := newForwarder(e.cfg.REST, e.client, s.namespace, pod.Name, port)
 	if err != nil {
 		return nil, err
 	}

@@ -91,18 +91,19 @@ func TestRealCluster(t *testing.T) {
 	changes := filepath.Join(t.TempDir(), "changes.yaml")
 	require.NoError(t, os.WriteFile(changes, []byte(changesScenario), 0o600))
 	three := s.grant(t, changes, proxy)
-	doctor, watcher := s.doctor(t), s.watcher(t)
+	doctor, watcher, local := s.doctor(t), s.watcher(t), s.local(t)
 	before := s.objects(t)
 	t.Run("doctor", func(t *testing.T) { checkDoctor(t, s.as(doctor)) })
 	t.Run("watch", func(t *testing.T) { checkWatch(t, s.as(watcher)) })
 	t.Run("truth", func(t *testing.T) { checkTruth(t, s.as(one)) })
+	t.Run("node ports", func(t *testing.T) { checkNodePorts(t, s, local) })
 	t.Run("actions", func(t *testing.T) { checkActions(t, s.as(two), two) })
 	t.Run("changes", func(t *testing.T) { checkChanges(t, s, three) })
 	t.Run("changes killed", func(t *testing.T) { checkChangesKilled(t, s, three) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
-	for _, a := range []account{one, two, three, doctor, watcher} {
+	for _, a := range []account{one, two, three, doctor, watcher, local} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
 	}
 	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two) })
@@ -147,8 +148,12 @@ type summary struct {
 		Cause string
 		Share float64
 	}
-	Spikes []struct{ Ties []string }
-	Nodes  []struct {
+	Spikes   []struct{ Ties []string }
+	Backends []struct {
+		Name   string
+		Served float64
+	}
+	Nodes []struct {
 		Name        string
 		PeakEntries float64            `json:"peak_entries"`
 		Headroom    float64            `json:"headroom_at_start"`
@@ -157,7 +162,8 @@ type summary struct {
 		Stale       *struct {
 			MaxS float64 `json:"max_s"`
 		}
-		Proxy *struct{ Syncs float64 }
+		Proxy   *struct{ Syncs float64 }
+		Entered *struct{ Attempts float64 }
 	}
 }
 

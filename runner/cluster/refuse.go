@@ -48,10 +48,12 @@ func Refusals(s *scenarios.Scenario, restart bool) []string {
 		refuse(svc.Notrack, "services[%d].notrack: what a node tracks is not changed", i)
 		whole(refuse, fmt.Sprintf("services[%d].lifecycle.pre_stop", i), svc.Lifecycle.PreStop)
 		whole(refuse, fmt.Sprintf("services[%d].lifecycle.grace", i), svc.Lifecycle.Grace)
-		refuse(svc.NodePort != 0, "services[%d].node_port: services in a cluster are reached by their cluster address so far", i)
+		refuse(svc.HealthCheck != 0, "services[%d].health_check_node_port: Kubernetes has one for Services of the type LoadBalancer alone, and none is made", i)
+		refuse(svc.NodePort != 0 && isService(s, agentsOf(svc.Name)), "services[%d].node_port: the agents of %s are reached by a Service of the name %s, which the scenario has, too", i, svc.Name, agentsOf(svc.Name))
 		refuse(svc.Server.Behaviour == "gone", "services[%d].server.behaviour: gone: a pod cannot leave its address", i)
 	}
 	for i, t := range s.Traffic {
+		refuse(FromOutside(s) && t.Via != nodePort, "traffic[%d].via: cluster_ip: beside traffic to node ports, which comes from other nodes than it enters by", i)
 		refuse(t.Flood != nil, "traffic[%d].flood: forged packets are for the lab alone", i)
 		unaged := s.Search != nil && t.ShortLived != nil && (t.ShortLived.Close == "none" || t.ShortLived.Close == "half")
 		refuse(unaged, "search, and traffic[%d].short_lived.close: an entry of such a connection stays for hours, and each trial would find those of the one before", i)

@@ -58,7 +58,8 @@ func (l *Lab) startWatch() error {
 	}
 	last := map[string][]runlog.EndpointState{}
 	tell := func(o any) {
-		if s, ok := object[*discoveryv1.EndpointSlice](o); ok {
+		// Those of a Service for agents alone are not the scenario's.
+		if s, ok := object[*discoveryv1.EndpointSlice](o); ok && l.serves(s.Labels[discoveryv1.LabelServiceName]) {
 			l.tellEndpoints(last, s.Labels[discoveryv1.LabelServiceName])
 		}
 	}
@@ -243,6 +244,10 @@ func (l *Lab) missed(pod string) func(error) {
 	return func(err error) {
 		l.warn(fmt.Sprintf("pod %s ended before all that it had counted was read: %v", pod, err))
 	}
+}
+
+func (l *Lab) serves(service string) bool {
+	return slices.ContainsFunc(l.settings.services, func(s scenarios.Service) bool { return s.Name == service })
 }
 
 // tellEndpoints records the endpoints of a service where they have changed.

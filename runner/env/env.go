@@ -189,6 +189,8 @@ type Topology struct {
 	Actions []scenarios.Action
 	// Duration is how long traffic lasts.
 	Duration time.Duration
+	// FromOutside says that traffic goes to node ports.
+	FromOutside bool
 	// Slots is how many hosts to keep for the pods of a service that come and
 	// go, by its name: at least as many as there ever are at once.
 	Slots map[string]int

@@ -1,0 +1,93 @@
+//go:build linux
+
+package cluster_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// localScenario comes to the node port of a node that loses its last pod.
+const localScenario = `
+name: local
+duration: 12s
+conntrack: {headroom: 100000}
+services:
+  - name: web
+    pods: 2
+    node_port: 30080
+    external_traffic_policy: Local
+    lifecycle: {grace: 2s}
+traffic:
+  - {name: clients, to: web, via: node_port, short_lived: {rate: 50/s}}
+actions:
+  - {at: 4s, scale: {service: web, to: 1}}
+expect:
+  - no_endpoint > 50 on node-b
+`
+
+// local is an account that may run it, and nothing else.
+func (s setup) local(t *testing.T) account {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "local.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(localScenario), 0o600))
+	return s.grant(t, file, types.NamespacedName{})
+}
+
+// With externalTrafficPolicy Local what comes to a node goes to its own pod
+// alone, and is lost once that has ended, though there is another elsewhere.
+func checkNodePorts(t *testing.T, s setup, a account) {
+	gone := make(chan error, 1)
+	pod := ""
+	go func() {
+		var err error
+		pod, err = s.goesFirst(t, "node-b")
+		gone <- err
+	}()
+	code, sum, _ := s.as(a).run(t, a.ref, "--node", "node-b")
+	require.NoError(t, <-gone)
+	assert.Contains(t, []int{0, 4}, code, "%v", sum.Reasons) // until its rules have followed, what fails there is often not known
+	require.NotEmpty(t, sum.Causes)
+	assert.Equal(t, "no_endpoint", sum.Causes[0].Cause)
+	assert.Greater(t, sum.Causes[0].Share, 0.5, "the others are from before the node's rules have followed")
+	require.Len(t, sum.Backends, 2)
+	for _, b := range sum.Backends {
+		if b.Name == pod {
+			assert.Greater(t, b.Served, 100.0, "it was the node's own")
+		} else {
+			assert.Zero(t, b.Served, "it is on another node")
+		}
+	}
+	for _, n := range sum.Nodes {
+		if n.Name == "node-b" {
+			require.NotNil(t, n.Entered)
+			assert.Greater(t, n.Entered.Attempts, 500.0, "whoever sends is on the other node")
+		}
+	}
+	left, err := s.as(a).command(t.Context(), t, "clean").Output()
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+// goesFirst makes the pod under load that is on a node the first to go when its
+// Deployment is scaled down, and returns its name.
+func (s setup) goesFirst(t *testing.T, node string) (string, error) {
+	for range 300 {
+		out, err := s.cluster.Kubectl(t.Context(), nil, "get", "pods", "--all-namespaces", "--selector=app.kubernetes.io/component=target", "--field-selector=spec.nodeName="+node,
+			"--output=jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{'\n'}{end}")
+		if namespace, name, ok := strings.Cut(strings.TrimSpace(string(out)), " "); err == nil && ok {
+			_, err := s.cluster.Kubectl(t.Context(), nil, "--namespace="+namespace, "annotate", "pod", name, "controller.kubernetes.io/pod-deletion-cost=-100")
+			return name, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return "", fmt.Errorf("there was no pod on %s in 30 s", node)
+}
