@@ -147,7 +147,7 @@ func (l *log) findings() *Findings {
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
 	for i := range f.Spikes {
-		f.Spikes[i].Ties = tiesOf(f, &f.Spikes[i])
+		f.Spikes[i].Ties, f.Spikes[i].Events = tiesOf(f, &f.Spikes[i]), l.eventsOf(&f.Spikes[i])
 	}
 	first := firstNode(l, knees)
 	f.Predicted = l.predict(first, f.Knee)

@@ -15,9 +15,9 @@ func (l *log) blanks(f *Findings) []string {
 	out := slices.Clone(l.wrong)
 	for _, k := range l.lossOrder {
 		switch k.What {
-		case "failures", "autopsies", "samples", "census":
-			// Failures are in the bins as well, samples are cumulative, and
-			// the other two are only ever evidence.
+		case "failures", "autopsies", "samples", "census", "events":
+			// Failures are in the bins as well, samples are cumulative, the
+			// next two are only ever evidence, and Kubernetes' Events not even that.
 		default:
 			out = append(out, fmt.Sprintf("%s were lost: %d (%s)", k.What, l.losses[k], k.Why))
 		}

@@ -54,6 +54,7 @@ type log struct {
 	events      []Event
 	otherEvents uint64
 	conditions  map[string][]Condition // of a cluster's nodes
+	kubeEvents  []kubeEvent
 	losses      map[runlog.Loss]uint64 // by What and Why, Count is 0 in the key
 	lossOrder   []runlog.Loss
 	clockBound  float64
@@ -503,8 +504,11 @@ func (l *log) addEvent(r *runlog.Record) {
 	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" && e.Name == "ended" {
 		p.begun()
 	}
-	if e.Kind == "node" {
+	switch e.Kind {
+	case "node":
 		l.addCondition(r.T, e)
+	case "event":
+		l.addKubeEvent(r.T, e)
 	}
 	if len(l.events) == maxEvents {
 		l.otherEvents++

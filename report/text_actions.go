@@ -119,6 +119,9 @@ func spikeText(s *Spike, next string) string {
 	if len(s.Ties) > 0 {
 		b.WriteString("; " + s.Ties[0]) // the longest
 	}
+	if len(s.Events) > 0 {
+		b.WriteString("; meanwhile, as Kubernetes says, at " + strings.Join(s.Events, "; at "))
+	}
 	if s.HeldLost != nil && *s.HeldLost > 0 {
 		fmt.Fprintf(b, "; %s found lost until the next action or the end", plural(*s.HeldLost, "held connection was", "held connections were"))
 	}

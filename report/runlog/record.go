@@ -381,7 +381,9 @@ type Event struct {
 	// killed, gone; Fields service, addr, and in a cluster node); node (of a
 	// cluster; Detail cordoned, uncordoned, ready, not ready, gone, or a condition
 	// as MemoryPressure, and no MemoryPressure when that is over; at first what is
-	// not as it should be); proxy (of a node: synced, told, which
+	// not as it should be); event (one of Kubernetes' Events about a node or a pod,
+	// as the controller heard of it: Name is the object, Detail reason and message;
+	// Fields object, type, reason, count, by, node); proxy (of a node: synced, told, which
 	// is a kube-proxy that has heard and programs by itself, paused, resumed,
 	// ended, cleaned, each with Fields: service to the names of its usable
 	// endpoints, parted by spaces; log with a line of a kube-proxy's own, and

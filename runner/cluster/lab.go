@@ -42,6 +42,7 @@ type Lab struct {
 	want     map[string]int
 	busy     map[string]bool
 	changed  chan struct{}     // closed and replaced at each change of a pod
+	events   int               // that were recorded
 	touched  []string          // nodes whose kube-proxy was deleted
 	turn     chan struct{}     // has one in it while kube-proxy is being changed
 	held     []outside         // what Close has to put back, in that order

@@ -253,6 +253,7 @@ func checkActions(t *testing.T, s setup, a account) {
 	ended, at, served, sets, inserted := map[string]string{}, map[string]map[string]float64{}, map[string]bool{}, 0, 0.0
 	var had []string // usable endpoints, each set once told
 	atEnd := ""
+	var told []*runlog.Event            // of Kubernetes
 	programmed := map[string][]string{} // by node: the sets of backends
 	for line := range strings.Lines(string(b)) {
 		var r runlog.Record
@@ -280,6 +281,8 @@ func checkActions(t *testing.T, s setup, a account) {
 				at[e.Name] = map[string]float64{}
 			}
 			at[e.Name][e.Detail] = r.T
+		case e.Kind == "event":
+			told = append(told, e)
 		case e.Kind == "warning":
 			t.Log(r.Host, e.Name, e.Detail)
 		}
@@ -302,6 +305,7 @@ func checkActions(t *testing.T, s setup, a account) {
 		assert.Equal(t, atEnd, sets[len(sets)-1], "%s, also where kube-proxy was restarted", node)
 	}
 	checkProgrammed(t, sum, had, programmed)
+	checkEvents(t, s, told)
 	gone := 0
 	for name, events := range at {
 		assert.True(t, served[name], name)
@@ -317,6 +321,25 @@ func checkActions(t *testing.T, s setup, a account) {
 	out, err := s.command(t.Context(), t, "clean").Output()
 	require.NoError(t, err)
 	assert.Empty(t, out, "nothing was left")
+}
+
+// What the run log has of Kubernetes' Events is what kubectl shows; those about
+// the run's own pods went with its namespace.
+func checkEvents(t *testing.T, s setup, told []*runlog.Event) {
+	t.Helper()
+	shown, err := s.cluster.Kubectl(t.Context(), nil, "--namespace=kube-system", "get", "events", "--output=jsonpath={range .items[*]}{.involvedObject.name} {.reason};{end}")
+	require.NoError(t, err)
+	reasons := map[string][]string{} // of pods, by whose they are
+	for _, e := range told {
+		require.Equal(t, "pod", e.Fields["object"], "%+v", e)
+		whose, _, _ := strings.Cut(e.Name, "-")
+		reasons[whose] = append(reasons[whose], e.Fields["reason"])
+		if whose == "kube" {
+			assert.Contains(t, ";"+string(shown), ";"+e.Name+" "+e.Fields["reason"]+";")
+		}
+	}
+	assert.Subset(t, reasons["web"], []string{"Scheduled", "Started", "Killing"})
+	assert.Subset(t, reasons["kube"], []string{"Scheduled", "Started", "Killing"}, "one was replaced")
 }
 
 // Each node's rules led to pods that there were at one time, those after the

@@ -38,6 +38,7 @@ type seen struct{ ready, terminating, exited, adopted bool }
 func watchRights(proxy types.NamespacedName) []Right {
 	out := append(may("", "pods", "list", "watch"), may("discovery.k8s.io", "endpointslices", "list", "watch")...)
 	out = append(out, may("", "nodes", "list", "watch")...)
+	out = append(out, eventRights()...)
 	if proxy != (types.NamespacedName{}) {
 		out = append(out, inside(proxy.Namespace, may("", "pods", "list", "watch"))...)
 		out = append(out, selectorRights(proxy)...)
@@ -99,7 +100,7 @@ func (l *Lab) startWatch() error {
 			}
 		}
 	}
-	return nil
+	return l.followEvents()
 }
 
 // object is what an informer hands over, also where it has missed the end.
