@@ -9,14 +9,17 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // kept is what was recorded.
@@ -81,4 +84,34 @@ func TestFollowEvents(t *testing.T) {
 	assert.Equal(t, "events", out.all()[2].Loss.What)
 	stop()
 	l.tasks.Wait()
+}
+
+// Each state of a service's endpoints is recorded that was told, in order, and
+// those of other services are not.
+func TestEachStateOfEndpointsIsRecorded(t *testing.T) {
+	out := &kept{}
+	l := &Lab{out: out, settings: settings{services: []scenarios.Service{{Name: "web"}}}}
+	h := l.sliceHandler()
+	slice := func(name, service string, addrs ...string) *discoveryv1.EndpointSlice {
+		s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: service}}}
+		for _, a := range addrs {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+		}
+		return s
+	}
+	one := slice("web-1", "web", "10.0.0.1")
+	h.OnAdd(one, true)
+	h.OnAdd(slice("web-agents-1", "web-agents", "10.0.0.1"), true)
+	h.OnUpdate(one, slice("web-1", "web", "10.0.0.1", "10.0.0.2"))
+	h.OnAdd(slice("web-2", "web", "10.0.0.3"), false)
+	h.OnUpdate(one, slice("web-1", "web", "10.0.0.1", "10.0.0.2")) // nothing new
+	h.OnDelete(cache.DeletedFinalStateUnknown{Obj: slice("web-1", "web")})
+	var states []string
+	for _, r := range out.all() {
+		states = append(states, r.Endpoints.Service)
+		for _, e := range r.Endpoints.Endpoints {
+			states[len(states)-1] += " " + e.Addr.String()
+		}
+	}
+	assert.Equal(t, []string{"web 10.0.0.1", "web 10.0.0.1 10.0.0.2", "web 10.0.0.1 10.0.0.2 10.0.0.3", "web 10.0.0.3"}, states)
 }

@@ -18,7 +18,7 @@ import (
 // localScenario comes to the node port of a node that loses its last pod.
 const localScenario = `
 name: local
-duration: 12s
+duration: 9s
 conntrack: {headroom: 100000}
 services:
   - name: web
@@ -29,7 +29,7 @@ services:
 traffic:
   - {name: clients, to: web, via: node_port, short_lived: {rate: 50/s}}
 actions:
-  - {at: 4s, scale: {service: web, to: 1}}
+  - {at: 3s, scale: {service: web, to: 1}}
 expect:
   - no_endpoint > 50
 `
@@ -58,18 +58,18 @@ func checkNodePorts(t *testing.T, s setup, a account) {
 	require.NotEmpty(t, sum.Causes)
 	assert.Equal(t, "no_endpoint", sum.Causes[0].Cause)
 	assert.Greater(t, sum.Causes[0].Share, 0.5, "the others are from before the node's rules have followed")
-	require.Len(t, sum.Backends, 2)
+	served := map[string]float64{}
 	for _, b := range sum.Backends {
-		if b.Name == pod {
-			assert.Greater(t, b.Served, 100.0, "it was the node's own")
-		} else {
-			assert.Zero(t, b.Served, "it is on another node")
+		if b.Served > 0 {
+			served[b.Name] = b.Served
 		}
 	}
+	assert.Len(t, served, 1, "the other pod is on the other node")
+	assert.Greater(t, served[pod], 100.0, "it was the node's own")
 	for _, n := range sum.Nodes {
 		if n.Name == "node-b" {
 			require.NotNil(t, n.Entered)
-			assert.Greater(t, n.Entered.Attempts, 500.0, "whoever sends is on the other node")
+			assert.Greater(t, n.Entered.Attempted, 400.0, "whoever sends is on the other node")
 		}
 	}
 	left, err := s.as(a).command(t.Context(), t, "clean").Output()

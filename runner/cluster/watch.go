@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,11 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -27,7 +26,6 @@ import (
 // which the controller heard, on the clock of the run.
 type watch struct {
 	pods    corelisters.PodLister
-	slices  discoverylisters.EndpointSliceLister
 	proxies corelisters.PodLister // nil where they are not watched
 }
 
@@ -52,19 +50,12 @@ func (l *Lab) startWatch() error {
 	w := &watch{}
 	l.watch = w
 	f := informers.NewSharedInformerFactoryWithOptions(l.env.client, 0, informers.WithNamespace(l.settings.namespace))
-	w.pods, w.slices = f.Core().V1().Pods().Lister(), f.Discovery().V1().EndpointSlices().Lister()
+	w.pods = f.Core().V1().Pods().Lister()
 	known := map[types.UID]*seen{}
 	if _, err := f.Core().V1().Pods().Informer().AddEventHandler(l.podHandler(known, "")); err != nil {
 		return fmt.Errorf("watch pods: %w", err)
 	}
-	last := map[string][]runlog.EndpointState{}
-	tell := func(o any) {
-		// Those of a Service for agents alone are not the scenario's.
-		if s, ok := object[*discoveryv1.EndpointSlice](o); ok && l.serves(s.Labels[discoveryv1.LabelServiceName]) {
-			l.tellEndpoints(last, s.Labels[discoveryv1.LabelServiceName])
-		}
-	}
-	handler := cache.ResourceEventHandlerFuncs{AddFunc: tell, UpdateFunc: func(_, o any) { tell(o) }, DeleteFunc: tell}
+	handler := l.sliceHandler()
 	if _, err := f.Discovery().V1().EndpointSlices().Informer().AddEventHandler(handler); err != nil {
 		return fmt.Errorf("watch endpoints: %w", err)
 	}
@@ -251,18 +242,40 @@ func (l *Lab) serves(service string) bool {
 	return slices.ContainsFunc(l.settings.services, func(s scenarios.Service) bool { return s.Name == service })
 }
 
-// tellEndpoints records the endpoints of a service where they have changed.
-func (l *Lab) tellEndpoints(last map[string][]runlog.EndpointState, service string) {
-	list, err := l.watch.slices.EndpointSlices(l.settings.namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service}))
-	if err != nil {
-		return // a lister of what is in memory: there is no such error
+// sliceHandler records the endpoints of a service whenever they have changed:
+// each state that the API server has told, also where another one has come
+// before this one was seen to.
+func (l *Lab) sliceHandler() cache.ResourceEventHandler {
+	now := map[string]map[string]*discoveryv1.EndpointSlice{} // by service, by name; an informer calls its handler one at a time
+	last := map[string][]runlog.EndpointState{}
+	tell := func(o any, gone bool) {
+		s, ok := object[*discoveryv1.EndpointSlice](o)
+		if !ok || !l.serves(s.Labels[discoveryv1.LabelServiceName]) {
+			return // those of a Service for agents alone are not the scenario's
+		}
+		service := s.Labels[discoveryv1.LabelServiceName]
+		if now[service] == nil {
+			now[service] = map[string]*discoveryv1.EndpointSlice{}
+		}
+		if now[service][s.Name] = s; gone {
+			delete(now[service], s.Name)
+		}
+		var list []*discoveryv1.EndpointSlice
+		for _, name := range slices.Sorted(maps.Keys(now[service])) {
+			list = append(list, now[service][name])
+		}
+		states := endpointStates(list)
+		if old, told := last[service]; told && slices.Equal(old, states) {
+			return
+		}
+		last[service] = states
+		l.out.Record(runlog.Record{Endpoints: &runlog.Endpoints{Service: service, Endpoints: states}})
 	}
-	states := endpointStates(list)
-	if old, told := last[service]; told && slices.Equal(old, states) {
-		return
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { tell(o, false) },
+		UpdateFunc: func(_, o any) { tell(o, false) },
+		DeleteFunc: func(o any) { tell(o, true) },
 	}
-	last[service] = states
-	l.out.Record(runlog.Record{Endpoints: &runlog.Endpoints{Service: service, Endpoints: states}})
 }
 
 // endpointStates are the endpoints of a service's slices, by address. An
