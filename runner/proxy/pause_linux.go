@@ -216,20 +216,20 @@ func stop(list []procID) error {
 	return awaitAll(list, func(s procState) bool { return s == standing }, "still runs")
 }
 
-// letGo lets processes go on, and returns when they do; over says that all have
-// ended.
+// letGo lets processes go on, and returns when they do; over says that all had
+// ended before. What one does with a signal that came meanwhile is its own.
 func letGo(list []procID) (over bool, err error) {
+	over = true
 	for _, x := range list {
+		if x.state() == gone {
+			continue
+		}
+		over = false
 		if serr := x.signal(syscall.SIGCONT); !errors.Is(serr, os.ErrProcessDone) {
 			err = errors.Join(err, serr)
 		}
 	}
-	err = errors.Join(err, awaitAll(list, func(s procState) bool { return s != standing }, "is still stopped"))
-	over = true
-	for _, x := range list {
-		over = over && x.state() == gone
-	}
-	return over, err
+	return over, errors.Join(err, awaitAll(list, func(s procState) bool { return s != standing }, "is still stopped"))
 }
 
 func awaitAll(list []procID, ok func(procState) bool, otherwise string) error {

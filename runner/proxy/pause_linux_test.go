@@ -55,6 +55,10 @@ func TestPause(t *testing.T) {
 			60, func(_ context.CancelFunc, x procID, _ *exec.Cmd) { _ = x.signal(syscall.SIGCONT) }, moving,
 			[]string{"proxy paused ", "warning proxy sleep on node a goes on: somebody else has let it", "proxy resumed "},
 		},
+		"a signal meanwhile": {60, func(cancel context.CancelFunc, _ procID, cmd *exec.Cmd) {
+			_ = cmd.Process.Signal(syscall.SIGTERM) // which it does not hear yet
+			cancel()
+		}, gone, []string{"proxy paused ", "proxy resumed "}},
 		"killed": {60, func(_ context.CancelFunc, _ procID, cmd *exec.Cmd) { _ = cmd.Process.Kill() }, gone, []string{"proxy paused ", "proxy ended "}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +74,7 @@ func TestPause(t *testing.T) {
 				c.during(cancel, x, cmd)
 			}, out))
 			assert.Equal(t, standing, readyAt)
-			assert.Equal(t, c.after, x.state())
+			assert.Eventually(t, func() bool { return x.state() == c.after }, 5*time.Second, time.Millisecond)
 			assert.Equal(t, c.says, out.events)
 			assert.NoFileExists(t, p.Journal)
 		})
