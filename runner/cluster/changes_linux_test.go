@@ -60,23 +60,33 @@ func (s setup) outsides(t *testing.T) string {
 	return string(b)
 }
 
+// programs are the directories in /proc of a node's processes of a name that are
+// in its network. Any may end meanwhile.
+func (s setup) programs(t *testing.T, node, name string) (dirs []string) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/comm")
+	require.NoError(t, err)
+	var network string
+	require.NoError(t, s.cluster.Inside(node, func() (err error) {
+		network, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	}))
+	for _, comm := range all {
+		is, _ := os.ReadFile(comm)
+		dir := filepath.Dir(comm)
+		if of, _ := os.Readlink(filepath.Join(dir, "ns/net")); string(is) == name+"\n" && of == network {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
 // standing are the nodes whose kube-proxy is stopped, as the kernel says.
 func (s setup) standing(t *testing.T) (out []string) {
 	t.Helper()
-	programs, err := filepath.Glob("/proc/[0-9]*/comm")
-	require.NoError(t, err)
 	for _, node := range s.cluster.NodeNames() {
-		var network string
-		require.NoError(t, s.cluster.Inside(node, func() (err error) {
-			network, err = os.Readlink("/proc/thread-self/ns/net")
-			return err
-		}))
-		for _, comm := range programs { // any of which may end meanwhile
-			dir := filepath.Dir(comm)
-			name, _ := os.ReadFile(comm)
-			of, _ := os.Readlink(filepath.Join(dir, "ns/net"))
-			status, _ := os.ReadFile(filepath.Join(dir, "status"))
-			if string(name) == "kube-proxy\n" && of == network && strings.Contains(string(status), "State:\tT (stopped)") {
+		for _, dir := range s.programs(t, node, "kube-proxy") {
+			if status, _ := os.ReadFile(filepath.Join(dir, "status")); strings.Contains(string(status), "State:\tT (stopped)") {
 				out = append(out, node)
 			}
 		}

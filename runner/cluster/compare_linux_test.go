@@ -22,6 +22,7 @@ func TestProveCluster(t *testing.T) {
 	s, programs := start(t)
 	t.Run("two at once", func(t *testing.T) { checkTwoAtOnce(t, s) })
 	t.Run("same as lab", func(t *testing.T) { checkSameAsLab(t, s, programs["kube-proxy"]) })
+	t.Run("left alone", func(t *testing.T) { checkLeftAlone(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKills(t, s) })
 }
 

@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // A run that changes all that one can change outside of its namespace, killed at
@@ -49,6 +52,54 @@ func checkKills(t *testing.T, s setup) {
 			assert.Less(t, s.entries(t, "node-a"), 20_000, "the ballast")
 		})
 	}
+}
+
+// A kube-proxy that a run has paused, whose controller was killed, goes on without
+// anybody's doing; and where what has paused it is killed, too, by what starts it
+// again.
+func checkLeftAlone(t *testing.T, s setup) {
+	before := s.state(t)
+	for _, both := range []bool{false, true} {
+		cmd := s.command(t.Context(), t, "run", "stale-rules", "--target", "kubernetes", "--kube-proxy", "kube-system/kube-proxy", "--node", "node-a",
+			"--set", "duration=60s", "--set", "actions[2].at=59s", "--out", filepath.Join(t.TempDir(), "run"))
+		require.NoError(t, cmd.Start())
+		stands := func() bool { return len(s.standing(t)) > 0 }
+		require.Eventually(t, stands, 2*time.Minute, 50*time.Millisecond)
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+		killed := time.Now()
+		if both {
+			for _, pid := range s.pausers(t) {
+				require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+			}
+		}
+		require.Eventually(t, func() bool { return !stands() }, 2*time.Minute, 50*time.Millisecond)
+		t.Logf("what had paused it killed, too: %v; it went on after %.1f s", both, time.Since(killed).Seconds())
+		out, err := s.command(t.Context(), t, "clean").CombinedOutput()
+		require.NoError(t, err, string(out))
+		assert.Equal(t, before, s.state(t))
+	}
+}
+
+// pausers are the cluster's processes that hold a kube-proxy paused.
+func (s setup) pausers(t *testing.T) (out []int) {
+	t.Helper()
+	kubelets := s.programs(t, "node-a", "kubelet")
+	require.Len(t, kubelets, 1)
+	cluster, err := os.Readlink(filepath.Join(kubelets[0], "ns/pid"))
+	require.NoError(t, err)
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, f := range files { // any of which may end meanwhile
+		args, _ := os.ReadFile(f)
+		of, _ := os.Readlink(filepath.Join(filepath.Dir(f), "ns/pid"))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if err == nil && of == cluster && strings.Contains(string(args), "--stopped=/spool/stopped") {
+			out = append(out, pid)
+		}
+	}
+	require.NotEmpty(t, out)
+	return out
 }
 
 // state is all that such a run may change: the names of objects, those outside of
