@@ -197,7 +197,8 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	cmd := s.as(a).command(t.Context(), t, append([]string{"run", a.ref, "--target", "kubernetes", "--out", filepath.Join(t.TempDir(), "run")}, a.flags()...)...)
 	require.NoError(t, cmd.Start())
 	for range 600 {
-		if strings.Contains(s.outsides(t), "tablefull/undo") && len(s.standing(t)) > 0 {
+		// The node's, and that of kube-proxy's ConfigMap, which comes later.
+		if strings.Count(s.outsides(t), "tablefull/undo") >= 2 && len(s.standing(t)) > 0 {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
