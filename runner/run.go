@@ -439,7 +439,11 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 	if err := sleepUntil(ctx, zero); err != nil {
 		return err
 	}
-	r.collect.phase("traffic", fmt.Sprintf("%d traffics for %s", len(r.Plan.Scenario.Traffic), r.Plan.Scenario.Duration), zero)
+	what := "1 traffic"
+	if n := len(r.Plan.Scenario.Traffic); n != 1 {
+		what = fmt.Sprintf("%d traffics", n)
+	}
+	r.collect.phase("traffic", fmt.Sprintf("%s for %s", what, r.Plan.Scenario.Duration), zero)
 	g, wctx := errgroup.WithContext(ctx)
 	for _, l := range loads {
 		g.Go(func() error {
