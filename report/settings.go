@@ -59,7 +59,7 @@ func (s *Sizing) unfit(limit, memory uint64) string {
 
 func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	var b strings.Builder
-	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap; the limit is max(maxPerCore x cores, min)\n")
+	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap;\n# the limit is max(maxPerCore x cores, min)\n")
 	if limit < present {
 		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
 	}
