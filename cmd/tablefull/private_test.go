@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,6 +85,45 @@ func TestPrivateKernelHealthy(t *testing.T) {
 	assert.Equal(t, uint64(65536), *r.Nodes[0].Limit, "the private kernel's own")
 	assert.NoFileExists(t, filepath.Join(r.dir, consoleName))
 	assertNothingOf(t, before)
+}
+
+// tookTimes is what a run says of its kernel.
+var tookTimes = regexp.MustCompile(`took ([0-9.]+) s to boot and ([0-9.]+) s to power off`)
+
+// The long proof: all that a run takes besides its duration and what its kernel
+// takes to boot and to power off. Wall time of a quiet machine; of three runs each
+// the one that was disturbed least.
+func TestProvePrivateOverhead(t *testing.T) {
+	if !proving() {
+		t.Skip("means nothing on a busy machine: make prove")
+	}
+	needPrivate(t)
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
+	const lasts = 3 * time.Second
+	for _, proxy := range []string{"{mode: ipvs}", "{mode: ipvs, binary: v1.36.3}"} {
+		t.Run(proxy, func(t *testing.T) {
+			least := time.Hour
+			for range 3 {
+				var out, errOut bytes.Buffer
+				began := time.Now()
+				code := run(t.Context(), []string{
+					"run", "healthy", "--out", filepath.Join(t.TempDir(), "out"), "--set", "lab.kernel=private", "--set", "lab.proxy=" + proxy,
+					"--set", "duration=" + lasts.String(), "--set", "traffic[0].short_lived.rate=20/s",
+				}, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+				took := time.Since(began)
+				require.Contains(t, []int{exitPass, exitInconclusive}, code, errOut.String())
+				m := tookTimes.FindStringSubmatch(errOut.String())
+				require.NotNil(t, m, errOut.String())
+				boot, err := time.ParseDuration(m[1] + "s")
+				require.NoError(t, err)
+				off, err := time.ParseDuration(m[2] + "s")
+				require.NoError(t, err)
+				t.Logf("PROVED overhead with proxy %s: %.1f s, besides %s of duration, %s to boot and %s to power off", proxy, (took - lasts - boot - off).Seconds(), lasts, boot, off)
+				least = min(least, took-lasts-boot-off)
+			}
+			assert.LessOrEqual(t, least, 5*time.Second)
+		})
+	}
 }
 
 // The limit is the private kernel's own, so that anybody may write it; and a

@@ -34,6 +34,8 @@ type runFlags struct {
 	// run in dir until the function it returns is called; nil does nothing.
 	metrics string
 	follow  func(dir, arm string, trial int) (end func())
+	// bare leaves a run log and no reports: another process makes them.
+	bare bool
 	// arm and trial say which run of several this is.
 	arm   string
 	trial int
@@ -196,6 +198,15 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 		}
 		return runErr
 	}
+	if f.bare {
+		return runErr
+	}
+	return conclude(dir, runErr, f, s)
+}
+
+// conclude writes the reports of the run in dir, shows its findings, and turns
+// them into an exit code, unless runErr is one.
+func conclude(dir string, runErr error, f runFlags, s Streams) error {
 	findings, err := writeReports(dir)
 	if err != nil {
 		return errors.Join(runErr, err)
@@ -219,20 +230,21 @@ func runPlan(ctx context.Context, e env.Environment, plan *runner.Plan, dir stri
 	return nil
 }
 
-// missingProxies are the kube-proxies that a scenario names and that are not
-// there.
-func missingProxies(sc *scenarios.Scenario) []string {
+// namedProxies are the kube-proxies that a scenario names.
+func namedProxies(sc *scenarios.Scenario) []string {
 	named := []string{sc.Lab.Proxy.Binary}
 	for _, a := range sc.Actions {
 		if a.UpgradeProxy != nil {
 			named = append(named, a.UpgradeProxy.Binary)
 		}
 	}
+	return slices.DeleteFunc(named, func(binary string) bool { return binary == "" })
+}
+
+// missingProxies are those that are not there.
+func missingProxies(sc *scenarios.Scenario) []string {
 	var out []string
-	for _, binary := range named {
-		if binary == "" {
-			continue
-		}
+	for _, binary := range namedProxies(sc) {
 		if _, err := proxy.Locate(binary); err != nil && !slices.Contains(out, err.Error()) {
 			out = append(out, err.Error())
 		}

@@ -1,8 +1,8 @@
 package kubeproxy
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,9 +20,10 @@ import (
 
 const (
 	readyPoll = 20 * time.Millisecond // at least
-	// readyRest is how many times longer than the last question the pause before
-	// the next one is: an answer holds all metrics, and on the one CPU of a private
-	// kernel kube-proxy programs no rules while it writes and we read them.
+	// readyRest is how many times longer than the last question of its kind the
+	// pause before the next one is: on the one CPU of a private kernel kube-proxy
+	// programs no rules while it answers and we read. Its metrics take most of that,
+	// a tenth of a second and more.
 	readyRest = 9
 	statePoll = time.Millisecond
 	endGrace  = 5 * time.Second // from SIGTERM to SIGKILL
@@ -118,13 +119,25 @@ func (ch *child) ended() error {
 	return fmt.Errorf("kube-proxy ended by itself: %s; its last words:\n%s", how, strings.Join(ch.log.last(), "\n"))
 }
 
-// waitSynced waits until ch is healthy and has programmed rules.
+// waitSynced waits until ch is healthy and has programmed rules. Only its
+// metrics say that it has; but where its health says when it last did anything
+// to rules, which it also does once before, they are asked for when that has
+// changed, and else only now and then.
 func (p *Process) waitSynced(ctx context.Context, ch *child) error {
+	var touched, next time.Time // as health said last, and when metrics may be asked for all the same
 	for {
 		asked := time.Now()
-		last := cmp.Or(p.Healthy(ctx), p.synced(ctx))
+		h, last := p.health(ctx)
+		took := time.Since(asked)
 		if last == nil {
-			return nil
+			last = errNoRules
+			if now := h.touched(); !now.Equal(touched) || time.Now().After(next) {
+				look := time.Now()
+				if last = p.synced(ctx); last == nil {
+					return nil
+				}
+				touched, next = now, time.Now().Add(max(readyPoll, readyRest*time.Since(look)))
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -132,7 +145,7 @@ func (p *Process) waitSynced(ctx context.Context, ch *child) error {
 				context.Cause(ctx), last, strings.Join(ch.log.last(), "\n"))
 		case <-ch.done:
 			return ch.ended()
-		case <-time.After(max(readyPoll, readyRest*time.Since(asked))):
+		case <-time.After(max(readyPoll, readyRest*took)):
 		}
 	}
 }
@@ -140,19 +153,48 @@ func (p *Process) waitSynced(ctx context.Context, ch *child) error {
 func (p *Process) synced(ctx context.Context) error {
 	m, err := p.Scrape(ctx)
 	if err == nil && m.LastSync.IsZero() {
-		err = errors.New("it has not programmed rules yet")
+		err = errNoRules
 	}
 	return err
 }
 
+var errNoRules = errors.New("it has not programmed rules yet")
+
 // Healthy returns nil if the health endpoint answers 200, and else what it
 // answers.
 func (p *Process) Healthy(ctx context.Context) error {
+	_, err := p.health(ctx)
+	return err
+}
+
+// health is what the health endpoint says, of a kube-proxy that knows
+// pkg/proxy/healthcheck.ProxyHealth.Status; one that does not says nothing here.
+type health struct {
+	Status map[string]struct {
+		LastUpdated time.Time `json:"lastUpdated"`
+	} `json:"status"`
+}
+
+// touched is when the loop that programs rules began or last succeeded; zero if
+// that is not known.
+func (h health) touched() (last time.Time) {
+	for _, family := range h.Status {
+		if family.LastUpdated.After(last) {
+			last = family.LastUpdated
+		}
+	}
+	return last
+}
+
+func (p *Process) health(ctx context.Context) (h health, err error) {
 	body, err := p.get(ctx, "http://"+p.config.health().String()+"/healthz")
 	if err != nil && len(body) > 0 {
 		err = fmt.Errorf("%w: %.200s", err, body)
 	}
-	return err
+	if err != nil || json.Unmarshal(body, &h) != nil {
+		return health{}, err // what it says is an extra
+	}
+	return h, nil
 }
 
 // Pause stops the process as a hang does: its rules stay as they are.

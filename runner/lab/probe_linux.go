@@ -30,7 +30,8 @@ type probeResult struct {
 }
 
 // Probe is part of env.Environment. It tries each thing in a throw-away
-// process in namespaces of its own.
+// process in namespaces of its own, or in a network namespace where this kernel is
+// ours alone.
 func (e *Env) Probe(ctx context.Context) (env.Capabilities, error) {
 	caps, err := agent.MachineFacts()
 	if err != nil {
@@ -54,8 +55,18 @@ func (e *Env) Probe(ctx context.Context) (env.Capabilities, error) {
 	return caps, nil
 }
 
-// probeInside runs the hidden command lab --probe.
-func (e *Env) probeInside(ctx context.Context) (probeResult, error) {
+// probeInside runs the hidden command lab --probe, or does what that does.
+func (e *Env) probeInside(ctx context.Context) (r probeResult, err error) {
+	if e.cfg.Alone {
+		err = isolate.OnOwnThread(func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make network namespace: %w", err)
+			}
+			r = probeInside()
+			return nil
+		})
+		return r, err
+	}
 	p, err := start(append(e.command("lab"), "--probe"), namespaces)
 	if err != nil {
 		return probeResult{}, err
@@ -159,8 +170,8 @@ func sysctlIs(name, value string) bool {
 	return err == nil && v == value
 }
 
-// probeInside tries the parts of a lab. It runs as the first process of fresh
-// namespaces, and everything it makes goes away with it.
+// probeInside tries the parts of a lab. Its thread is in fresh namespaces, and
+// everything it makes goes away with them.
 func probeInside() probeResult {
 	var r probeResult
 	add := func(name, hint string, err error) bool {
@@ -174,7 +185,7 @@ func probeInside() probeResult {
 		r.Capabilities = append(r.Capabilities, c)
 		return err == nil
 	}
-	here, err := os.Open("/proc/self/ns/net")
+	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		r.Capabilities = append(r.Capabilities, notTried("veth"), notTried("nftables"), notTried("ctnetlink"))
 		return r

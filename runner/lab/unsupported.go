@@ -14,8 +14,9 @@ var errLinux = errors.New("a lab is made of Linux network namespaces: run this o
 
 // Config says how the lab starts its own processes.
 type Config struct {
-	Exe  string
-	Args []string
+	Exe   string
+	Args  []string
+	Alone bool
 }
 
 // An Env makes labs; not on this system.

@@ -14,22 +14,37 @@ import (
 
 // wanted are the modules that a lab may need, by name. Nothing in the private
 // kernel loads modules by itself: there is no modprobe. Those that a kernel
-// was built without are left out; what needs them says so.
+// was built without are left out; what needs them says so. Each costs more the
+// more there are: when the kernel frees what only the start of a module needs,
+// it maps the pages of those loaded before anew, one by one.
 var wanted = []string{
 	// Connection tracking, and the means to look at it.
 	"nf_conntrack", "nf_conntrack_netlink", "inet_diag", "tcp_diag", "udp_diag",
 	// Links.
-	"ipv6", "veth", "dummy", "vxlan", "bridge", "br_netfilter", "sch_netem", "sch_tbf", "sch_htb",
+	"ipv6", "veth", "dummy", "vxlan",
 	// IPVS.
 	"ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_lc", "ip_vs_wlc", "ip_vs_sh", "ip_vs_sed", "ip_vs_nq",
-	// nftables.
-	"nf_tables", "nft_chain_nat", "nft_nat", "nft_ct", "nft_masq", "nft_redir", "nft_reject",
-	"nft_reject_ipv4", "nft_reject_ipv6", "nft_numgen", "nft_hash", "nft_limit", "nft_log", "nft_compat", "nft_fib_ipv4", "nft_fib_ipv6",
-	// iptables, as kube-proxy uses it.
-	"iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ipt_REJECT",
-	"ip6table_filter", "ip6table_nat", "ip6table_mangle", "ip6table_raw", "ip6t_REJECT",
+	// nftables; without the rest it still answers that it cannot.
+	"nf_tables",
+	// What the built-in proxy in mode ipvs has instead of nftables.
+	"iptable_filter", "ip6table_filter", "xt_state", "ipt_REJECT", "ip6t_REJECT",
+}
+
+// wantedNFT is the rest of nftables. A kernel that was built without nftables for
+// IP, as Debian's, has no nftForIP, and nothing to do for the others.
+var wantedNFT = []string{
+	nftForIP, "nft_reject_ipv6", "nft_chain_nat", "nft_nat", "nft_ct", "nft_masq", "nft_redir", "nft_reject",
+	"nft_numgen", "nft_hash", "nft_limit", "nft_log", "nft_compat", "nft_fib_ipv4", "nft_fib_ipv6",
+}
+
+const nftForIP = "nft_reject_ipv4"
+
+// wantedXtables is iptables and ipset, as kube-proxy uses them, in each of its
+// modes.
+var wantedXtables = []string{
+	"iptable_nat", "iptable_mangle", "iptable_raw", "ip6table_nat", "ip6table_mangle", "ip6table_raw",
 	"xt_addrtype", "xt_comment", "xt_conntrack", "xt_CT", "xt_ipvs", "xt_limit", "xt_mark", "xt_MASQUERADE", "xt_multiport",
-	"xt_nat", "xt_nfacct", "xt_physdev", "xt_recent", "xt_set", "xt_state", "xt_statistic", "xt_tcpudp",
+	"xt_nat", "xt_nfacct", "xt_recent", "xt_set", "xt_statistic", "xt_tcpudp",
 	"ip_set", "ip_set_bitmap_port", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet", "ip_set_hash_net",
 }
 
@@ -99,6 +114,18 @@ func (m *modules) order(names []string) []string {
 		}
 	}
 	return out
+}
+
+// choose are the modules to load, where a kube-proxy will run or none.
+func (m *modules) choose(kubeProxy bool) []string {
+	names := wanted
+	if _, ok := m.path[nftForIP]; ok {
+		names = append(names[:len(names):len(names)], wantedNFT...)
+	}
+	if kubeProxy {
+		names = append(names[:len(names):len(names)], wantedXtables...)
+	}
+	return names
 }
 
 // load loads the named modules into this kernel. It goes on past failures.

@@ -31,3 +31,20 @@ func TestModulesThatAreNotThere(t *testing.T) {
 	_, err := readModules(t.TempDir())
 	assert.ErrorContains(t, err, "modules.dep")
 }
+
+// What only a kube-proxy uses is left out without one, and what only an nftables
+// for IP uses is left out without that.
+func TestModulesThatAreWanted(t *testing.T) {
+	debian := &modules{path: map[string]string{}}
+	full := &modules{path: map[string]string{nftForIP: "nft_reject_ipv4.ko"}}
+	assert.NotContains(t, debian.choose(false), "ip_set")
+	assert.Contains(t, debian.choose(true), "ip_set")
+	assert.NotContains(t, debian.choose(true), "nft_nat")
+	assert.Contains(t, full.choose(false), "nft_nat")
+	for _, m := range []*modules{debian, full} {
+		assert.Contains(t, m.choose(false), "nf_tables", "without it nobody answers")
+		assert.Contains(t, m.choose(false), "xt_state", "the built-in proxy's in mode ipvs")
+		assert.Subset(t, m.choose(true), m.choose(false))
+	}
+	assert.NotContains(t, wanted, nftForIP, "choosing leaves the list alone")
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,10 +35,16 @@ type Config struct {
 	WorkDir string
 	// Env is added to its environment, over what Init sets.
 	Env map[string]string
+	// KubeProxy says that a real kube-proxy will run inside, which needs iptables
+	// and ipset.
+	KubeProxy bool
 	// Input is handed to what Init runs.
 	Input json.RawMessage
 	// Stdout and Stderr get what it writes.
 	Stdout, Stderr io.Writer
+	// Took is told how long the kernel took until Main was called, and from when
+	// that returned until the kernel was gone, within 30 ms each. Nil: nobody.
+	Took func(boot, off time.Duration)
 }
 
 // request is what a supervisor is told, the first line of its standard input.
@@ -50,8 +57,9 @@ type request struct {
 	Path    string `json:"path"` // $PATH of the caller
 	WorkDir string `json:"work_dir,omitempty"`
 
-	Env   map[string]string `json:"env,omitempty"`
-	Input json.RawMessage   `json:"input"`
+	Env       map[string]string `json:"env,omitempty"`
+	KubeProxy bool              `json:"kube_proxy,omitempty"`
+	Input     json.RawMessage   `json:"input"`
 }
 
 // stopLine asks, on the life-line and then on the console, to end in order.
@@ -63,6 +71,9 @@ type reply struct {
 	Stopped bool   `json:"stopped"`         // before anything ran inside
 	Error   string `json:"error,omitempty"` // why there is no code
 	Console string `json:"console,omitempty"`
+
+	Boot time.Duration `json:"boot,omitempty"`
+	Off  time.Duration `json:"off,omitempty"`
 }
 
 // Run boots a private kernel, waits until what Init runs there has ended, and
@@ -90,7 +101,7 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 	}
 	line, err := json.Marshal(request{
 		Kernel: img.kernel, Modules: img.modules, Memory: c.Memory,
-		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), WorkDir: c.WorkDir, Env: c.Env, Input: c.Input,
+		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), WorkDir: c.WorkDir, Env: c.Env, KubeProxy: c.KubeProxy, Input: c.Input,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("encode request: %w", err)
@@ -103,6 +114,9 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 		return 0, fmt.Errorf("boot private kernel: %w", context.Cause(ctx))
 	case r.Error != "":
 		return 0, &Crash{Reason: r.Error, Console: r.Console}
+	}
+	if c.Took != nil {
+		c.Took(r.Boot, r.Off)
 	}
 	return r.Code, nil
 }

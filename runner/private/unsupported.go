@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/tablefull/tablefull/runner/env"
 )
@@ -27,8 +28,10 @@ type Config struct {
 	Remove         string
 	WorkDir        string
 	Env            map[string]string
+	KubeProxy      bool
 	Input          json.RawMessage
 	Stdout, Stderr io.Writer
+	Took           func(boot, off time.Duration)
 }
 
 // A Main is what runs inside.
