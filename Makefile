@@ -58,9 +58,9 @@ test: packages kube-proxies $(if $(ROOT),kube-programs)
 test-user:
 	.ci/as-nobody $(GO)
 
-## prove: the proofs that are too long for every day, bounded by two hours; last results: docs/proofs.md
+## prove: the proofs that are too long for every day, bounded by three hours; last results: docs/proofs.md
 prove: packages
-	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 2h -v -run '^TestProve' ./cmd/tablefull ./report/search ./runner/cluster
+	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 3h -v -run '^TestProve' ./cmd/tablefull ./report/search ./runner/cluster
 
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages

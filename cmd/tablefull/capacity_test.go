@@ -218,11 +218,11 @@ func TestProveTearDown(t *testing.T) {
 // two minutes each.
 func TestProveTearDownLimit(t *testing.T) {
 	if !proving() {
-		t.Skip("takes six minutes: make prove")
+		t.Skip("takes four minutes: make prove")
 	}
 	needLab(t)
 	const count, burst = 600, 24
-	for _, perSecond := range []int{200, 240, 280} {
+	for _, perSecond := range []int{240, 280} {
 		t.Run(fmt.Sprint(perSecond), func(t *testing.T) {
 			limitFINs(t, perSecond, burst)
 			r := searchHonest(t, "capacity-teardown", "--set", "expect=null", "--set", "search.width=2%", "--set", "search.min=150/s", "--set", "search.max=450/s",
