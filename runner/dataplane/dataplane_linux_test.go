@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -83,6 +84,61 @@ func TestReadKubeProxyNFTables(t *testing.T) {
 	got, err = readNFT(false, true, func(k target) bool { return k == dnsUDP })
 	require.NoError(t, err)
 	assert.Equal(t, table{dnsUDP: backends("10.244.0.9:5353")}, got, "only what is wanted")
+}
+
+// However often a proxy replaces the chains of its endpoints, each reading is one
+// of the rules as they were at some moment: both pods of before, or both of after.
+func TestReadChangingNFTables(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		envtest.Require(t, "nft", err.Error())
+	}
+	if !envtest.Namespace(t) {
+		return
+	}
+	nft := func(rules string) {
+		out, err := exec.Command("nft", rules).CombinedOutput()
+		assert.NoError(t, err, string(out))
+	}
+	nft(kubeRules)
+	const toCD = `add chain ip kube-proxy endpoint-C
+add rule ip kube-proxy endpoint-C meta l4proto tcp dnat to 10.244.0.6:8080
+add chain ip kube-proxy endpoint-E
+add rule ip kube-proxy endpoint-E meta l4proto tcp dnat to 10.244.0.7:8080
+flush chain ip kube-proxy service-X
+add rule ip kube-proxy service-X numgen random mod 2 vmap { 0 : goto endpoint-C, 1 : goto endpoint-E }
+delete chain ip kube-proxy endpoint-A
+delete chain ip kube-proxy endpoint-B
+`
+	toAB := strings.NewReplacer("endpoint-A", "endpoint-C", "endpoint-B", "endpoint-E", "endpoint-C", "endpoint-A", "endpoint-E", "endpoint-B",
+		"10.244.0.6", "10.244.0.2", "10.244.0.7", "10.244.0.3").Replace(toCD)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			nft([]string{toCD, toAB}[n%2])
+		}
+		done <- n
+	}()
+	ab, cd := backends("10.244.0.2:8080", "10.244.0.3:8080"), backends("10.244.0.6:8080", "10.244.0.7:8080")
+	seen := map[string]int{}
+	for range 500 {
+		got, err := readNFT(false, true, func(k target) bool { return k == webTCP })
+		if !assert.NoError(t, err) {
+			break
+		}
+		switch {
+		case assert.ObjectsAreEqual(ab, got[webTCP]):
+			seen["before"]++
+		case assert.ObjectsAreEqual(cd, got[webTCP]):
+			seen["after"]++
+		default:
+			assert.Failf(t, "a reading of no moment", "%v", got)
+		}
+	}
+	cancel()
+	t.Logf("%v in %d changes", seen, <-done)
+	assert.Len(t, seen, 2)
 }
 
 func all(target) bool { return true }

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,10 +25,70 @@ const (
 // kube-proxy has two.
 const maxDepth = 6
 
-// readNFT reads what the tables of either proxy translate; of kube-proxy's, which
-// has the services of a whole cluster, only what leads to wanted ones. With
-// kubeProxy it is an error if that has no table.
+// readings is how often the rules are read at most until they hold still. A
+// reading takes milliseconds, and kube-proxy changes them once a second at most.
+const readings = 10
+
+// readNFT reads what the tables of either proxy translate at one moment; of
+// kube-proxy's, which has the services of a whole cluster, only what leads to
+// wanted ones. With kubeProxy it is an error if that has no table.
+//
+// A reading is many requests, between which a proxy may take away a chain that
+// another one leads to. The kernel numbers its rule sets, and a reading that began
+// and ended with another number is made again.
 func readNFT(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) {
+	g, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter netlink: %w", err)
+	}
+	defer g.Close()
+	for range readings {
+		before, err := generation(g)
+		if err != nil {
+			return nil, err
+		}
+		t, readErr := readNFTOnce(ipv6, kubeProxy, wanted)
+		after, err := generation(g)
+		if err != nil {
+			return nil, err
+		}
+		if before == after {
+			return t, readErr
+		}
+	}
+	return nil, fmt.Errorf("read nftables: the rules were changed during each of %d readings", readings)
+}
+
+// generation is the number of this namespace's nf_tables rule set, which each
+// transaction raises (nft_net.base_seq; NFT_MSG_GETGEN, Linux 3.18).
+func generation(c *netlink.Conn) (uint32, error) {
+	replies, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   make([]byte, nfgenmsgSize),
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read generation of nftables: %w", err)
+	}
+	if len(replies) != 1 || len(replies[0].Data) < nfgenmsgSize {
+		return 0, fmt.Errorf("read generation of nftables: the kernel answered with %d messages", len(replies))
+	}
+	d, err := netlink.NewAttributeDecoder(replies[0].Data[nfgenmsgSize:])
+	if err != nil {
+		return 0, fmt.Errorf("decode generation of nftables: %w", err)
+	}
+	d.ByteOrder = binary.BigEndian
+	for d.Next() {
+		if d.Type() == unix.NFTA_GEN_ID {
+			return d.Uint32(), nil
+		}
+	}
+	return 0, errors.Join(errors.New("decode generation of nftables: there is none"), d.Err())
+}
+
+// nfgenmsgSize is that of struct nfgenmsg, which is before the attributes.
+const nfgenmsgSize = 4
+
+func readNFTOnce(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
