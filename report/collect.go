@@ -33,6 +33,7 @@ type log struct {
 	trailer   *runlog.Trailer
 	records   uint64
 	lastT     float64
+	drained   float64 // when the last attempts had ended, s; 0 is unknown
 	problems  []runlog.Problem
 	nProblems uint64
 	missing   []string // hosts whose last records never arrived
@@ -505,6 +506,10 @@ func (l *log) addEvent(r *runlog.Record) {
 		p.begun()
 	}
 	switch e.Kind {
+	case "phase":
+		if e.Name == "drain" {
+			l.drained = r.T
+		}
 	case "node":
 		l.addCondition(r.T, e)
 	case "event":

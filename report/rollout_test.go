@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -299,6 +300,20 @@ func TestDataplaneThatCannotBeRead(t *testing.T) {
 	stale = ended.analyze().Nodes[0].Stale
 	assert.InDelta(t, 30.9-14.7, stale.UnreadS, 0.2)
 	assert.Zero(t, stale.MaxS)
+
+	// A cluster is put back after the last attempt, for as long as it takes: what is
+	// not read then is of no attempt.
+	long := newSim(t, 262144, 200000, finTraffic("web", 0, 30))
+	long.endpoints(-0.4, "1 RS")
+	long.plane(-0.3, programmed(1))
+	long.repeat(9.7, 20, programmed(1))
+	long.fill("web", 50, 0, 30)
+	long.records = append(long.records,
+		runlog.Record{Host: "controller", T: 31, Event: &runlog.Event{Kind: "phase", Name: "drain"}},
+		runlog.Record{Host: "controller", T: 60, Event: &runlog.Event{Kind: "pod", Name: "deleted"}})
+	assert.Zero(t, long.analyze().Nodes[0].Stale.UnreadS)
+	long.records = slices.DeleteFunc(long.records, func(r runlog.Record) bool { return r.Dataplane != nil && r.T > 9 })
+	assert.InDelta(t, 31-14.7, long.analyze().Nodes[0].Stale.UnreadS, 1e-9)
 
 	never := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
 	never.endpoints(-0.4, "1 RS")

@@ -23,6 +23,12 @@ func (l *log) staleOf(node string) *Stale {
 	}
 	w := &staleWatch{l: l, out: &Stale{Backends: []StaleBackend{}}, open: map[staleKey]*StaleBackend{}}
 	read := false
+	// What comes after the last attempt, such as a cluster that is put back, is logged
+	// for as long as it takes, and not read.
+	end := l.lastT
+	if l.drained > 0 {
+		end = min(end, l.drained)
+	}
 	for i, p := range planes {
 		next := max(l.lastT, p.t)
 		if i+1 < len(planes) {
@@ -45,7 +51,7 @@ func (l *log) staleOf(node string) *Stale {
 		if until < next {
 			w.seen = p.seen
 			w.leave(until)
-			w.out.UnreadS += next - until
+			w.out.UnreadS += max(0, min(next, end)-until)
 		}
 	}
 	if !read {
