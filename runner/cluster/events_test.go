@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,28 +18,14 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/env/envtest"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
 // kept is what was recorded.
-type kept struct {
-	mu      sync.Mutex
-	records []runlog.Record
-}
-
-func (k *kept) Record(r runlog.Record) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.records = append(k.records, r)
-}
+type kept struct{ envtest.Recorder }
 
 func (k *kept) Join(context.Context, env.Host) (int64, error) { return 0, nil }
-
-func (k *kept) all() []runlog.Record {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return append([]runlog.Record{}, k.records...)
-}
 
 func anEvent(version, object, reason string) *corev1.Event {
 	return &corev1.Event{
@@ -73,15 +58,15 @@ func TestFollowEvents(t *testing.T) {
 	w.Add(anEvent("9", "coredns", "Killing"))
 	w.Modify(anEvent("10", "kube-proxy-1", "Unhealthy"))
 	w.Delete(anEvent("11", "kube-proxy-1", "Unhealthy"))
-	require.Eventually(t, func() bool { return len(out.all()) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(out.Records()) == 2 }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, &runlog.Event{Kind: "event", Name: "kube-proxy-1", Detail: "Killing: it", Fields: map[string]string{
 		"object": "pod", "type": "Warning", "reason": "Killing", "count": "3", "by": "kubelet", "node": "b",
-	}}, out.all()[0].Event)
+	}}, out.Records()[0].Event)
 	w.Error(&metav1.Status{Code: 410, Reason: metav1.StatusReasonGone})
 	w = <-watches
 	w.Add(anEvent("12", "kube-proxy-1", "Started"))
-	require.Eventually(t, func() bool { return len(out.all()) == 4 }, 10*time.Second, time.Millisecond)
-	assert.Equal(t, "events", out.all()[2].Loss.What)
+	require.Eventually(t, func() bool { return len(out.Records()) == 4 }, 10*time.Second, time.Millisecond)
+	assert.Equal(t, "events", out.Records()[2].Loss.What)
 	stop()
 	l.tasks.Wait()
 }
@@ -107,7 +92,7 @@ func TestEachStateOfEndpointsIsRecorded(t *testing.T) {
 	h.OnUpdate(one, slice("web-1", "web", "10.0.0.1", "10.0.0.2")) // nothing new
 	h.OnDelete(cache.DeletedFinalStateUnknown{Obj: slice("web-1", "web")})
 	var states []string
-	for _, r := range out.all() {
+	for _, r := range out.Records() {
 		states = append(states, r.Endpoints.Service)
 		for _, e := range r.Endpoints.Endpoints {
 			states[len(states)-1] += " " + e.Addr.String()

@@ -250,7 +250,7 @@ func TestBallastThatWasDeletedComesBack(t *testing.T) {
 	require.Eventually(t, func() bool { return facts(t).Entries == n }, 20*time.Second, 20*time.Millisecond)
 	require.NoError(t, b.stop())
 	restored := 0
-	for _, r := range b.all() {
+	for _, r := range b.Records() {
 		if r.Event.Name == "restored" {
 			assert.Equal(t, r.Event.Fields["missing"], r.Event.Fields["inserted"])
 			k, err := strconv.Atoi(r.Event.Fields["inserted"])

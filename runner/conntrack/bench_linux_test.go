@@ -216,7 +216,7 @@ func BenchmarkAutopsy(b *testing.B) {
 		require.NoError(b, err)
 		rec := &recorder{}
 		require.NoError(b, w.Run(b.Context(), func() {}, rec))
-		require.True(b, rec.records[0].Autopsy.Found)
+		require.True(b, rec.Records()[0].Autopsy.Found)
 	}
 	require.NoError(b, Flush(b.Context()))
 }

@@ -80,7 +80,7 @@ func TestCensusAgreesWithOtherReaders(t *testing.T) {
 	w, err := NewCensus(env.Job{Epoch: monotonic(), Census: &env.CensusJob{Every: 1, MaxCPU: 0.02, Sources: 20}})
 	c := start(t, w, err)
 	require.NoError(t, c.stop())
-	records := c.all()
+	records := c.Records()
 	require.GreaterOrEqual(t, len(records), 2, "one walk before it was ready, one at the end")
 
 	conn, err := ctlib.Dial(nil)
@@ -174,8 +174,8 @@ func TestCensusThatCannotReadSaysSo(t *testing.T) {
 
 	rec := &recorder{}
 	withoutPrivilege(func() { err = w.(*census).walk(t.Context(), false, rec) })
-	require.Len(t, rec.all(), 1)
-	assert.Contains(t, rec.all()[0].Census.Failed, "operation not permitted")
+	require.Len(t, rec.Records(), 1)
+	assert.Contains(t, rec.Records()[0].Census.Failed, "operation not permitted")
 }
 
 func TestWalkEndsWithItsContext(t *testing.T) {

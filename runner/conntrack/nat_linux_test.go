@@ -93,7 +93,7 @@ func examine(t testing.TB, tuple runlog.Tuple) *runlog.Autopsy {
 	rec, ready := &recorder{}, 0
 	require.NoError(t, w.Run(t.Context(), func() { ready++ }, rec))
 	assert.Equal(t, 1, ready)
-	records := rec.all()
+	records := rec.Records()
 	require.Len(t, records, 1)
 	a := records[0].Autopsy
 	require.NotNil(t, a)
@@ -167,8 +167,8 @@ func TestAutopsyThatFailsSaysSo(t *testing.T) {
 	rec := &recorder{}
 	withoutPrivilege(func() { err = w.Run(t.Context(), func() {}, rec) })
 	require.NoError(t, err)
-	require.Len(t, rec.all(), 1)
-	a := rec.all()[0].Autopsy
+	require.Len(t, rec.Records(), 1)
+	a := rec.Records()[0].Autopsy
 	assert.False(t, a.Found)
 	assert.Contains(t, a.Error, "operation not permitted")
 
@@ -176,7 +176,7 @@ func TestAutopsyThatFailsSaysSo(t *testing.T) {
 	cancel()
 	rec = &recorder{}
 	require.NoError(t, w.Run(ctx, func() {}, rec))
-	assert.NotEmpty(t, rec.all()[0].Autopsy.Error)
+	assert.NotEmpty(t, rec.Records()[0].Autopsy.Error)
 }
 
 // withoutPrivilege calls f on a thread without capabilities and waits for it.

@@ -44,11 +44,11 @@ func runSampler(t *testing.T, src *fakeSource, every, lead, lasts time.Duration)
 		ctx, cancel := context.WithTimeout(t.Context(), lasts)
 		defer cancel()
 		ready := false
-		require.NoError(t, s.Run(ctx, func() { ready = true; assert.Len(t, rec.all(), 1, "one sample before ready") }, rec))
+		require.NoError(t, s.Run(ctx, func() { ready = true; assert.Len(t, rec.Records(), 1, "one sample before ready") }, rec))
 		assert.True(t, ready)
 		assert.True(t, src.closed)
 	})
-	return rec.all()
+	return rec.Records()
 }
 
 func times(records []runlog.Record) (at []float64) {
@@ -121,7 +121,7 @@ func TestSamplerReadsThisNamespace(t *testing.T) {
 	}
 	insertFlows(t, 0, 20, 600)
 	require.NoError(t, s.stop())
-	records := s.all()
+	records := s.Records()
 	first, last := records[0].Sample, records[len(records)-1].Sample
 	require.NotNil(t, first)
 	require.NotNil(t, last)

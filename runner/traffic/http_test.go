@@ -51,7 +51,7 @@ func TestHTTPAnswered(t *testing.T) {
 		got, out := run(t, t.Context(), httpLoad(target, scenarios.HTTP{KeepAlive: &oneShot}))
 		assert.Equal(t, uint64(49), got.due)
 		assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 49}, got.outcomes)
-		for _, r := range out.snapshot() {
+		for _, r := range out.Records() {
 			if r.Latency != nil {
 				assert.NotEmpty(t, r.Latency.Connect, "each attempt has a handshake")
 			}
@@ -317,7 +317,7 @@ func TestHTTPResent(t *testing.T) {
 	got, out := run(t, t.Context(), j)
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 3}, got.outcomes)
 	var event *runlog.Event
-	for _, r := range out.snapshot() {
+	for _, r := range out.Records() {
 		if r.Event != nil {
 			event = r.Event
 		}

@@ -67,7 +67,7 @@ func TestShortLivedEnds(t *testing.T) {
 }
 
 func servedTotal(out *records) (sum runlog.Served) {
-	for _, r := range out.snapshot() {
+	for _, r := range out.Records() {
 		if r.Served != nil {
 			sum.Accepted += r.Served.Accepted
 			sum.Served += r.Served.Served

@@ -2,7 +2,6 @@ package traffic
 
 import (
 	"math"
-	"slices"
 	"sync"
 	"testing"
 
@@ -12,26 +11,12 @@ import (
 
 	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
+	"github.com/tablefull/tablefull/runner/env/envtest"
 	"github.com/tablefull/tablefull/scenarios"
 )
 
 // records keeps what is recorded, in order.
-type records struct {
-	mu  sync.Mutex
-	all []runlog.Record
-}
-
-func (r *records) Record(x runlog.Record) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, x)
-}
-
-func (r *records) snapshot() []runlog.Record {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.all)
-}
+type records struct{ envtest.Recorder }
 
 // totals is all bins of a log added up, as a reader does.
 type totals struct {
@@ -45,7 +30,7 @@ type totals struct {
 
 func (r *records) totals() totals {
 	t := totals{notStarted: map[runlog.NotStartedReason]uint64{}, outcomes: map[runlog.Outcome]uint64{}}
-	for _, x := range r.snapshot() {
+	for _, x := range r.Records() {
 		switch {
 		case x.Bin != nil:
 			t.due += x.Bin.Due
@@ -76,7 +61,7 @@ func newTally(failuresPerSecond int) (*Tally, *records, *float64) {
 }
 
 func bins(out *records) (b []runlog.Bin) {
-	for _, r := range out.snapshot() {
+	for _, r := range out.Records() {
 		if r.Bin != nil {
 			b = append(b, *r.Bin)
 		}
@@ -107,9 +92,9 @@ func TestTallyCountsByDueTime(t *testing.T) {
 		{Traffic: "web", Start: 1, Width: 0.1, Outcomes: map[runlog.Outcome]uint64{runlog.ConnectTimeout: 1}, LostPackets: 2},
 	}, bins(out)[2:])
 
-	n := len(out.snapshot())
+	n := len(out.Records())
 	tally.Flush()
-	assert.Len(t, out.snapshot(), n, "nothing new, nothing recorded")
+	assert.Len(t, out.Records(), n, "nothing new, nothing recorded")
 }
 
 // Due times that are multiples of the width begin a bin, whatever their
@@ -179,7 +164,7 @@ func TestTallyLatencies(t *testing.T) {
 	var l []runlog.Latency
 	collect := func() {
 		l = nil
-		for _, r := range out.snapshot() {
+		for _, r := range out.Records() {
 			if r.Latency != nil {
 				l = append(l, *r.Latency)
 			}

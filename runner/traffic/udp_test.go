@@ -286,7 +286,7 @@ func TestUDPIgnoresStrangers(t *testing.T) {
 	<-done
 	assert.Equal(t, map[runlog.Outcome]uint64{runlog.OK: 50, runlog.ResponseTimeout: 49}, got.outcomes)
 	var events []runlog.Event
-	for _, r := range out.snapshot() {
+	for _, r := range out.Records() {
 		if r.Event != nil {
 			events = append(events, *r.Event)
 		}
