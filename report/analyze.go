@@ -134,6 +134,7 @@ func (l *log) findings() *Findings {
 		nf.Conditions = append([]Condition{}, l.conditions[n.name]...)
 		nf.Proxy = l.proxies[n.name].finding()
 		nf.Ports = n.portFinding(l.masquerade())
+		nf.needs, nf.others = l.needsAtOnce(n), n.others
 		f.Nodes = append(f.Nodes, nf)
 	}
 	for _, t := range l.order {

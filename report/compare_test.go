@@ -12,6 +12,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/perf/benchfmt"
 	"golang.org/x/perf/benchmath"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -371,17 +372,35 @@ func TestComparisonRenderings(t *testing.T) {
 	require.Error(t, c.Render("no such", &out))
 }
 
-// benchstat's own numbers are ours: it reads the lines and comes to the same p.
+// benchstat's own numbers are ours: what its packages read from the lines that a
+// comparison writes for it is what was measured, and comes to the same medians and
+// the same p, before it is corrected for several metrics.
 func TestComparisonIsBenchstats(t *testing.T) {
-	e, trials := experimentWith(nil, around(8, 10, 0), around(8, 10.4, 0))
-	r := row(t, Compare(e, trials), "p99")
-	s := func(v ArmValue) *benchmath.Sample {
-		return benchmath.NewSample(append([]float64{}, v.values...), &benchmath.DefaultThresholds)
+	e, trials := experimentWith(nil, around(8, 10, 0), around(8, 10.43, 0))
+	c := Compare(e, trials)
+	var lines bytes.Buffer
+	require.NoError(t, c.Render("gobench", &lines))
+	values := map[string][]float64{} // by name and unit
+	for r := benchfmt.NewReader(&lines, "bench.txt"); r.Scan(); {
+		line, ok := r.Result().(*benchfmt.Result)
+		require.True(t, ok, "%v", r.Result())
+		for _, v := range line.Values {
+			values[string(line.Name)+" "+v.Unit] = append(values[string(line.Name)+" "+v.Unit], v.Value)
+		}
 	}
-	want := benchmath.AssumeNothing.Compare(s(r.Arms[0]), s(r.Arms[1]))
+	read := func(arm string) *benchmath.Sample {
+		v := values["Run/metric=p99/arm="+arm+" ms"]
+		require.Len(t, v, 8, "%v", values)
+		return benchmath.NewSample(v, &benchmath.DefaultThresholds)
+	}
+	r := row(t, c, "p99")
+	base, other := read(r.Arms[0].Arm), read(r.Arms[1].Arm)
 	require.NotNil(t, r.Arms[1].Against.P)
-	assert.InDelta(t, want.P, *r.Arms[1].Against.P, 1e-12)
-	assert.InDelta(t, benchmath.AssumeNothing.Summary(s(r.Arms[0]), 0.95).Center, *r.Arms[0].Median, 1e-12)
+	assert.InDelta(t, benchmath.AssumeNothing.Compare(base, other).P, *r.Arms[1].Against.P, 1e-12)
+	for i, s := range []*benchmath.Sample{base, other} {
+		want := benchmath.AssumeNothing.Summary(s, 0.95)
+		assert.InDelta(t, want.Center, *r.Arms[i].Median, 1e-9)
+	}
 }
 
 // A kube-proxy's own numbers, over a restart of it.

@@ -243,6 +243,9 @@ type Node struct {
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal), and self, the sampling agent's CPU time in s per s; null where not measured."`
 	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`
+
+	needs  *uint64 // entries that its attempts need at once at most; nil where that cannot be computed
+	others others
 }
 
 // Condition is what became of a cluster's node at a moment.

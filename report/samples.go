@@ -49,6 +49,7 @@ type node struct {
 	lastWalkAt   float64
 	ports        []portUse // by walk, where clients are masqueraded
 	aged         *Aged
+	others       others
 }
 
 type tableSample struct {
@@ -285,6 +286,7 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	}
 	n.plotWalk(t, c)
 	n.noteStates(c)
+	l.addOthers(n, t, c)
 	l.addPorts(n, t, c)
 	during := func(t float64) bool {
 		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)

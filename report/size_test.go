@@ -3,6 +3,8 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -165,7 +167,7 @@ func TestTrialOfWithClashes(t *testing.T) {
 	s.fill("web", 200, 0, 10)
 	s.bump(5, simNode, "drop", 3)
 	s.bump(5, simNode, "insert_failed", 3)
-	x := TrialOf(s.analyze(), 3000, "d")
+	x := TrialOf(s.analyze(), Wanted{Need: 3000, Free: 3000}, "d")
 	assert.True(t, x.Holds)
 	assert.Zero(t, x.Dropped)
 }
@@ -177,13 +179,117 @@ func TestTrialOf(t *testing.T) {
 	}{{2000, true}, {1800, false}} {
 		s := newSim(t, 262144, c.headroom, finTraffic("web", 0, 10))
 		s.fill("web", 200, 0, 10)
-		x := TrialOf(s.analyze(), c.headroom, "d")
+		x := TrialOf(s.analyze(), Wanted{Free: c.headroom}, "d")
 		assert.Empty(t, x.Unsound)
 		assert.Equal(t, c.holds, x.Holds)
 		assert.Equal(t, c.holds, x.Dropped == 0)
 		assert.Equal(t, int64(c.headroom), *x.FreeThen)
-		assert.NotEmpty(t, TrialOf(s.analyze(), c.headroom+100, "d").Unsound, "not what was asked for")
+		assert.NotEmpty(t, TrialOf(s.analyze(), Wanted{Free: c.headroom + 100}, "d").Unsound, "not what was asked for")
 		s.noSample = true
-		assert.NotEmpty(t, TrialOf(s.analyze(), c.headroom, "d").Unsound, "no data holds nothing")
+		assert.NotEmpty(t, TrialOf(s.analyze(), Wanted{Free: c.headroom}, "d").Unsound, "no data holds nothing")
+	}
+}
+
+// What is neither ballast nor to the run's services is others', from the walk
+// before traffic on.
+func TestOthersInATable(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.fill("web", 100, 0, 10)
+	addr, pod := s.header.Services[0].Addr, s.header.Services[0].Backends[0].Addr
+	walk := func(at float64, ballast, ours, theirs uint64) {
+		c := &runlog.Census{Entries: ballast + ours + theirs, Ballast: ballast, Groups: []runlog.CensusGroup{
+			{Proto: "tcp", State: "TIME_WAIT", Service: addr, Backend: pod, Count: ours / 2},
+			{Proto: "tcp", State: "ESTABLISHED", Service: pod, Backend: pod, Count: ours - ours/2},
+			{Proto: "tcp", State: "ESTABLISHED", Service: netip.MustParseAddrPort("10.96.0.1:443"), Backend: netip.MustParseAddrPort("198.18.0.1:6443"), Count: theirs},
+		}}
+		s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: c})
+	}
+	walk(-3, 200000, 0, 9)
+	walk(-1, 259000, 2, 40)
+	walk(2, 259000, 200, 43)
+	walk(4, 0, 400, 38) // without ballast
+	walk(12, 0, 1000, 400)
+	n := s.analyze().Nodes[0]
+	assert.Equal(t, others{walks: 3, start: 40, least: 38, most: 43}, n.others, "not before the last walk ahead of the traffic, nor after the run")
+	require.NotNil(t, n.needs)
+	assert.Equal(t, uint64(1000), *n.needs)
+}
+
+// onCluster is a run whose traffic entered by node a.
+func onCluster(free int64, o others) *Findings {
+	beside, need := int64(100000), uint64(1000)
+	return &Findings{Target: kubernetes, Sizing: &Sizing{}, Nodes: []Node{
+		{Name: "b", HeadroomAtStart: &beside, Samples: 50, Entered: &Entered{}},
+		{Name: "a", HeadroomAtStart: &free, Samples: 50, AgedOut: &Aged{WaitedS: 122}, Entered: &Entered{Due: 1000}, needs: &need, others: o},
+	}}
+}
+
+// On a cluster's node the connections of others come and go: a trial whose room
+// was not that of which it is to show something says nothing.
+func TestTrialOfOnACluster(t *testing.T) {
+	needed, less := Wanted{Need: 1000, Free: 1010, Holds: true}, Wanted{Need: 1000, Free: 910}
+	for _, c := range []struct {
+		name    string
+		want    Wanted
+		free    int64
+		o       others
+		dropped uint64
+		unsound string
+	}{
+		{"held", needed, 1010, others{3, 50, 48, 52}, 0, ""},
+		{"needs more", needed, 1010, others{3, 50, 48, 52}, 4, ""},
+		{"less", less, 910, others{3, 50, 48, 52}, 90, ""},
+		{"holds with less", less, 910, others{3, 50, 48, 52}, 0, ""},
+		{"others took it", needed, 1010, others{3, 50, 50, 70}, 10, "a had room for 990 entries only"},
+		{"others took some of too much", needed, 1010, others{3, 50, 50, 70}, 0, ""},
+		{"others left", needed, 1010, others{3, 100, 50, 100}, 0, "a had room for up to 1060 entries"},
+		{"others left, and it was not enough", needed, 1010, others{3, 100, 50, 100}, 4, ""},
+		{"less, and others left", less, 910, others{3, 100, 50, 100}, 0, "a had room for up to 960 entries"},
+		{"less, and others took it", less, 910, others{3, 100, 100, 200}, 150, "a had room for 810 entries only"},
+		{"filled by others before", needed, 700, others{3, 50, 50, 50}, 300, "a had room for 700 entries only"},
+		{"not walked", needed, 1010, others{}, 0, "is not known"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := onCluster(c.free, c.o)
+			f.Nodes[1].TableFullDrops = c.dropped
+			x := TrialOf(f, c.want, "d")
+			assert.Equal(t, c.dropped == 0, x.Holds)
+			if c.unsound == "" {
+				assert.Empty(t, x.Unsound)
+				assert.Contains(t, x.text(), "when traffic began")
+			} else {
+				assert.Contains(t, strings.Join(x.Unsound, "\n"), c.unsound)
+			}
+		})
+	}
+	f := onCluster(1010, others{3, 50, 50, 50})
+	f.Nodes[1].AgedOut.Left = 7
+	assert.Contains(t, strings.Join(TrialOf(f, needed, "d").Unsound, "\n"), "still had 7 entries of the trial before")
+	f = onCluster(1010, others{3, 50, 50, 50})
+	*f.Nodes[0].HeadroomAtStart = 500
+	assert.Contains(t, strings.Join(TrialOf(f, needed, "d").Unsound, "\n"), "b, which traffic does not enter by, had only 500")
+	f = onCluster(1010, others{3, 50, 50, 50})
+	f.Nodes[1].AgedOut = nil
+	assert.NotEmpty(t, TrialOf(f, needed, "d").Unsound, "which node traffic enters by is not known")
+}
+
+func TestToVerify(t *testing.T) {
+	n, need, theirs, why := onCluster(5000, others{3, 50, 45, 61}).ToVerify()
+	assert.Empty(t, why)
+	assert.Equal(t, "a", n.Name)
+	assert.Equal(t, []uint64{1000, 11}, []uint64{need, theirs})
+	for name, change := range map[string]func(*Findings){
+		"only runs whose traffic enters by one node": func(f *Findings) { f.Nodes[0].Entered.Due = 500 },
+		"no node's table was sampled":                func(f *Findings) { f.Nodes[1].Entered.Due = 0 },
+		"against a flood":                            func(f *Findings) { f.Sizing.Meaningless = true },
+		"the entries of x cannot be computed":        func(f *Findings) { f.Predicted = &Prediction{UnknownTraffic: []string{"x"}} },
+		"could not be computed":                      func(f *Findings) { f.Nodes[1].needs = nil },
+		"was not walked twice":                       func(f *Findings) { f.Nodes[1].others.walks = 1 },
+		"came and went by 31 entries":                func(f *Findings) { f.Nodes[1].others.most = 81 },
+	} {
+		f := onCluster(5000, others{3, 50, 45, 61})
+		change(f)
+		_, _, _, why := f.ToVerify()
+		assert.Contains(t, why, name)
 	}
 }

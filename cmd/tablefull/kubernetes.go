@@ -103,28 +103,36 @@ func (k *kubeFlags) env() (*cluster.Env, error) {
 
 // runInCluster runs a scenario in the cluster that the flags name.
 func runInCluster(ctx context.Context, ref string, sc *scenarios.Scenario, k kubeFlags, f runFlags, s Streams) error {
-	if k.image == "" {
-		return errNoImage("--target kubernetes")
-	}
-	if n := max(1, sc.Lab.Nodes); len(k.nodes) > 0 && len(k.nodes) != n {
-		return usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
-	}
-	// What no cluster can do is said before anything is asked of one.
-	if refused := cluster.Refusals(sc, k.proxy.named()); len(refused) > 0 {
-		return &runner.Unsupported{Reasons: refused}
-	}
-	e, err := k.env()
+	e, err := k.reach(ctx, sc, ref, f.sets)
 	if err != nil {
-		return err
-	}
-	rights, err := cluster.Rights(sc, k.proxy.NamespacedName)
-	if err != nil {
-		return err
-	}
-	if err := checkRights(ctx, e, rights, roleCommand(ref, f.sets, k.proxy)); err != nil {
 		return err
 	}
 	return runHere(ctx, e, sc, f, s)
+}
+
+// reach is the cluster that the flags name, if it can run the scenario and the
+// account has the rights for it. Ref and sets are how the user names the
+// scenario.
+func (k *kubeFlags) reach(ctx context.Context, sc *scenarios.Scenario, ref string, sets []string) (*cluster.Env, error) {
+	if k.image == "" {
+		return nil, errNoImage("--target kubernetes")
+	}
+	if n := max(1, sc.Lab.Nodes); len(k.nodes) > 0 && len(k.nodes) != n {
+		return nil, usagef("--node names %d nodes, and traffic enters by %d (lab.nodes)", len(k.nodes), n)
+	}
+	// What no cluster can do is said before anything is asked of one.
+	if refused := cluster.Refusals(sc, k.proxy.named()); len(refused) > 0 {
+		return nil, &runner.Unsupported{Reasons: refused}
+	}
+	e, err := k.env()
+	if err != nil {
+		return nil, err
+	}
+	rights, err := cluster.Rights(sc, k.proxy.NamespacedName)
+	if err != nil {
+		return nil, err
+	}
+	return e, checkRights(ctx, e, rights, roleCommand(ref, sets, k.proxy))
 }
 
 // checkRights is an *runner.Unsupported where the account does not have all

@@ -236,7 +236,7 @@ func TestCronJob(t *testing.T) {
 	}
 	require.NotNil(t, job)
 	var roles strings.Builder
-	require.Zero(t, run(t.Context(), []string{"doctor", "--rbac", "short-lived", "--for", "ServiceAccount:" + accounts[0]}, Streams{Out: &roles, Err: io.Discard}))
+	require.Zero(t, run(t.Context(), []string{"doctor", "--rbac", "stale-soak", "--for", "ServiceAccount:" + accounts[0]}, Streams{Out: &roles, Err: io.Discard}))
 	for _, o := range strictObjects(t, []byte(roles.String())) {
 		assert.Contains(t, all, o, "the account has what doctor --rbac prints")
 	}

@@ -42,8 +42,9 @@ var residues = map[string]struct {
 
 func sizeCommand(s Streams) *cobra.Command {
 	var l load
-	var format, out string
-	var again, quiet bool
+	var v verifyFlags
+	var again bool
+	v.kube = newKubeFlags()
 	c := &cobra.Command{
 		Use:   "size [DIR]",
 		Short: "Compute the limit that a load needs, from a run or from numbers",
@@ -63,10 +64,19 @@ free as it needs at once, which must hold, and with a tenth less, which must
 not; the rest of the table is ballast. It verifies the need of a run of that
 length: to verify the steady state, let the run last longer than its entries.
 
+A run that was made on a cluster is verified there, if you say so with --target
+kubernetes, and with --image, --context and what else run was given. It enters by
+the same node, unless --node names another, which then has no more room than that
+for anybody's new connections. Each run first waits until the entries of the one before
+have expired, which takes two minutes mostly. What the connections of others
+come to on the node is left free besides, and one percent more; where they come
+to too much, the run says nothing.
+
 The exit code of --verify is 0 where both did as computed, 3 where one did not,
 4 where one says nothing.`,
 		Example: `  tablefull size results
   tablefull size results --verify
+  tablefull size results --verify --target kubernetes --image REGISTRY/tablefull:v1
   tablefull size --connections 700/s --limit 131072
   tablefull size --connections 2000/s --timeout tcp_timeout_time_wait=30s --held 20000 --udp 500/s
   tablefull size --connections 700/s --entries-per-connection 2     through a gateway
@@ -79,8 +89,8 @@ The exit code of --verify is 0 where both did as computed, 3 where one did not,
 			return nil
 		}, ValidArgsFunction: completeRuns,
 		RunE: func(c *cobra.Command, args []string) error {
-			if !slices.Contains(report.SizeFormats(), format) {
-				return usagef("--format %s: must be one of %s", format, strings.Join(report.SizeFormats(), ", "))
+			if !slices.Contains(report.SizeFormats(), v.format) {
+				return usagef("--format %s: must be one of %s", v.format, strings.Join(report.SizeFormats(), ", "))
 			}
 			size, err := l.given(c, args)
 			switch {
@@ -89,18 +99,22 @@ The exit code of --verify is 0 where both did as computed, 3 where one did not,
 			case again && len(args) == 0:
 				return usagef("--verify needs a run's directory")
 			case again:
-				return sizeVerified(c.Context(), args[0], out, format, quiet, s)
-			case out != "":
+				return sizeVerified(c.Context(), args[0], v, s)
+			case v.out != "":
 				return usagef("--out is where --verify puts its runs")
+			case v.target != "lab":
+				return usagef("--target is where --verify makes its runs")
 			}
-			return report.RenderSize(format, size, nil, s.Out)
+			return report.RenderSize(v.format, size, nil, s.Out)
 		},
 	}
 	c.Long += seeAlso("run", "report")
-	c.Flags().StringVar(&format, "format", "text", "one of "+strings.Join(report.SizeFormats(), ", "))
+	c.Flags().StringVar(&v.format, "format", "text", "one of "+strings.Join(report.SizeFormats(), ", "))
 	c.Flags().BoolVar(&again, "verify", false, "run the scenario again with what it needs, and with a tenth less")
-	c.Flags().StringVar(&out, "out", "", "`directory` for the runs of --verify (default DIR/verify)")
-	c.Flags().BoolVar(&quiet, "quiet", false, "no progress of --verify")
+	c.Flags().StringVar(&v.out, "out", "", "`directory` for the runs of --verify (default DIR/verify)")
+	c.Flags().BoolVar(&v.quiet, "quiet", false, "no progress of --verify")
+	c.Flags().StringVar(&v.target, "target", "lab", "where --verify makes its runs, which is where the run was made: lab or kubernetes")
+	v.kube.bind(c.Flags())
 	l.flags(c)
 	return c
 }
