@@ -234,6 +234,28 @@ func TestNeverIsAValue(t *testing.T) {
 	assert.Equal(t, "~", row(t, c, "drop_at").Arms[1].Against.Mark)
 }
 
+// Arms that search are compared by what they found, and one of which a search
+// decided nothing decides nothing.
+func TestCapacityIsCompared(t *testing.T) {
+	searches := func(a, b searchLog) *Comparison {
+		e, trials := experimentWith([]string{"capacity"}, around(6, 10, 0), around(6, 10, 0))
+		for i := range trials {
+			log := map[string]searchLog{"a": a, "b": b}[trials[i].Arm]
+			log.limit += float64(3 * trials[i].Trial)
+			trials[i].Findings = log.findings(t)
+		}
+		return Compare(e, trials)
+	}
+	assert.Equal(t, Pass, searches(searchLog{limit: 3000}, searchLog{limit: 3000}).Verdict)
+	assert.Equal(t, Pass, searches(searchLog{limit: 3000}, searchLog{limit: 3600}).Verdict)
+	c := searches(searchLog{limit: 3000}, searchLog{limit: 2400})
+	assert.Equal(t, Fail, c.Verdict, "%v", c.Reasons)
+	assert.Contains(t, c.Headline, "b: capacity is worse: 2,")
+	silent := searches(searchLog{limit: 3000}, searchLog{limit: 9000, silentAbove: 3100})
+	assert.Equal(t, Inconclusive, silent.Verdict)
+	assert.Contains(t, strings.Join(silent.Reasons, " "), "the generator could not keep up")
+}
+
 // The smallest p is the one of the test itself.
 func TestLeastP(t *testing.T) {
 	for _, n := range []int{2, 3, 4, 6, 9} {

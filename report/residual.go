@@ -1,6 +1,9 @@
 package report
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 const (
 	// fewestCompared is how many samples a residual is taken from at least.
@@ -75,8 +78,8 @@ func (l *log) residences(s *Sizing, n *node) {
 	for i := range s.Parts {
 		p := &s.Parts[i]
 		t := l.traffics[p.Traffic]
-		state := n.stateIndex(p.State)
-		if t == nil || state < 0 || p.ResidenceS <= 0 || p.EntriesPerAttempt <= 0 || l.sharesState(t) {
+		states := n.stateIndexes(p.State)
+		if t == nil || len(states) == 0 || p.ResidenceS <= 0 || p.EntriesPerAttempt <= 0 || l.sharesState(t) {
 			continue
 		}
 		c := t.due()
@@ -87,8 +90,10 @@ func (l *log) residences(s *Sizing, n *node) {
 				continue
 			}
 			walks++
-			if state < len(w.count) {
-				entries += float64(w.count[state])
+			for _, i := range states {
+				if i < len(w.count) {
+					entries += float64(w.count[i])
+				}
 			}
 			arrivals += p.EntriesPerAttempt * (c.before(w.t) - c.before(w.t-p.ResidenceS)) / p.ResidenceS
 		}
@@ -99,14 +104,20 @@ func (l *log) residences(s *Sizing, n *node) {
 	}
 }
 
-// stateIndex is the place of a state of TCP in the node's census; -1 for none.
-func (n *node) stateIndex(state string) int {
+// stateIndexes are the places of a part's state in the node's census. Entries of
+// UDP stay for udp_timeout whether answered or not, until they are ASSURED.
+func (n *node) stateIndexes(state string) []int {
+	names := []string{"tcp " + state}
+	if state == "UDP" {
+		names = []string{"udp replied", "udp UNREPLIED"}
+	}
+	var out []int
 	for i, s := range n.states {
-		if s == "tcp "+state {
-			return i
+		if slices.Contains(names, s) {
+			out = append(out, i)
 		}
 	}
-	return -1
+	return out
 }
 
 // sharesState says whether another traffic's entries end in the same state.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -119,27 +120,69 @@ func TestResidualUntilTheDrop(t *testing.T) {
 }
 
 func TestMeasuredResidence(t *testing.T) {
-	info := finTraffic("web", 0, 20)
-	info.Residence = 5
-	s := newSim(t, 262144, 262144, info)
-	for _, due := range dues(0, 20, 100) {
-		require.True(t, s.enter(due))
-		s.entries--
-		s.bump(due+6, simNode, "entries", -1)
-		s.ok("web", due)
-	}
-	for at := 1.0; at < 20; at++ {
-		s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: &runlog.Census{
-			Entries: uint64(100 * min(at, 6)), Groups: []runlog.CensusGroup{{Proto: "tcp", State: "TIME_WAIT", Count: uint64(100 * min(at, 6))}},
-		}})
-	}
-	p := s.analyze().Sizing.Parts[0]
-	require.NotNil(t, p.MeasuredS)
-	assert.InDelta(t, 6, *p.MeasuredS, 0.2, "the entries stay a second longer than their timeout says")
+	for state, groups := range map[string][]runlog.CensusGroup{
+		"TIME_WAIT": {{Proto: "tcp", State: "TIME_WAIT", Count: 2}},
+		"UDP":       {{Proto: "udp", Replied: true, Count: 1}, {Proto: "udp", Count: 1}},
+	} {
+		t.Run(state, func(t *testing.T) {
+			info := finTraffic("web", 0, 20)
+			info.Residence, info.ResidueState = 5, state
+			s := newSim(t, 262144, 262144, info)
+			for _, due := range dues(0, 20, 100) {
+				require.True(t, s.enter(due))
+				s.entries--
+				s.bump(due+6, simNode, "entries", -1)
+				s.ok("web", due)
+			}
+			for at := 1.0; at < 20; at++ {
+				n, walk := uint64(100*min(at, 6)), []runlog.CensusGroup{{Proto: "udp", Replied: true, Assured: true, Count: 7}}
+				for _, g := range groups {
+					g.Count *= n / 2
+					walk = append(walk, g)
+				}
+				s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: &runlog.Census{Entries: n + 7, Groups: walk}})
+			}
+			p := s.analyze().Sizing.Parts[0]
+			require.NotNil(t, p.MeasuredS)
+			assert.InDelta(t, 6, *p.MeasuredS, 0.2, "the entries stay a second longer than their timeout says")
 
-	info.Residence = 120
-	s.header.Traffic = []runlog.TrafficInfo{info}
-	assert.Nil(t, s.analyze().Sizing.Parts[0].MeasuredS, "the run is shorter than that")
+			info.Residence = 120
+			s.header.Traffic = []runlog.TrafficInfo{info}
+			assert.Nil(t, s.analyze().Sizing.Parts[0].MeasuredS, "the run is shorter than that")
+		})
+	}
+}
+
+// What is pasted gives the limit that was recommended, on any number of cores and
+// with each version's formula, and lowers none.
+func TestKubeProxyGivesTheLimit(t *testing.T) {
+	// getConntrackMax of kube-proxy: pkg/proxy/conntrack up to 1.35, and from 1.36.
+	limitOf := func(maxPerCore, least, cores uint64, from136 bool) uint64 {
+		switch scaled := maxPerCore * cores; {
+		case maxPerCore == 0:
+			return 0
+		case from136 && scaled > 1048576:
+			return 1048576
+		case scaled > least:
+			return scaled
+		}
+		return least
+	}
+	for _, rate := range []float64{10, 700, 1200, 10000, 40000} {
+		for _, present := range []uint64{0, 131072, 2097152} {
+			s := Size([]SizingPart{waiting(rate)}, 0, Machine{Limit: present})
+			var pasted struct{ Conntrack struct{ MaxPerCore, Min uint64 } }
+			dec := yaml.NewDecoder(strings.NewReader(strings.ReplaceAll(s.KubeProxy, "maxPerCore", "maxpercore")))
+			dec.KnownFields(true)
+			require.NoError(t, dec.Decode(&pasted), s.KubeProxy)
+			for _, cores := range []uint64{1, 2, 32, 33, 128} {
+				for _, from136 := range []bool{false, true} {
+					got := limitOf(pasted.Conntrack.MaxPerCore, pasted.Conntrack.Min, cores, from136)
+					assert.Equal(t, max(*s.RecommendedLimit, present), got, "%g/s, %d cores, from 1.36: %v", rate, cores, from136)
+				}
+			}
+		}
+	}
 }
 
 func TestVerificationJudges(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,6 +70,14 @@ traffic: [{name: clients, to: web, timeout: 500ms, short_lived: {rate: 100/s}}]
 			require.Positive(t, stop(), "%s%s", out.String(), errOut.String())
 			assert.Equal(t, exitInconclusive, code, "%s%s", out.String(), errOut.String())
 			assert.Contains(t, strings.Join(strings.Fields(out.String()), " "), "the agent on client was lost")
+			if c.name != "run" {
+				return
+			}
+			for _, args := range [][]string{{dir}, {dir, "--verify"}} {
+				errOut.Reset()
+				assert.Equal(t, exitInconclusive, run(t.Context(), append([]string{"size"}, args...), Streams{Out: io.Discard, Err: &errOut}))
+				assert.Contains(t, errOut.String(), "do not size from this run: ")
+			}
 		})
 	}
 }

@@ -72,8 +72,9 @@ have expired, which takes two minutes mostly. What the connections of others
 come to on the node is left free besides, and one percent more; where they come
 to too much, the run says nothing.
 
-The exit code of --verify is 0 where both did as computed, 3 where one did not,
-4 where one says nothing.`,
+The exit code is 4 for a run from which nothing can be concluded: cut off, without
+data, or with a generator that could not keep up. That of --verify is 0 where
+both runs did as computed, 3 where one did not, 4 where one says nothing.`,
 		Example: `  tablefull size results
   tablefull size results --verify
   tablefull size results --verify --target kubernetes --image REGISTRY/tablefull:v1
@@ -92,7 +93,7 @@ The exit code of --verify is 0 where both did as computed, 3 where one did not,
 			if !slices.Contains(report.SizeFormats(), v.format) {
 				return usagef("--format %s: must be one of %s", v.format, strings.Join(report.SizeFormats(), ", "))
 			}
-			size, err := l.given(c, args)
+			size, of, err := l.given(c, args)
 			switch {
 			case err != nil:
 				return err
@@ -105,7 +106,10 @@ The exit code of --verify is 0 where both did as computed, 3 where one did not,
 			case v.target != "lab":
 				return usagef("--target is where --verify makes its runs")
 			}
-			return report.RenderSize(v.format, size, nil, s.Out)
+			if err := report.RenderSize(v.format, size, nil, s.Out); err != nil {
+				return err
+			}
+			return sizedFrom(of, s)
 		},
 	}
 	c.Long += seeAlso("run", "report")
@@ -137,25 +141,36 @@ func (l *load) flags(c *cobra.Command) {
 	f.StringVar(&l.memory, "memory", "", "the node's memory, as a Kubernetes `quantity`: 16Gi")
 }
 
-// given is the sizing of the run, or of the numbers.
-func (l *load) given(c *cobra.Command, args []string) (*report.Sizing, error) {
+// given is the sizing of the run, or of the numbers, and then no run.
+func (l *load) given(c *cobra.Command, args []string) (*report.Sizing, *report.Findings, error) {
 	if len(args) == 0 {
-		return l.size()
+		size, err := l.size()
+		return size, nil, err
 	}
 	for name := range l.numbers() {
 		if c.Flags().Changed(name) {
-			return nil, usagef("--%s and a run's directory: the run says it already; give one of the two", name)
+			return nil, nil, usagef("--%s and a run's directory: the run says it already; give one of the two", name)
 		}
 	}
 	f, err := analyzeDir(args[0])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if f.Sizing == nil || f.Sizing.NeededEntries == nil && f.Sizing.RunNeeded == nil {
 		fmt.Fprintln(c.ErrOrStderr(), "tablefull: the run has no attempts whose entries can be computed; nothing can be sized from it")
-		return nil, exitWith(exitInconclusive)
+		return nil, nil, exitWith(exitInconclusive)
 	}
-	return f.Sizing, nil
+	return f.Sizing, f, nil
+}
+
+// sizedFrom is exit code 4 for a run from which nothing can be concluded, so
+// that nobody sizes by it unawares; nil for one that is sound, and for none.
+func sizedFrom(f *report.Findings, s Streams) error {
+	if f == nil || len(f.Unsound()) == 0 {
+		return nil
+	}
+	fmt.Fprintf(s.Err, "tablefull: do not size from this run: %s\n", f.Unsound()[0])
+	return exitWith(exitInconclusive)
 }
 
 // numbers are the flags that say what a run would say.

@@ -197,6 +197,9 @@ func sizeVerified(ctx context.Context, run string, flags verifyFlags, s Streams)
 	if f.Sizing == nil {
 		return usagef("--verify: %s has nothing to size from", run)
 	}
+	if err := sizedFrom(f, s); err != nil {
+		return err
+	}
 	if flags.out == "" {
 		flags.out = filepath.Join(run, "verify")
 	}
