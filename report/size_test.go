@@ -171,7 +171,9 @@ func TestKubeProxyGivesTheLimit(t *testing.T) {
 	for _, rate := range []float64{10, 700, 1200, 10000, 40000} {
 		for _, present := range []uint64{0, 131072, 2097152} {
 			s := Size([]SizingPart{waiting(rate)}, 0, Machine{Limit: present})
-			var pasted struct{ Conntrack struct{ MaxPerCore, Min uint64 } }
+			var pasted struct {
+				Conntrack struct{ MaxPerCore, Min uint64 }
+			}
 			dec := yaml.NewDecoder(strings.NewReader(strings.ReplaceAll(s.KubeProxy, "maxPerCore", "maxpercore")))
 			dec.KnownFields(true)
 			require.NoError(t, dec.Decode(&pasted), s.KubeProxy)
