@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -81,6 +82,7 @@ func TestCluster(t *testing.T) {
 
 	t.Run("kube-proxy", func(t *testing.T) { checkProxy(t, cluster) })
 	t.Run("service", func(t *testing.T) { checkService(t, cluster) })
+	t.Run("gone", func(t *testing.T) { checkGone(t, cluster) })
 
 	during := snapshot(t, c.Programs)
 	maps.DeleteFunc(during.Settings, func(path, _ string) bool { return strings.Contains(path, "/tfc") }) // the link's own
@@ -128,7 +130,11 @@ func checkProxy(t *testing.T, c *testcluster.Cluster) {
 	assert.Contains(t, cm.Data["config.conf"], "mode: nftables")
 	for _, node := range c.NodeNames() {
 		assert.NoError(t, c.Inside(node, func() error {
-			out, err := exec.CommandContext(t.Context(), "nft", "list", "table", "ip", "kube-proxy").CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), "nft", "list", "table", "ip6", "kube-proxy").CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			out, err = exec.CommandContext(t.Context(), "nft", "list", "table", "ip", "kube-proxy").CombinedOutput()
 			if err == nil && !strings.Contains(string(out), "10.96.0.1") {
 				err = errors.New("the service kubernetes is not in it")
 			}
@@ -165,11 +171,11 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: agents}
-spec: {selector: {app: agents}, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: agents}, ipFamilyPolicy: RequireDualStack, ports: [{port: 80, targetPort: 8080}]}
 `
 
-// checkService reaches a pod on each node through the service's address, from
-// each host; and none once there is no service.
+// checkService reaches a pod on each node through the service's address of
+// each family, from each host; and none once there is no service.
 func checkService(t *testing.T, c *testcluster.Cluster) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -177,28 +183,57 @@ func checkService(t *testing.T, c *testcluster.Cluster) {
 	require.NoError(t, err)
 	_, err = c.Kubectl(ctx, nil, "rollout", "status", "deployment/agents", "--timeout=50s")
 	require.NoError(t, err)
-	var svc struct{ Spec struct{ ClusterIP string } }
+	var svc struct{ Spec struct{ ClusterIPs []string } }
 	get(t, c, &svc, "service/agents")
-	addr := svc.Spec.ClusterIP + ":80"
-	for _, from := range append(c.NodeNames(), "control") {
-		seen := map[string]bool{}
-		require.Eventually(t, func() bool {
-			name, err := health(ctx, c, from, addr)
-			if err == nil {
-				seen[name] = true
+	require.Len(t, svc.Spec.ClusterIPs, 2)
+	for _, ip := range svc.Spec.ClusterIPs {
+		addr := net.JoinHostPort(ip, "80")
+		for _, from := range append(c.NodeNames(), "control") {
+			seen := map[string]bool{}
+			require.Eventually(t, func() bool {
+				name, err := health(ctx, c, from, addr)
+				if err == nil {
+					seen[name] = true
+				}
+				return len(seen) == 2
+			}, 20*time.Second, 10*time.Millisecond, "from %s only %v was reached at %s", from, &seen, addr)
+			for _, node := range c.NodeNames() {
+				assert.True(t, seen[node], node)
 			}
-			return len(seen) == 2
-		}, 20*time.Second, 10*time.Millisecond, "from %s only %v was reached", from, &seen)
-		for _, node := range c.NodeNames() {
-			assert.True(t, seen[node], node)
 		}
 	}
 	_, err = c.Kubectl(ctx, nil, "delete", "service/agents")
 	require.NoError(t, err)
-	assert.Eventually(t, func() bool {
-		_, err := health(ctx, c, "control", addr)
-		return err != nil
-	}, 20*time.Second, 10*time.Millisecond, "without a service there is no answer")
+	for _, ip := range svc.Spec.ClusterIPs {
+		assert.Eventually(t, func() bool {
+			_, err := health(ctx, c, "control", net.JoinHostPort(ip, "80"))
+			return err != nil
+		}, 20*time.Second, 10*time.Millisecond, "without a service there is no answer at %s", ip)
+	}
+}
+
+// What is sent to a pod that is not there is in each node's table once: it does
+// not go to and fro between node and router.
+func checkGone(t *testing.T, c *testcluster.Cluster) {
+	for family, addr := range map[string]string{"ipv4": "10.244.1.250", "ipv6": "fd00:10:244:1::fa"} {
+		conn, err := c.DialFrom("node-b")(t.Context(), "udp", net.JoinHostPort(addr, "9"))
+		require.NoError(t, err)
+		_, err = conn.Write([]byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		for _, node := range c.NodeNames() { // of which the second is the first to see it
+			has := func() (n int) {
+				assert.NoError(t, c.Inside(node, func() error {
+					out, err := exec.CommandContext(t.Context(), "conntrack", "-L", "-f", family, "-p", "udp", "--orig-dst", addr).Output()
+					n = strings.Count(string(out), "\n")
+					return err
+				}))
+				return n
+			}
+			require.Eventually(t, func() bool { return has() > 0 }, 10*time.Second, 10*time.Millisecond, "%s at %s", addr, node)
+			assert.Never(t, func() bool { return has() > 1 }, 200*time.Millisecond, 50*time.Millisecond, "%s at %s", addr, node)
+		}
+	}
 }
 
 // health asks the agent at addr for its name, from inside a host.

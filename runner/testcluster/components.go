@@ -46,7 +46,7 @@ func (l layout) control(programs map[string]string) []component {
 		}},
 		{Name: "kube-apiserver", Path: programs["kube-apiserver"], Args: []string{
 			"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", fmt.Sprintf("--secure-port=%d", l.api.Port()),
-			"--advertise-address=" + l.api.Addr().String(), "--service-cluster-ip-range=" + serviceCIDR.String(),
+			"--advertise-address=" + l.api.Addr().String(), "--service-cluster-ip-range=" + l.both(serviceCIDR, serviceCIDR6),
 			"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"), "--client-ca-file=" + pki("ca.crt"),
 			"--kubelet-client-certificate=" + pki("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + pki("apiserver-kubelet-client.key"),
 			"--kubelet-preferred-address-types=InternalIP",
@@ -78,7 +78,7 @@ func (l layout) worker(n node, programs map[string]string, images []string) []co
 		{Name: "containerd", Path: programs["containerd"], Args: []string{"--config", l.path(n.name, "containerd.toml")}, Socket: containerdSocket, After: imports},
 		{Name: "kubelet", Path: programs["kubelet"], Args: []string{
 			"--config=" + l.path(n.name, "kubelet.yaml"), "--kubeconfig=" + l.path(pkiDir, n.name+".conf"),
-			"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--hostname-override=" + n.name, "--node-ip=" + n.addr.String(),
+			"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--hostname-override=" + n.name, "--node-ip=" + l.both(n.addr, n.addr6),
 		}},
 	}
 }
@@ -88,7 +88,10 @@ func (l layout) writeNode(n node, plugins string) error {
 	conf := l.path(n.name)
 	data := map[string]string{
 		"Addr": n.addr.String(), "PKI": l.path(pkiDir), "Conf": conf, "CgroupRoot": "/" + l.cgroup() + "/" + n.name,
-		"SandboxImage": SandboxImage, "CNIBin": plugins, "Pods": n.pods.String(),
+		"SandboxImage": SandboxImage, "CNIBin": filepath.Join(conf, "cni", "bin"), "Pods": n.pods.String(), "Pods6": "",
+	}
+	if l.ipv6 {
+		data["Pods6"] = n.pods6.String()
 	}
 	for file, from := range map[string]string{"kubelet.yaml": "kubelet.yaml", "containerd.toml": "containerd.toml", "cni/10-pods.conflist": "cni.json"} {
 		b, err := render(from, data)
@@ -103,9 +106,38 @@ func (l layout) writeNode(n node, plugins string) error {
 			return fmt.Errorf("write %s: %w", file, err)
 		}
 	}
+	if err := l.writePlugins(filepath.Join(conf, "cni", "bin"), plugins); err != nil {
+		return err
+	}
 	// Names are looked up by nobody in here; there is no cluster DNS.
 	if err := os.WriteFile(filepath.Join(conf, "resolv.conf"), nil, 0o644); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
+	}
+	return nil
+}
+
+// writePlugins makes the directory of a node's plugins of CNI, of those of this
+// machine.
+func (l layout) writePlugins(dir, plugins string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	links := []string{"host-local", "loopback"}
+	if l.ipv6 {
+		b, err := render("ptp.sh", plugins)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "ptp"), b, 0o755); err != nil {
+			return fmt.Errorf("write plugin: %w", err)
+		}
+	} else {
+		links = append(links, "ptp")
+	}
+	for _, name := range links {
+		if err := os.Symlink(filepath.Join(plugins, name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("link plugin: %w", err)
+		}
 	}
 	return nil
 }

@@ -203,7 +203,7 @@ func (c *Cluster) settle(ctx context.Context, mode string, log func(string)) err
 		return err
 	}
 	kubeProxy, err := render("kube-proxy.yaml", map[string]string{
-		"PodCIDR": podCIDR.String(), "Mode": mode, "API": c.api.String(), "Image": ProxyImage(c.Version),
+		"PodCIDR": c.both(podCIDR, podCIDR6), "Mode": mode, "API": c.api.String(), "Image": ProxyImage(c.Version),
 	})
 	if err != nil {
 		return err
