@@ -170,8 +170,10 @@ tables; the empty pods stay until this.
 
 What such a run has changed outside its namespace (kube-proxy's ConfigMap and
 DaemonSet, nodes that it has drained) it puts back first, waits until that is
-rolled out, and names it on standard error. A kube-proxy that it has paused goes
-on before that. What was there before stands in the annotation tablefull/undo of
+rolled out, and names it on standard error. Where kube-proxy's ConfigMap may have
+been changed, it reads with a pod on each node, of the run's image, whether the
+node has its old settings again; a node that has not is named, and the exit code
+is 6. A kube-proxy that the run has paused goes on before that. What was there before stands in the annotation tablefull/undo of
 each changed object; what somebody else has changed since is left alone.
 
 Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
@@ -189,8 +191,8 @@ Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
 			if err != nil {
 				return &usageError{fmt.Errorf("read kubeconfig: %w", err)}
 			}
-			removed, err := cluster.Clean(c.Context(), config, proxy.NamespacedName, func(what string) {
-				fmt.Fprintln(s.Err, "tablefull: put back "+what)
+			removed, err := cluster.Clean(c.Context(), cluster.Config{REST: config, Image: k.image, KubeProxy: proxy.NamespacedName}, func(what string) {
+				fmt.Fprintln(s.Err, "tablefull: "+what)
 			})
 			for _, name := range removed {
 				fmt.Fprintln(s.Out, name)
@@ -202,6 +204,7 @@ Runs that go on in the cluster, yours or somebody else's, lose theirs, too.
 		},
 	}
 	k.config.AddFlags(c.Flags())
+	c.Flags().StringVar(&k.image, "image", os.Getenv(imageVar), "tablefull's container `image`, to read nodes' settings back with where that of the run is not known (default $"+imageVar+")")
 	c.Flags().Var(&proxy, "kube-proxy", "the DaemonSet, as `namespace/name`: also put back what a run has changed of it whose namespace is gone")
 	return c
 }

@@ -191,7 +191,7 @@ func checkChanges(t *testing.T, s setup, a account) {
 }
 
 // A controller that is killed in the middle of a change leaves it; clean puts it
-// back, as it puts back everything.
+// back, as it puts back everything, and has seen the nodes' settings when it ends.
 func checkChangesKilled(t *testing.T, s setup, a account) {
 	before := s.outsides(t)
 	cmd := s.as(a).command(t.Context(), t, append([]string{"run", a.ref, "--target", "kubernetes", "--out", filepath.Join(t.TempDir(), "run")}, a.flags()...)...)
@@ -219,6 +219,7 @@ func checkChangesKilled(t *testing.T, s setup, a account) {
 	assert.Empty(t, s.standing(t))
 	assert.Equal(t, before, s.outsides(t))
 	for _, node := range s.cluster.NodeNames() {
-		assert.Eventually(t, func() bool { return s.timeouts(t, node) == "86400 3600" }, 2*time.Minute, 50*time.Millisecond, node)
+		assert.Equal(t, "86400 3600", s.timeouts(t, node), node)
+		assert.Contains(t, said.String(), "read back: node "+node+" has nf_conntrack_max "+strings.TrimSpace(machineLimit(t))+" (which kube-proxy leaves alone), nf_conntrack_tcp_timeout_established 86400, nf_conntrack_tcp_timeout_close_wait 3600, as kube-proxy's ConfigMap makes it")
 	}
 }

@@ -199,49 +199,45 @@ func remove(ctx context.Context, client kubernetes.Interface, namespace string) 
 }
 
 // cleanRights are for Clean, with those for remove and, for cleanPauses, to list
-// pods, which a run does as well.
+// pods, which a run does as well, and with all that LookRights are, which a run's are.
 func cleanRights() []Right { return may("", "namespaces", "list") }
 
 // Clean removes what runs whose controller was killed have left: all
 // namespaces with our label, whose names it returns. Before that it puts back what their
 // actions have changed outside of these, and what a run whose namespace is not
-// there any more has changed of nodes and, where kube-proxy is named, of that; it
-// tells did of each. A namespace whose changes could not be put back stays. It must not be
-// called while a run goes on in the cluster.
-func Clean(ctx context.Context, config *rest.Config, proxy types.NamespacedName, did func(what string)) ([]string, error) {
-	client, err := kubernetes.NewForConfig(config)
+// there any more has changed of nodes and, where kube-proxy is named, of that.
+// Where kube-proxy's ConfigMap may have been changed it reads the nodes' settings
+// back, with samplers of the run's image or else the Config's. It
+// tells did of each. A namespace whose changes could not be put back, or not be
+// seen to be, stays. It must not be called while a run goes on in the cluster.
+func Clean(ctx context.Context, cfg Config, did func(what string)) ([]string, error) {
+	e, err := New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("prepare client: %w", err)
+		return nil, err
 	}
-	return clean(ctx, client, proxy, did)
+	return (&cleaner{env: e, did: did, read: e.settingsAreBack}).clean(ctx)
 }
 
-func clean(ctx context.Context, client kubernetes.Interface, proxy types.NamespacedName, did func(what string)) ([]string, error) {
+// A cleaner does what Clean says.
+type cleaner struct {
+	env  *Env
+	did  func(what string)
+	read func(ctx context.Context, image string, section conntrackSection) ([]string, error)
+}
+
+func (c *cleaner) clean(ctx context.Context) ([]string, error) {
+	client := c.env.client
 	list, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: managedBy + "=" + managedByUs + "," + runLabel})
 	if err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}
 	var removed []string
 	var errs []error
-	back := func(objects []outside, run string) error {
-		ctx, cancel := context.WithTimeout(ctx, putBackTimeout(0))
-		defer cancel()
-		return putBackAll(ctx, client, objects, run, func(o outside) { did(o.String()) })
-	}
 	for _, n := range list.Items {
-		// First of all: what is rolled out waits for a kube-proxy that is stopped.
-		if err := cleanPauses(ctx, client, n.Name, did); err != nil {
-			errs = append(errs, err)
-		}
-		objects, err := parseOutsides(n.Annotations[changesAnnotation])
-		if err == nil {
-			err = back(objects, n.Labels[runLabel])
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("put back what the run %s has changed: %w", n.Labels[runLabel], err))
-			if !errors.Is(err, errTheirs) {
-				continue
-			}
+		err := c.putBack(ctx, n)
+		errs = append(errs, err)
+		if err != nil && !errors.Is(err, errTheirs) {
+			continue
 		}
 		if err := remove(ctx, client, n.Name); err != nil {
 			errs = append(errs, err)
@@ -250,14 +246,73 @@ func clean(ctx context.Context, client kubernetes.Interface, proxy types.Namespa
 		removed = append(removed, n.Name)
 	}
 	left, err := drainedNodes(ctx, client)
+	errs = append(errs, err)
+	if c.env.cfg.KubeProxy != (types.NamespacedName{}) {
+		left = append(left, proxyObjects(c.env.cfg.KubeProxy)...)
+	}
+	back, err := c.objectsBack(ctx, left, "")
+	if err == nil {
+		err = c.readBack(ctx, back, c.env.cfg.Image)
+	}
+	return removed, errors.Join(append(errs, err)...)
+}
+
+// putBack puts back what a run has changed outside of its namespace.
+func (c *cleaner) putBack(ctx context.Context, namespace corev1.Namespace) error {
+	// First of all: what is rolled out waits for a kube-proxy that is stopped.
+	if err := cleanPauses(ctx, c.env.client, namespace.Name, c.did); err != nil {
+		return err
+	}
+	run := namespace.Labels[runLabel]
+	objects, err := parseOutsides(namespace.Annotations[changesAnnotation])
 	if err != nil {
-		errs = append(errs, err)
+		return fmt.Errorf("put back what the run %s has changed: %w", run, err)
 	}
-	if proxy != (types.NamespacedName{}) {
-		left = append(left, proxyObjects(proxy)...)
+	back, err := c.objectsBack(ctx, objects, run)
+	if err != nil {
+		return fmt.Errorf("put back what the run %s has changed: %w", run, err)
 	}
-	errs = append(errs, back(left, ""))
-	return removed, errors.Join(errs...)
+	image, err := imageOf(ctx, c.env.client, namespace.Name)
+	switch {
+	case err != nil:
+		return err
+	case image == "" && len(back) == 0: // it had not come so far as to change anything
+		return nil
+	case image == "":
+		image = c.env.cfg.Image
+	}
+	// Also where it is the run itself, or a Clean before this, that has put it back.
+	if err := c.readBack(ctx, objects, image); err != nil {
+		return fmt.Errorf("%w; kube-proxy writes them when it starts (kubectl delete pod, of the one on that node); the namespace stays for the next clean, or for: kubectl delete namespace %s", err, namespace.Name)
+	}
+	return nil
+}
+
+// objectsBack puts objects back and returns those of which there was anything to.
+func (c *cleaner) objectsBack(ctx context.Context, objects []outside, run string) (back []outside, err error) {
+	ctx, cancel := context.WithTimeout(ctx, putBackTimeout(0))
+	defer cancel()
+	err = putBackAll(ctx, c.env.client, objects, run, func(o outside) {
+		c.did("put back " + o.String())
+		back = append(back, o)
+	})
+	return back, err
+}
+
+// readBack reads nodes' settings where kube-proxy's ConfigMap is one of the objects.
+func (c *cleaner) readBack(ctx context.Context, objects []outside, image string) error {
+	section, changed, err := writtenSettings(ctx, c.env.client, objects)
+	if err != nil || !changed {
+		return err
+	}
+	if image == "" {
+		return errors.New("whether the nodes have their settings again was not read: no image of tablefull is named")
+	}
+	read, err := c.read(ctx, image, section)
+	for _, what := range read {
+		c.did("read back: " + what)
+	}
+	return err
 }
 
 func randomHex(n int) string {

@@ -61,7 +61,7 @@ func cleanPauses(ctx context.Context, c kubernetes.Interface, namespace string, 
 			return fmt.Errorf("look for what may have paused kube-proxy: %w", err)
 		case len(list.Items) == 0:
 			for _, n := range slices.Sorted(maps.Keys(nodes)) {
-				did("kube-proxy on node " + n + ", which goes on if it was paused")
+				did("put back kube-proxy on node " + n + ", which goes on if it was paused")
 			}
 			return nil
 		}

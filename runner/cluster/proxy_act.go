@@ -203,7 +203,7 @@ func (l *Lab) configure(ctx context.Context, a scenarios.Action) error {
 	if err := l.rollOut(ctx, p.container, image(ds, p.container)); err != nil {
 		return err
 	}
-	return l.readBack(ctx, want, func(h *remote, n env.Capabilities) { l.noteSettings(h.Name(), n, was, want) })
+	return readBack(ctx, l.nodes, want, func(h *remote, n env.Capabilities) { l.noteSettings(h.Name(), n, was, want) })
 }
 
 // upgrade rolls out kube-proxy's image of another version: its own with another
@@ -309,10 +309,6 @@ func notRolledOut(ds *appsv1.DaemonSet) string {
 	return ""
 }
 
-// readTimeout is how long after a rollout a node may have other settings than
-// its kube-proxy shall have written: it writes them first of all.
-const readTimeout = 20 * time.Second
-
 // settingsOf are a section's settings of a node, with the values each may have;
 // those that kube-proxy leaves alone are not there.
 func (c conntrackSection) settingsOf(n env.Capabilities) map[string][]uint64 {
@@ -329,6 +325,9 @@ func (c conntrackSection) settingsOf(n env.Capabilities) map[string][]uint64 {
 	return out
 }
 
+// settingNames are the names of these, less the nf_conntrack_ prefix.
+var settingNames = []string{"max", establishedTimeout, closeWaitTimeout}
+
 // reads are a node's own values of the same.
 func reads(n env.Capabilities) map[string]uint64 {
 	return map[string]uint64{
@@ -336,23 +335,25 @@ func reads(n env.Capabilities) map[string]uint64 {
 	}
 }
 
-// differs says which setting of a node is not what the section makes it; empty
-// where all are.
+// differs says which settings of a node are not what the section makes them;
+// empty where all are.
 func (c conntrackSection) differs(n env.Capabilities) string {
 	now := reads(n)
 	want := c.settingsOf(n)
-	for _, name := range []string{"max", establishedTimeout, closeWaitTimeout} {
+	var out []string
+	for _, name := range settingNames {
 		if w, ok := want[name]; ok && !slices.Contains(w, now[name]) {
-			return fmt.Sprintf("nf_conntrack_%s is %d, and kube-proxy's configuration makes it %d", name, now[name], w[0])
+			out = append(out, fmt.Sprintf("nf_conntrack_%s is %d, and kube-proxy's configuration makes it %d", name, now[name], w[0]))
 		}
 	}
-	return ""
+	return strings.Join(out, "; ")
 }
 
 // undoable returns an error where a node could not be made what it was by
-// putting kube-proxy's configuration back: where that leaves a setting alone
-// that the new one does not, where the node's value is not from there, or where
-// kube-proxy would make the hash table larger, which it never makes smaller.
+// putting kube-proxy's configuration back: where a value is not from there, which
+// a kube-proxy that is restarted would make so, where that configuration leaves a
+// setting alone that the new one does not, or where kube-proxy would make the hash
+// table larger, which it never makes smaller.
 func (l *Lab) undoable(ctx context.Context, was, want conntrackSection) error {
 	for _, h := range l.nodes {
 		n, err := h.Facts(ctx)
@@ -368,40 +369,17 @@ func (l *Lab) undoable(ctx context.Context, was, want conntrackSection) error {
 
 func undoableOn(n env.Capabilities, was, want conntrackSection) error {
 	before, after := was.settingsOf(n), want.settingsOf(n)
-	for name, values := range after {
-		old, ok := before[name]
+	for _, name := range settingNames {
+		old, written := before[name]
+		values, ok := after[name]
 		switch {
-		case slices.Equal(old, values):
-		case !ok:
-			return fmt.Errorf("kube-proxy's configuration leaves nf_conntrack_%s alone as it is, and would not put it back", name)
-		case !slices.Contains(old, reads(n)[name]):
+		case written && !slices.Contains(old, reads(n)[name]):
 			return fmt.Errorf("nf_conntrack_%s is %d and not what kube-proxy's configuration makes it, %d, so that it could not be put back", name, reads(n)[name], old[0])
+		case !ok || slices.Equal(old, values):
+		case !written:
+			return fmt.Errorf("kube-proxy's configuration leaves nf_conntrack_%s alone as it is, and would not put it back", name)
 		case name == "max" && slices.Max(values)/4 > n.Buckets:
 			return fmt.Errorf("for a limit of %d kube-proxy would make the hash table of %d buckets larger, which nothing makes smaller again", slices.Max(values), n.Buckets)
-		}
-	}
-	return nil
-}
-
-// readBack waits until each node has the settings, as its sampler reads them.
-func (l *Lab) readBack(ctx context.Context, want conntrackSection, note func(*remote, env.Capabilities)) error {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	for _, h := range l.nodes {
-		for {
-			n, err := h.Facts(ctx)
-			why := ""
-			if err == nil {
-				if why = want.differs(n); why == "" {
-					note(h, n)
-					break
-				}
-			}
-			select {
-			case <-ctx.Done():
-				return errors.Join(fmt.Errorf("read settings of node %s back: %s", h.pod.Spec.NodeName, why), err)
-			case <-time.After(poll):
-			}
 		}
 	}
 	return nil
@@ -447,7 +425,11 @@ func (l *Lab) putBack(ctx context.Context, verify bool) error {
 	if err := putBackAll(ctx, l.env.client, held, l.settings.run, func(outside) {}); err != nil || !verify {
 		return err
 	}
-	return l.verify(ctx, held)
+	section, changed, err := writtenSettings(ctx, l.env.client, held)
+	if err != nil || !changed {
+		return err
+	}
+	return readBack(ctx, l.nodes, section, func(*remote, env.Capabilities) {})
 }
 
 // putBackAll puts objects back in their order, past errors, and waits until that
@@ -468,29 +450,4 @@ func putBackAll(ctx context.Context, c kubernetes.Interface, objects []outside, 
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// verify reads the nodes' settings once more.
-func (l *Lab) verify(ctx context.Context, held []outside) error {
-	i := slices.IndexFunc(held, func(o outside) bool { return o.kind == configMap })
-	if i < 0 {
-		return nil
-	}
-	object, err := held[i].get(ctx, l.env.client)
-	if err != nil {
-		return fmt.Errorf("read %s back: %w", held[i], err)
-	}
-	_, p, err := l.env.proxySet(ctx)
-	if err != nil {
-		return err
-	}
-	conf, err := valueOf(object, p.key)
-	if err != nil {
-		return fmt.Errorf("read %s back: %w", held[i], err)
-	}
-	was, err := readSection(conf)
-	if err != nil {
-		return err
-	}
-	return l.readBack(ctx, was, func(*remote, env.Capabilities) {})
 }

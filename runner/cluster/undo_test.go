@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -13,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -24,6 +28,8 @@ var (
 	theDaemonSet = outside{daemonset, "kube-system", "kube-proxy"}
 	theNode      = outside{node, "", "a"}
 )
+
+const oldConf = "kind: KubeProxyConfiguration\nconntrack: {tcpEstablishedTimeout: 7h}\n"
 
 // changeable are the objects outside, as kubeadm makes them.
 func changeable() []runtime.Object {
@@ -38,7 +44,7 @@ func changeable() []runtime.Object {
 		Volumes: []corev1.Volume{{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "kube-proxy"}}}}},
 	}
 	return []runtime.Object{
-		&corev1.ConfigMap{ObjectMeta: meta("kube-proxy", "kube-system"), Data: map[string]string{"config.conf": "old", "kubeconfig.conf": "k"}},
+		&corev1.ConfigMap{ObjectMeta: meta("kube-proxy", "kube-system"), Data: map[string]string{"config.conf": oldConf, "kubeconfig.conf": "k"}},
 		&appsv1.DaemonSet{ObjectMeta: meta("kube-proxy", "kube-system"), Spec: appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{
 			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"k8s-app": "kube-proxy"}, Annotations: map[string]string{"theirs": "stays"}}, Spec: pod,
 		}}},
@@ -54,7 +60,7 @@ func TestPutBack(t *testing.T) {
 		key, old, new string
 		again, roll   string
 	}{
-		{theConfigMap, "config.conf", "old", "new", "newer", ""},
+		{theConfigMap, "config.conf", oldConf, "new", "newer", ""},
 		{theDaemonSet, "kube-proxy", "registry/kube-proxy:v1", "registry/kube-proxy:v2", "registry/kube-proxy:v3", "now"},
 		{theNode, "unschedulable", "false", "true", "true", ""},
 	} {
@@ -162,25 +168,117 @@ func TestWriteConflicts(t *testing.T) {
 // whose namespace is gone: of nodes, and of the DaemonSet that it is told of; a namespace whose changes
 // could not be put back stays.
 func TestClean(t *testing.T) {
-	run := func(name string, objects ...outside) *corev1.Namespace {
-		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-			Name: "tablefull-" + name, Labels: map[string]string{managedBy: managedByUs, runLabel: name}, Annotations: map[string]string{changesAnnotation: formatOutsides(objects)},
-		}}
-	}
 	missing := outside{configMap, "kube-system", "gone"}
-	client := fake.NewClientset(append(changeable(), run("p"), run("q", missing), run("r", theConfigMap, theNode))...)
+	client := fake.NewClientset(append(changeable(), leftBy("p"), leftBy("q", missing), leftBy("r", theConfigMap, theNode), samplersOf("r"))...)
 	require.NoError(t, theConfigMap.change(t.Context(), client, change{"r", "config.conf", "new", ""}))
 	require.NoError(t, theNode.change(t.Context(), client, change{"another", "unschedulable", "true", ""}))
 	require.NoError(t, theDaemonSet.change(t.Context(), client, change{"lost", "kube-proxy", "new", "now"}))
-	var did []string
-	removed, err := clean(t.Context(), client, types.NamespacedName{}, func(what string) { did = append(did, what) })
+	c, did := cleanerOf(client)
+	removed, err := c.clean(t.Context())
 	assert.Equal(t, []string{"tablefull-p", "tablefull-r"}, removed)
 	require.ErrorContains(t, err, "ConfigMap kube-system/gone")
-	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy", "Node a"}, did, "nodes are looked at, whoever has drained them")
-	removed, err = clean(t.Context(), client, types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"}, func(what string) { did = append(did, what) })
+	back := []string{"put back ConfigMap kube-system/kube-proxy", "read back: with of-r", "put back Node a"}
+	assert.Equal(t, back, *did, "nodes are looked at, whoever has drained them")
+	c.env.cfg.KubeProxy = types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"}
+	removed, err = c.clean(t.Context())
 	assert.Empty(t, removed)
 	require.Error(t, err)
-	assert.Equal(t, []string{"ConfigMap kube-system/kube-proxy", "Node a", "DaemonSet kube-system/kube-proxy"}, did)
+	assert.Equal(t, append(back, "put back DaemonSet kube-system/kube-proxy"), *did)
+}
+
+// leftBy is the namespace of a run that was killed.
+func leftBy(name string, objects ...outside) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: "tablefull-" + name, Labels: map[string]string{managedBy: managedByUs, runLabel: name}, Annotations: map[string]string{changesAnnotation: formatOutsides(objects)},
+	}}
+}
+
+func samplersOf(run string) *appsv1.DaemonSet {
+	return &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: samplerName, Namespace: "tablefull-" + run},
+		Spec:       appsv1.DaemonSetSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: "of-" + run}}}}},
+	}
+}
+
+// cleanerOf notes what it has done, and which image it would read settings with.
+func cleanerOf(client kubernetes.Interface) (*cleaner, *[]string) {
+	did := &[]string{}
+	return &cleaner{
+		env: &Env{client: client}, did: func(what string) { *did = append(*did, what) },
+		read: func(_ context.Context, image string, _ conntrackSection) ([]string, error) {
+			return []string{"with " + image}, nil
+		},
+	}, did
+}
+
+// A namespace stays until the nodes have been seen to have their settings again,
+// whoever has put these back. Where a run had not come so far as to change any,
+// nothing is read.
+func TestCleanReadsBack(t *testing.T) {
+	client := fake.NewClientset(append(changeable(), leftBy("early", theConfigMap, theDaemonSet), leftBy("r", theConfigMap, theDaemonSet), samplersOf("r"))...)
+	require.NoError(t, theConfigMap.change(t.Context(), client, change{"r", "config.conf", "new", ""}))
+	c, did := cleanerOf(client)
+	var want conntrackSection
+	c.read = func(_ context.Context, _ string, section conntrackSection) ([]string, error) {
+		want = section
+		return []string{"node b"}, errors.New("node a is not")
+	}
+	removed, err := c.clean(t.Context())
+	require.ErrorContains(t, err, "node a is not")
+	assert.Equal(t, []string{"tablefull-early"}, removed)
+	assert.Equal(t, []string{"put back ConfigMap kube-system/kube-proxy", "read back: node b"}, *did)
+	assert.Equal(t, 7*time.Hour, want.established, "as the old one says")
+	c.read = func(context.Context, string, conntrackSection) ([]string, error) { return nil, nil }
+	removed, err = c.clean(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"tablefull-r"}, removed)
+
+	require.NoError(t, theConfigMap.change(t.Context(), client, change{"lost", "config.conf", "new", ""}))
+	c.env.cfg.KubeProxy = types.NamespacedName{Namespace: "kube-system", Name: "kube-proxy"}
+	_, err = c.clean(t.Context())
+	require.ErrorContains(t, err, "no image", "its namespace is gone, with its own")
+}
+
+// A fakeNode has what its sampler reads, which may be something else later.
+type fakeNode struct {
+	name  string
+	facts func() (env.Capabilities, error)
+}
+
+func (n fakeNode) Name() string                                    { return n.name }
+func (n fakeNode) Facts(context.Context) (env.Capabilities, error) { return n.facts() }
+
+// Every node that does not get its settings in time is named, with which.
+func TestReadBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := conntrackSection{established: 24 * time.Hour, closeWait: time.Hour}
+		has := func(established, closeWait float64) env.Capabilities {
+			return env.Capabilities{Limit: 9, Timeouts: map[string]float64{establishedTimeout: established, closeWaitTimeout: closeWait}}
+		}
+		start := time.Now()
+		later := fakeNode{"later", func() (env.Capabilities, error) {
+			if time.Since(start) < time.Second {
+				return has(1, 1), nil
+			}
+			return has(86400, 3600), nil
+		}}
+		var noted []string
+		note := func(n fakeNode, _ env.Capabilities) { noted = append(noted, n.name) }
+		require.NoError(t, readBack(t.Context(), []fakeNode{later}, want, note))
+		assert.Equal(t, []string{"later"}, noted)
+		err := readBack(t.Context(), []fakeNode{
+			{"b", func() (env.Capabilities, error) { return has(7200, 3600), nil }},
+			later,
+			{"a", func() (env.Capabilities, error) { return has(7200, 90), nil }},
+			{"c", func() (env.Capabilities, error) { return env.Capabilities{}, errors.New("it is silent") }},
+		}, want, note)
+		assert.EqualError(t, err, "read settings of node a back: nf_conntrack_tcp_timeout_established is 7200, and kube-proxy's configuration makes it 86400; "+
+			"nf_conntrack_tcp_timeout_close_wait is 90, and kube-proxy's configuration makes it 3600\n"+
+			"read settings of node b back: nf_conntrack_tcp_timeout_established is 7200, and kube-proxy's configuration makes it 86400\n"+
+			"read settings of node c back: it is silent")
+		assert.Equal(t, []string{"later", "later"}, noted)
+		assert.Equal(t, "nf_conntrack_max 9 (which kube-proxy leaves alone), nf_conntrack_tcp_timeout_established 86400, nf_conntrack_tcp_timeout_close_wait 3600, as kube-proxy's ConfigMap makes it", want.told(has(86400, 3600)))
+	})
 }
 
 func TestParseOutside(t *testing.T) {
@@ -281,7 +379,10 @@ func TestUndoableOn(t *testing.T) {
 			want.closeWait = time.Minute
 			n.Timeouts = map[string]float64{establishedTimeout: 86400, closeWaitTimeout: 60}
 		}},
-		{"", func(_, want *conntrackSection, n *env.Capabilities) { want.established, n.Limit = time.Hour, 1 }},
+		{"nf_conntrack_max is 1 and", func(_, want *conntrackSection, n *env.Capabilities) { want.established, n.Limit = time.Hour, 1 }}, // a restart would make it 131072
+		{"", func(was, want *conntrackSection, n *env.Capabilities) {
+			want.established, n.Limit, was.maxPerCore, want.maxPerCore = time.Hour, 1, 0, 0
+		}},
 	} {
 		was, want, n := was, was, node
 		c.change(&was, &want, &n)
