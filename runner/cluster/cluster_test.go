@@ -253,6 +253,15 @@ func TestRefusedActions(t *testing.T) {
 	}
 }
 
+// An action is done to the nodes that traffic enters by, and to no other, whatever
+// is named.
+func TestChosen(t *testing.T) {
+	l := &Lab{settings: settings{nodes: []string{"a", "b"}}}
+	assert.Equal(t, []string{"a", "b"}, l.chosen(nil))
+	assert.Equal(t, []string{"b"}, l.chosen([]string{"c", "b"}))
+	assert.Equal(t, []string{"a", "b"}, l.settings.nodes)
+}
+
 // An action is over when no old pod is left and all that there shall be are
 // ready.
 func TestUnsettled(t *testing.T) {
