@@ -421,6 +421,7 @@ func (l *log) notMeasured(f *Findings) []string {
 			out = append(out, "no census of "+n.Name+"'s table"+why)
 		}
 	}
+	out = append(out, l.afterCut(f)...)
 	for _, t := range f.Traffic {
 		if t.OneWay {
 			out = append(out, fmt.Sprintf("whether %s's packets arrived: nobody answers them", t.Name))

@@ -134,6 +134,14 @@ type badBin struct {
 	refused    [len(generatorCauses)]uint64 // of notStarted, by cause
 }
 
+// ended is of how many attempts it is known how they ended.
+func (b *bin) ended() uint64 {
+	if b.bad == nil {
+		return b.ok
+	}
+	return b.ok + b.failed() + b.bad.outcomes[runlog.Interrupted]
+}
+
 // window collects what one threshold with a time window needs and the totals
 // do not give.
 type window struct {

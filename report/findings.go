@@ -372,6 +372,9 @@ type LoadSeries struct {
 	Started    []float64 `json:"started" jsonschema_description:"Of those, started per second."`
 	Late       []float64 `json:"late" jsonschema_description:"Of those started, more than 10 ms late, per second."`
 	NotStarted []float64 `json:"not_started" jsonschema_description:"Of those due, that the generator could not start, per second."`
+	// EndsKnownToS is where a log that was cut off begins to be silent about
+	// attempts. Steps that it does not have all attempts of are left out.
+	EndsKnownToS *float64 `json:"ends_known_to_s" jsonschema_description:"Run time from which on it is not known of all attempts how they ended, because the log was cut off or the run goes on; null where it is."`
 }
 
 // CauseSeries is one cause's failures over time.

@@ -141,3 +141,25 @@ func TestHeadlineOfAPodThatWentOnTakingIn(t *testing.T) {
 	f.Backends[0].DrainingShare = ref(0.02)
 	assert.NotContains(t, spikeHeadline(f, &s), "terminating")
 }
+
+// Where nothing but held connections was lost, the plots of the table and of the
+// attempts are flat: the one that shows it comes before the attempts.
+func TestHeldConnectionsOnTheFirstScreen(t *testing.T) {
+	lost, one := uint64(151), []float64{0}
+	f := &Findings{Traffic: []Traffic{{Name: "pool", Due: 200, HeldLost: &lost}}}
+	f.Timeline.Load = LoadSeries{StepS: 1, T: one, Offered: one, OK: one, Failed: one, Started: one, Late: one, NotStarted: one}
+	f.Timeline.Held = []HeldSeries{{Traffic: "pool", T: one, Open: []uint64{200}, Validated: []uint64{200}}}
+	ids := func(of []chart) (out []string) {
+		for _, ch := range of {
+			out = append(out, ch.ID)
+		}
+		return out
+	}
+	c := newCharts(f)
+	assert.Equal(t, []string{"held-1", "load"}, ids(c.first))
+	assert.NotContains(t, ids(c.over), "held-1")
+	f.Traffic[0].Failed = 3
+	c = newCharts(f)
+	assert.Equal(t, []string{"load"}, ids(c.first))
+	assert.Contains(t, ids(c.over), "held-1")
+}

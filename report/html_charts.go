@@ -53,6 +53,7 @@ type chart struct {
 	Stack  bool          `json:"stack"`
 	Log    bool          `json:"log"`
 	Steps  string        `json:"steps"` // "after" or "before": a point stands for the step after or before it; empty for a moment
+	Stops  bool          `json:"stops"` // the last point is the end of the step before it, short of the others' end
 	Wide   bool          `json:"wide"`  // a log scale that has 0 as well
 	Share  bool          `json:"share"` // the axis is a share, 0 to 1
 	Limit  float64       `json:"limit"` // entries that are 100 %, for a second axis; 0 for none
@@ -114,6 +115,11 @@ func newCharts(f *Findings) *charts {
 		name = head.Name
 	}
 	c.first = append(c.first, c.entries(name)...)
+	held := c.held()
+	if onlyHeldLost(f) { // then the other plots do not show what happened
+		c.first = append(c.first, held...)
+		held = nil
+	}
 	c.first = append(c.first, c.load()...)
 	for _, n := range f.Timeline.Nodes {
 		if n.Name != name {
@@ -133,9 +139,22 @@ func newCharts(f *Findings) *charts {
 		c.over = append(c.over, c.cpu(n)...)
 	}
 	c.over = append(c.over, c.generator()...)
-	c.over = append(c.over, c.held()...)
+	c.over = append(c.over, held...)
 	c.loads()
 	return c
+}
+
+// onlyHeldLost tells of a run that lost connections which it held, and in which
+// no attempt failed and no table was full.
+func onlyHeldLost(f *Findings) bool {
+	lost := false
+	for _, t := range f.Traffic {
+		if t.Failed > 0 {
+			return false
+		}
+		lost = lost || t.HeldLost != nil && *t.HeldLost > 0
+	}
+	return lost && firstOnset(f.Knee) == nil
 }
 
 // data is what the page's script gets.
@@ -264,6 +283,9 @@ func (c *charts) knee(node string) Knee {
 	return c.f.Knee
 }
 
+// notAllEnded marks where failures only seem to end, in a log that was cut off.
+const notAllEnded = "ends known up to here"
+
 // marks are the onsets, the actions, and the end of traffic.
 func (c *charts) marks(k Knee) []chartMark {
 	out := []chartMark{}
@@ -287,6 +309,9 @@ func (c *charts) marks(k Knee) []chartMark {
 		case e.Kind == "phase" && e.Name == "drain" && e.AtS < c.to:
 			out = append(out, chartMark{At: e.AtS, To: e.AtS, Name: "last attempts ended", Kind: "phase"})
 		}
+	}
+	if at := c.f.Timeline.Load.EndsKnownToS; at != nil {
+		out = append(out, chartMark{At: *at, To: *at, Name: notAllEnded, Kind: "phase"})
 	}
 	return out
 }
@@ -359,4 +384,19 @@ func perStep(t []float64, gained []uint64) values {
 		}
 	}
 	return out
+}
+
+// stopped ends a plot of steps where its last step does, which is before the
+// others where the log was cut off: the page would draw it to the edge.
+func (c *charts) stopped(ch chart, step float64) chart {
+	n := len(ch.X)
+	if n == 0 || ch.X[n-1]+step > c.to-slop {
+		return ch
+	}
+	ch.Stops = true
+	ch.X = append(slices.Clone(ch.X), round(ch.X[n-1]+step-stepEnd))
+	for i, s := range ch.Series {
+		ch.Series[i].V = append(slices.Clone(s.V), s.V[n-1])
+	}
+	return ch
 }

@@ -36,7 +36,7 @@ func (c *charts) load() []chart {
 	if len(ch.Series) > 1 && mostOf(l.Offered) > 20*max(mostOf(l.OK), mostOf(l.Failed)) {
 		ch.Wide, ch.Unit = true, ch.Unit+", log scale"
 	}
-	return []chart{ch}
+	return []chart{c.stopped(ch, l.StepS)}
 }
 
 // meansOver is the unit of a rate whose points stand for steps, in s.
@@ -75,7 +75,7 @@ func (c *charts) causes() []chart {
 		return nil
 	}
 	paint(ch.Series, "red", "blue", "orange", "purple", "green", "sky", "yellow", "ink")
-	return []chart{ch}
+	return []chart{c.stopped(ch, l.StepS)}
 }
 
 func (c *charts) latency() {
@@ -234,7 +234,7 @@ func (c *charts) generator() []chart {
 	if len(l.NotStarted) == len(l.T) {
 		ch.Series = append(ch.Series, chartSeries{Name: "not started", V: l.NotStarted, Color: "red", Dash: 3, Kind: "line"})
 	}
-	return []chart{ch}
+	return []chart{c.stopped(ch, l.StepS)}
 }
 
 func (c *charts) held() []chart {

@@ -30,6 +30,9 @@ func tableOf(c chart) plotTable {
 	for _, s := range c.Series {
 		t.Columns = append(t.Columns, s.Name)
 	}
+	if c.Stops { // its last point is no step of its own
+		c.X = c.X[:len(c.X)-1]
+	}
 	per := (len(c.X) + tableRows - 1) / tableRows
 	if per > 1 {
 		t.Caption += fmt.Sprintf("; each row is the highest of %d points", per)
@@ -38,7 +41,7 @@ func tableOf(c chart) plotTable {
 		row := []string{number(math.Round(c.X[i]*1000) / 1000)}
 		for _, s := range c.Series {
 			v := math.NaN()
-			for _, x := range s.V[i:min(i+per, len(s.V))] {
+			for _, x := range s.V[i:min(i+per, len(c.X))] {
 				if math.IsNaN(v) || x > v {
 					v = x
 				}

@@ -10,8 +10,7 @@ import (
 // no summary.json: see Analysis.SoFar.
 const Live Verdict = "live"
 
-// countsLag is how long after it, in s, what became of an attempt that was due
-// is in the log: loads write what they have counted every 100 ms, and their
+// countsLag is how long after it, in s, an attempt that was due is in the log: loads write what they have counted every 100 ms, and their
 // host's samples are what tells how far its records go.
 const countsLag = 0.3
 
@@ -27,7 +26,6 @@ func (a *Analysis) SoFar(f *Findings) *Findings {
 	s := *f
 	s.Verdict = Live
 	s.Headline = "So far: " + headline(&s)
-	s.Timeline = f.Timeline.until(a.log.countedTo())
 	s.Reasons = []string{"the run is still going: the verdict comes with its end, and its newest attempts have not ended yet"}
 	for _, r := range f.Reasons {
 		if !slices.Contains(unended, r) {
@@ -37,18 +35,61 @@ func (a *Analysis) SoFar(f *Findings) *Findings {
 	return &s
 }
 
-// countedTo is the run time in s up to which the log of a run that goes on tells
-// of all attempts that were due: that of the host that is behind the others.
+// countedTo is the run time in s up to which a log without an end tells of all
+// attempts that were due: that of the host that is behind the others.
 func (l *log) countedTo() float64 {
 	to := math.Inf(1)
 	for _, t := range l.order {
 		for _, name := range t.senders {
-			if h := l.hosts[name]; h != nil {
+			if h := l.hosts[name]; h != nil && h.prev != nil {
 				to = min(to, h.prevT-countsLag)
 			}
 		}
 	}
 	return to
+}
+
+// endsKnownTo is the run time in s up to which a log without an end tells of all
+// attempts how they ended; nil where it does of all.
+func (l *log) endsKnownTo() *float64 {
+	to := math.Inf(1)
+	for _, t := range l.order {
+		if t.oneWay() {
+			continue
+		}
+		for k, b := range t.bins.all() {
+			if b.started > b.ended() {
+				to = min(to, t.start(k))
+			}
+		}
+	}
+	return finite(to)
+}
+
+// cutOff is the timeline of a log without an end.
+func (l *log) cutOff(t Timeline) Timeline {
+	t.Load.EndsKnownToS = l.endsKnownTo()
+	return t.until(l.countedTo())
+}
+
+// afterCut says what is not known because the log has no end.
+func (l *log) afterCut(f *Findings) []string {
+	if l.trailer != nil {
+		return nil
+	}
+	var out []string
+	s := f.Timeline.Load
+	if at := s.EndsKnownToS; at != nil {
+		out = append(out, fmt.Sprintf("how all attempts that were due from %.1f s on ended: some had not when the log did, so failures only seem to get fewer there", *at))
+	}
+	end := 0.0
+	if len(s.T) > 0 {
+		end = s.T[len(s.T)-1] + s.StepS
+	}
+	if _, to := l.span(); to > end+slop {
+		out = append(out, fmt.Sprintf("the load after %.1f s: the log has only some of the attempts that were due then, so the plots leave them out; they are in the totals", end))
+	}
+	return out
 }
 
 // until is the timeline without the steps of attempts that end later than at,

@@ -207,6 +207,9 @@ func loadPanels(f *Findings) []picture.Panel {
 		return []picture.Panel{all}
 	}
 	all.Title += fmt.Sprintf(", means over %g s", s.StepS)
+	if s.EndsKnownToS != nil {
+		all.Title += fmt.Sprintf("; ends known up to %.1f s", *s.EndsKnownToS)
+	}
 	add := func(p *picture.Panel, name string, style picture.Style, v []float64) {
 		if len(v) != len(s.T) {
 			return

@@ -68,6 +68,9 @@ func (l *log) timeline(f *Findings, a *attribution, first *node) Timeline {
 	if first != nil {
 		t.ByLoad = l.byLoad(t.Load, a.axis, first)
 	}
+	if l.trailer == nil {
+		t = l.cutOff(t)
+	}
 	return t
 }
 

@@ -175,7 +175,7 @@ function seriesOf(chart) {
     }
     if (s.kind === "steps") o.paths = uPlot.paths.stepped({align: 1});
     else if (chart.steps) {
-      o.paths = uPlot.paths.stepped({align: chart.steps === "after" ? 1 : -1, extend: chart.steps === "after"});
+      o.paths = uPlot.paths.stepped({align: chart.steps === "after" ? 1 : -1, extend: chart.steps === "after" && !chart.stops});
       o.points.show = chart.x.length < 3; // too few for a step
     }
     if (s.kind === "area" && walks(chart)) {
@@ -309,6 +309,7 @@ function perSecond(chart) { return chart.x_unit.endsWith("per second") ? "/s" : 
 function at(chart, i) {
   const x = chart.x;
   if (chart.kind !== "time") return number(x[i]) + perSecond(chart);
+  if (chart.stops && i + 1 === x.length) i--;
   if (chart.steps === "after") return `${moment(x[i])} to ${moment(i + 1 < x.length ? x[i + 1] : x[i] + (i > 0 ? x[i] - x[i - 1] : 0))}`;
   if (chart.steps === "before" && i > 0) return `${moment(x[i - 1])} to ${moment(x[i])}`;
   return moment(x[i]);
