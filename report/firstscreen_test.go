@@ -75,6 +75,12 @@ func TestAdviceForAProxyThatHung(t *testing.T) {
 	assert.Equal(t, slow, advise(&f).Do)
 	f.Nodes[0].Stale.Backends[0].ToS, f.Spikes[1].StoppedS = 8.1, nil // attempts went on failing
 	assert.Equal(t, slow, advise(&f).Do)
+	f.Spikes[1].Before, f.Spikes[1].After, f.Spikes[1].WatchedToS = 200, 0.75, ref(12.0)
+	assert.Equal(t, a.Do, advise(&f).Do, "but for a few that used an old source port again")
+	f.Spikes[1].After = 20
+	assert.NotEqual(t, a.Do, advise(&f).Do)
+	f.Spikes[1].After, f.Spikes[1].WatchedToS = 0, ref(9.0)
+	assert.NotEqual(t, a.Do, advise(&f).Do, "nobody knows yet")
 }
 
 // A full table is somebody's trouble only by what it costs.

@@ -32,6 +32,16 @@ func stepFor(length, least float64) float64 {
 	return math.Ceil(length / maxSteps) // no run time is as long as that
 }
 
+// stepAbove is the smallest readable step that is not below least, both in s.
+func stepAbove(least float64) float64 {
+	for _, s := range readable {
+		if s >= least-slop {
+			return s
+		}
+	}
+	return math.Ceil(least)
+}
+
 // stepOf is the number of the step that t is in, counted from the one that
 // begins at 0.
 func stepOf(t, step float64) int64 { return int64(math.Floor(t/step + slop)) }

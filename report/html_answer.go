@@ -229,7 +229,7 @@ func otherAdvice(f *Findings) advice {
 func hungProxy(f *Findings) (node string, healed *Spike) {
 	for i := range f.Spikes {
 		s := &f.Spikes[i]
-		if s.StoppedS == nil || s.Kind != "restart_proxy" && s.Kind != "resume_proxy" {
+		if !calmed(s) || s.Kind != "restart_proxy" && s.Kind != "resume_proxy" {
 			continue
 		}
 		for _, n := range f.Nodes {
@@ -239,6 +239,15 @@ func hungProxy(f *Findings) (node string, healed *Spike) {
 		}
 	}
 	return "", nil
+}
+
+// calmed says whether failures ended with an action. Single ones may follow, of
+// a source port that is used again while the entry of a failed attempt is there.
+func calmed(s *Spike) bool {
+	if s.StoppedS != nil {
+		return true
+	}
+	return s.StartS == nil && s.WatchedToS != nil && *s.WatchedToS-s.BeginS >= calm && s.After < s.Before/20
 }
 
 // staleUntil says whether a backend that had been stale for longer than a proxy

@@ -34,8 +34,9 @@ func (l *log) axis() axis {
 	}
 	x := axis{node: stepFor(to-from, 0)}
 	// A second is what rates are read in, so finer steps show only noise, and
-	// those of a run of seconds that are finer than a bin nothing at all.
-	x.step = max(x.node, min(1, max(0.1, math.Ceil((to-from)*10/60)/10)))
+	// those of a run of seconds that are finer than a bin nothing at all. They
+	// divide a second, so that a load which ends on one does not seem to fade.
+	x.step = max(x.node, stepAbove(min(1, (to-from)/60)))
 	if width > 0 {
 		x.step = round(math.Ceil(x.step/width-slop) * width)
 	}

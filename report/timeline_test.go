@@ -252,3 +252,23 @@ func TestDatagramCountersOfBothFamilies(t *testing.T) {
 		assert.Contains(t, netNames, name)
 	}
 }
+
+// A load that ends on a second does not seem to fade away in a step that is
+// longer than what is left of it.
+func TestStepsOfTheLoadDivideASecond(t *testing.T) {
+	for _, ends := range []float64{5, 9, 13, 15, 21, 45} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, ends))
+		for _, due := range dues(0, ends, 100) {
+			s.ok("web", due)
+		}
+		s.end = ends + 0.9 // of the last attempts
+		l := s.analyze().Timeline.Load
+		for i, offered := range l.Offered {
+			if want := 100.0; l.T[i] < ends-slop {
+				assert.InDelta(t, want, offered, 100*0.011/l.StepS, "%g s of %g s", l.T[i], ends) // one attempt more or less
+			} else {
+				assert.Zero(t, offered, "%g s of %g s", l.T[i], ends)
+			}
+		}
+	}
+}
