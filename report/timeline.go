@@ -36,7 +36,7 @@ func (l *log) axis() axis {
 	// A second is what rates are read in, so finer steps show only noise, and
 	// those of a run of seconds that are finer than a bin nothing at all. They
 	// divide a second, so that a load which ends on one does not seem to fade.
-	x.step = max(x.node, stepAbove(min(1, (to-from)/60)))
+	x.step = max(x.node, stepAbove(min(1, (to-from)/70)))
 	if width > 0 {
 		x.step = round(math.Ceil(x.step/width-slop) * width)
 	}
