@@ -289,11 +289,16 @@ func svgWords(t *testing.T, svg string) []string {
 
 func TestPictureMarksOnsetsAndActions(t *testing.T) {
 	s := goldenRuns(t)["hard"]
-	s.records = append(s.records, runlog.Record{Host: "controller", T: 2, Event: &runlog.Event{Kind: "action", Name: "rollout of web"}})
+	for name, lasts := range map[string]float64{"roll": 1.5, "restart": 0.01} {
+		for phase, at := range map[string]float64{"begin": 2, "end": 2 + lasts} {
+			s.records = append(s.records, runlog.Record{Host: "controller", T: at, Event: &runlog.Event{Kind: "action", Name: name, Fields: map[string]string{"kind": "rollout", "number": "1", "phase": phase}}})
+		}
+	}
 	svg := render(t, "svg", s.analyze())
-	for _, want := range []string{"drop and client loss 4.286 s", "rollout of web 2.000 s", "limit 262144", "the axis does not begin at 0", "FAIL"} {
+	for _, want := range []string{"drop and client loss 4.286 s", "roll done 3.500 s", "limit 262144", "the axis does not begin at 0", "FAIL"} {
 		assert.Contains(t, svg, want)
 	}
+	assert.NotContains(t, svg, "restart done", "it was at once")
 }
 
 func TestPictureOfSeveralNodes(t *testing.T) {

@@ -45,9 +45,10 @@ func newPicture(f *Findings) *picture.Picture {
 			p.Marks = append(p.Marks, picture.Mark{Name: strings.ReplaceAll(o.name, "client_loss", "client loss"), At: o.AtS, Kind: kinds[o.name], PlusS: o.UncertaintyS})
 		}
 	}
-	for _, e := range f.Timeline.Events {
-		if e.Kind == "action" {
-			p.Marks = append(p.Marks, picture.Mark{Name: e.Name, At: e.AtS, Kind: picture.Action})
+	for _, s := range f.Spikes {
+		p.Marks = append(p.Marks, picture.Mark{Name: s.Action, At: s.BeginS, Kind: picture.Action})
+		if s.DoneS != nil && *s.DoneS-s.BeginS > (p.To-p.From)/100 { // else it is the same moment
+			p.Marks = append(p.Marks, picture.Mark{Name: s.Action + " done", At: *s.DoneS, Kind: picture.Action})
 		}
 	}
 	return p
