@@ -10,6 +10,12 @@ import (
 	"github.com/tablefull/tablefull/report/search"
 )
 
+// endWords say how a search ended, in the tables.
+var endWords = map[search.End]string{
+	search.Bounded: "bounded", search.AtMax: "end of the range", search.BelowMin: "below the range",
+	search.Generator: "generator at its limit", search.Unfinished: "unfinished",
+}
+
 // boundsRows are the bounds for each goal: name, lower, upper, throughput, end.
 func (c *Capacity) boundsRows() [][]string {
 	out := make([][]string, 0, len(c.Goals))
@@ -20,7 +26,7 @@ func (c *Capacity) boundsRows() [][]string {
 		return c.load(*v)
 	}
 	for _, g := range c.Goals {
-		out = append(out, []string{percent(g.LossRatio), of(g.Lower), of(g.Upper), of(g.Throughput), g.End})
+		out = append(out, []string{percent(g.LossRatio), of(g.Lower), of(g.Upper), of(g.Throughput), endWords[search.End(g.End)]})
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -74,6 +76,12 @@ type view struct {
 	First     []chart  // on the first screen
 	Over      []chart  // over time
 	ByLoad    []chart
+	Actions   []Spike
+	Pods      []Backend
+	Events    []Event
+	MorePods  uint64 // that are not listed, of each of them
+	MoreActs  uint64
+	MoreEvent uint64
 	Gaps      []string // what is not plotted, and why
 	Policy    string
 	Styles    []template.CSS
@@ -93,6 +101,7 @@ func (p Page) view(f *Findings) (*view, error) {
 	for _, b := range f.Backends {
 		v.Rollout = v.Rollout || b.ServedWhileDraining > 0 || b.ServedAfterGone != nil && *b.ServedAfterGone > 0 || b.DrainingShare != nil
 	}
+	v.list(f)
 	data, err := json.Marshal(c.data())
 	if err != nil {
 		return nil, fmt.Errorf("encode plots: %w", err)
@@ -163,4 +172,47 @@ func readAssets(names ...string) ([]string, error) {
 func sourceHash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// How many rows the tables have that grow with the run. More are only turned over.
+const (
+	listedRows   = 60
+	listedEvents = 150
+)
+
+// list chooses what the tables show that grow with the run.
+func (v *view) list(f *Findings) {
+	v.Actions, v.MoreActs = worst(f.Spikes, listedRows)
+	v.MoreActs += f.OtherSpikes
+	v.Pods, v.MorePods = oddest(f.Backends, listedRows)
+	v.Events = f.Timeline.Events[:min(len(f.Timeline.Events), listedEvents)]
+	v.MoreEvent = uint64(len(f.Timeline.Events)-len(v.Events)) + f.Timeline.OtherEvents
+}
+
+// oddest keeps as many pods as that, in their order: those with most errors and
+// with most of what a pod that ends should not take in or serve.
+func oddest(all []Backend, most int) (listed []Backend, other uint64) {
+	if len(all) <= most {
+		return all, 0
+	}
+	odd := func(b Backend) uint64 {
+		n := b.Errors + b.ServedWhileDraining
+		for _, v := range []*uint64{b.AcceptedWhileDraining, b.ServedAfterGone} {
+			if v != nil {
+				n += *v
+			}
+		}
+		return n
+	}
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(odd(all[y]), odd(all[x])) })
+	keep := order[:most]
+	slices.Sort(keep)
+	for _, i := range keep {
+		listed = append(listed, all[i])
+	}
+	return listed, uint64(len(all) - most)
 }

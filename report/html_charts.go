@@ -236,6 +236,7 @@ func (c *charts) entries(node string) []chart {
 			ch.Series[0].Name = "entries, highest"
 			ch.Series = slices.Insert(ch.Series, 1, chartSeries{Name: "lowest of the step", V: floats(s.EntriesMin), Color: "sky", Dash: 2, Kind: "line"})
 		}
+		ch.Note = unmarkedNote(c.f)
 		c.entriesAxis(&ch, s)
 		out = append(out, ch)
 	}
@@ -297,7 +298,7 @@ func (c *charts) marks(k Knee) []chartMark {
 			out = append(out, chartMark{At: m.o.AtS, To: m.o.AtS, Name: m.name, Kind: m.kind, Plus: m.o.UncertaintyS})
 		}
 	}
-	for _, s := range c.f.Spikes {
+	for _, s := range marked(c.f.Spikes) {
 		to := s.BeginS
 		if s.DoneS != nil {
 			to = *s.DoneS
@@ -314,6 +315,35 @@ func (c *charts) marks(k Knee) []chartMark {
 		out = append(out, chartMark{At: *at, To: *at, Name: notAllEnded, Kind: "phase"})
 	}
 	return out
+}
+
+// markedActions is how many actions the plots mark at most. More would hide the
+// lines, and their names each other.
+const markedActions = 30
+
+// marked are the actions that the plots mark: where there are many, those that
+// cost something.
+func marked(all []Spike) []Spike {
+	if len(all) <= markedActions {
+		return all
+	}
+	costly := slices.DeleteFunc(slices.Clone(all), func(s Spike) bool {
+		return s.Failures == 0 && s.Error == "" && (s.HeldLost == nil || *s.HeldLost == 0)
+	})
+	listed, _ := worst(costly, markedActions)
+	return listed
+}
+
+// unmarkedNote says which actions the plots do not mark; empty for none.
+func unmarkedNote(f *Findings) string {
+	all, shown := uint64(len(f.Spikes))+f.OtherSpikes, uint64(len(marked(f.Spikes)))
+	switch {
+	case shown == all:
+		return ""
+	case shown == 0:
+		return fmt.Sprintf("The %s actions are not marked: none of them cost anything.", grouped(all))
+	}
+	return fmt.Sprintf("Of %s actions those that cost most are marked: %d.", grouped(all), shown)
 }
 
 // paint gives each series a colour of its own.

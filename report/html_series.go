@@ -182,6 +182,15 @@ func (c *charts) counters(n NodeSeries) []chart {
 	if len(left) > 0 {
 		ch.Note = "Not drawn: " + strings.Join(left, ", ") + "."
 	}
+	// A counter such as found moves a hundred times as much as drop, which would
+	// be a flat line.
+	most, least := 0.0, math.Inf(1)
+	for _, s := range ch.Series {
+		most, least = max(most, mostOf(s.V)), min(least, mostOf(s.V))
+	}
+	if most > 20*least {
+		ch.Wide, ch.Unit = true, ch.Unit+", log scale"
+	}
 	paintCounters(ch.Series)
 	return []chart{ch}
 }

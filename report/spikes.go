@@ -146,7 +146,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		}
 		i = j
 	}
-	out, n := worst(out)
+	out, n := worst(out, maxSpikes)
 	return out, n + l.cluster.dropped
 }
 
@@ -155,9 +155,9 @@ func (f failing) together(x, y *act) bool {
 	return x.begin == y.begin || f.width > 0 && f.bin(x.begin) == f.bin(y.begin) && y.begin-x.begin < f.width
 }
 
-// worst keeps the occurrences that cost most, in their order.
-func worst(all []Spike) (listed []Spike, other uint64) {
-	if len(all) <= maxSpikes {
+// worst keeps as many occurrences as that, those that cost most, in their order.
+func worst(all []Spike, most int) (listed []Spike, other uint64) {
+	if len(all) <= most {
 		return all, 0
 	}
 	order := make([]int, len(all))
@@ -172,12 +172,12 @@ func worst(all []Spike) (listed []Spike, other uint64) {
 		return n
 	}
 	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(cost(y), cost(x)) })
-	keep := order[:maxSpikes]
+	keep := order[:most]
 	slices.Sort(keep)
 	for _, i := range keep {
 		listed = append(listed, all[i])
 	}
-	return listed, uint64(len(all) - maxSpikes)
+	return listed, uint64(len(all) - most)
 }
 
 // spike measures what failed from the begin of acts, which begin together.
