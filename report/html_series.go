@@ -185,8 +185,9 @@ func (c *charts) counters(n NodeSeries) []chart {
 	// A counter such as found moves a hundred times as much as drop, which would
 	// be a flat line.
 	most, least := 0.0, math.Inf(1)
-	for _, s := range ch.Series {
-		most, least = max(most, mostOf(s.V)), min(least, mostOf(s.V))
+	for i := range ch.Series {
+		m := mostIn(ch.Series[i : i+1])
+		most, least = max(most, m), min(least, m)
 	}
 	if most > 20*least {
 		ch.Wide, ch.Unit = true, ch.Unit+", log scale"
