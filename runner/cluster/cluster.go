@@ -272,6 +272,9 @@ func (c *cleaner) putBack(ctx context.Context, namespace corev1.Namespace) error
 	if err != nil {
 		return fmt.Errorf("put back what the run %s has changed: %w", run, err)
 	}
+	if !slices.ContainsFunc(objects, isConfigMap) {
+		return nil
+	}
 	image, err := imageOf(ctx, c.env.client, namespace.Name)
 	switch {
 	case err != nil:

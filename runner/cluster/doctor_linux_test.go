@@ -67,6 +67,7 @@ func (s setup) marked(t *testing.T, node string, n int) {
 func checkDoctor(t *testing.T, s setup) {
 	const mark = 400
 	s.marked(t, "node-b", mark)
+	s.set(t, "node-b", "nf_conntrack_tcp_timeout_time_wait", "77") // so that nobody else's is taken for it
 	cmd := s.command(t.Context(), t, "doctor", "--target=kubernetes", "--read-nodes", "--json", "short-lived", "stale-rules", "proxy-restart-under-load")
 	out, err := cmd.Output()
 	require.Error(t, err, "this account may run nothing")
@@ -138,6 +139,18 @@ func (s setup) setting(t *testing.T, node, name string) (v uint64) {
 		return err
 	}))
 	return v
+}
+
+// set writes one, until the test ends.
+func (s setup) set(t *testing.T, node, name, value string) {
+	t.Helper()
+	write := func(v string) error {
+		return s.cluster.Inside(node, func() error { return os.WriteFile("/proc/sys/net/netfilter/"+name, []byte(v), 0) })
+	}
+	was := s.setting(t, node, name)
+	require.NotEqual(t, value, strconv.FormatUint(was, 10))
+	t.Cleanup(func() { assert.NoError(t, write(strconv.FormatUint(was, 10))) })
+	require.NoError(t, write(value))
 }
 
 // watcher is an account that has what watch needs, and nothing else.

@@ -69,7 +69,7 @@ func readBack[N sampled](ctx context.Context, nodes []N, want conntrackSection, 
 // writtenSettings is what kube-proxy makes of the ConfigMap among these objects;
 // changed says that there is one.
 func writtenSettings(ctx context.Context, c kubernetes.Interface, objects []outside) (section conntrackSection, changed bool, err error) {
-	i := slices.IndexFunc(objects, func(o outside) bool { return o.kind == configMap })
+	i := slices.IndexFunc(objects, isConfigMap)
 	if i < 0 {
 		return section, false, nil
 	}
@@ -95,6 +95,8 @@ func writtenSettings(ctx context.Context, c kubernetes.Interface, objects []outs
 	section, err = readSection(conf)
 	return section, true, err
 }
+
+func isConfigMap(o outside) bool { return o.kind == configMap }
 
 // settingsAreBack reads with samplers of their own, for those of a run that was
 // killed have ended, whether each node has the settings that kube-proxy's

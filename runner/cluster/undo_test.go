@@ -215,7 +215,11 @@ func cleanerOf(client kubernetes.Interface) (*cleaner, *[]string) {
 // whoever has put these back. Where a run had not come so far as to change any,
 // nothing is read.
 func TestCleanReadsBack(t *testing.T) {
-	client := fake.NewClientset(append(changeable(), leftBy("early", theConfigMap, theDaemonSet), leftBy("r", theConfigMap, theDaemonSet), samplersOf("r"))...)
+	client := fake.NewClientset(append(changeable(), leftBy("early", theConfigMap, theDaemonSet), leftBy("r", theConfigMap, theDaemonSet), samplersOf("r"), leftBy("watch"), samplersOf("watch"))...)
+	client.PrependReactor("get", "daemonsets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		assert.NotEqual(t, "tablefull-watch", a.GetNamespace(), "who may only watch may not ask for its image")
+		return false, nil, nil
+	})
 	require.NoError(t, theConfigMap.change(t.Context(), client, change{"r", "config.conf", "new", ""}))
 	c, did := cleanerOf(client)
 	var want conntrackSection
@@ -225,7 +229,7 @@ func TestCleanReadsBack(t *testing.T) {
 	}
 	removed, err := c.clean(t.Context())
 	require.ErrorContains(t, err, "node a is not")
-	assert.Equal(t, []string{"tablefull-early"}, removed)
+	assert.Equal(t, []string{"tablefull-early", "tablefull-watch"}, removed)
 	assert.Equal(t, []string{"put back ConfigMap kube-system/kube-proxy", "read back: node b"}, *did)
 	assert.Equal(t, 7*time.Hour, want.established, "as the old one says")
 	c.read = func(context.Context, string, conntrackSection) ([]string, error) { return nil, nil }
