@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -51,7 +52,8 @@ func doctorCommand(s Streams) *cobra.Command {
 whether each scenario of the library can run here. It changes nothing.
 
 Its last line begins with "ready:" (exit code 0), with "not ready:" and what is
-missing (5), or with "not sure:" where something could not be tried (4).
+missing (5), or with "not sure:" where something could not be tried (4). With
+--json all of it is an object, with the same codes.
 
 With --target kubernetes it looks at the cluster of the kubeconfig: its nodes,
 kube-proxy with its mode and version, which rights the account has of those that
@@ -68,6 +70,7 @@ it starts anything.
 
 ` + exitHelp + seeAlso("run --dry-run", "watch", "restore"),
 		Example: `  tablefull doctor
+  tablefull doctor --json | jq -r .answer
   tablefull doctor --target kubernetes --context staging
   tablefull doctor --target kubernetes short-lived --read-nodes --image registry.example/tablefull:v1
   tablefull doctor --rbac short-lived | kubectl apply -f -
@@ -85,7 +88,7 @@ it starts anything.
 				f.kube.proxy = f.role.proxy
 				return clusterDoctor{kube: f.kube, sets: f.role.sets, readNodes: f.readNodes, json: f.json}.run(c.Context(), args, s)
 			}
-			return diagnose(c.Context(), s)
+			return diagnose(c.Context(), f.json, s)
 		},
 	}
 	c.Flags().StringVar(&f.target, "target", "lab", "what to look at: lab (this machine) or kubernetes (a cluster)")
@@ -93,7 +96,7 @@ it starts anything.
 	f.kube.bindPods(c.Flags())
 	c.Flags().StringSliceVar(&f.kube.nodes, "node", nil, "with --target kubernetes: these `nodes` alone (default: all)")
 	c.Flags().BoolVar(&f.readNodes, "read-nodes", false, "with --target kubernetes: read each node's connection tracking in a pod that is removed again; with --rbac doctor: the rights for that, too")
-	c.Flags().BoolVar(&f.json, "json", false, "with --target kubernetes: print an object")
+	c.Flags().BoolVar(&f.json, "json", false, "print an object")
 	return c
 }
 
@@ -118,7 +121,7 @@ func (f *doctorFlags) check(flags *pflag.FlagSet, args []string) error {
 		{"set", role || inCluster, "--rbac or --target kubernetes"},
 		{"kube-proxy", role || inCluster, "--rbac or --target kubernetes"},
 		{"read-nodes", inCluster || f.role.scenario == doctorRole, "--target kubernetes or --rbac doctor"},
-		{"json", inCluster, "--target kubernetes"},
+		{"json", !role, "--target lab or kubernetes"},
 		{"node", inCluster, "--target kubernetes"},
 	} {
 		if flags.Changed(x.flag) && !x.ok {
@@ -128,19 +131,25 @@ func (f *doctorFlags) check(flags *pflag.FlagSet, args []string) error {
 	return nil
 }
 
-func diagnose(ctx context.Context, s Streams) error {
+func diagnose(ctx context.Context, asJSON bool, s Streams) error {
 	caps, err := lab.New(lab.Config{}).Probe(ctx)
 	if err != nil {
 		return fmt.Errorf("probe this machine: %w", err)
 	}
 	caps.List = append(caps.List, private.Probe(ctx, privateFiles()))
-	if err := writeCapabilities(s.Out, caps); err != nil {
-		return err
+	d := diagnosis(caps)
+	if asJSON {
+		enc := json.NewEncoder(s.Out)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(d)
+	} else if err = writeCapabilities(s.Out, caps); err == nil {
+		_, err = fmt.Fprintln(s.Out, d.text())
 	}
-	text, code := diagnosis(caps)
-	fmt.Fprintln(s.Out, text)
-	if code != exitPass {
-		return exitWith(code)
+	switch {
+	case err != nil:
+		return fmt.Errorf("write diagnosis: %w", err)
+	case d.Answer != ready:
+		return exitWith(d.Answer.code())
 	}
 	return nil
 }
@@ -162,26 +171,76 @@ func writeCapabilities(out io.Writer, caps env.Capabilities) error {
 	return w.Flush()
 }
 
-// diagnosis is the last line of doctor, and the exit code that goes with it.
-func diagnosis(caps env.Capabilities) (string, int) {
-	if missing := runner.MissingForLab(caps); len(missing) > 0 {
-		return "not ready: " + strings.Join(missing, "\n           "), exitUnsupported
+// labDiagnosis is what doctor says of this machine.
+type labDiagnosis struct {
+	Target      string `json:"target"`
+	Kernel      string `json:"kernel"`
+	Arch        string `json:"arch"`
+	CPUs        int    `json:"cpus"`
+	MemoryBytes uint64 `json:"memory_bytes"`
+	Limit       uint64 `json:"limit"` // nf_conntrack_max; 0 is none, or not known
+	Buckets     uint64 `json:"buckets"`
+	MaxFiles    uint64 `json:"max_files"` // hard RLIMIT_NOFILE
+	// Capabilities are in the order in which they were tried.
+	Capabilities []labCapability `json:"capabilities"`
+	Scenarios    []labScenario   `json:"scenarios"` // of the library; none where no lab can be built
+	Answer       answer          `json:"answer"`
+	Reasons      []string        `json:"reasons"`
+}
+
+// labScenario is why a scenario would be refused; empty where it would not.
+type labScenario struct {
+	Name    string   `json:"name"`
+	Refused []string `json:"refused"`
+}
+
+// labCapability is what one try has shown.
+type labCapability struct {
+	Name   string    `json:"name"`
+	State  env.State `json:"state"`
+	Reason string    `json:"reason"` // what is missing, where it is
+	Needed bool      `json:"needed"` // for any lab
+}
+
+// diagnosis is whether a machine is ready, and why it is not.
+func diagnosis(caps env.Capabilities) labDiagnosis {
+	d := labDiagnosis{
+		Target: "lab", Kernel: caps.Kernel, Arch: caps.Arch, CPUs: caps.CPUs, MemoryBytes: caps.MemoryBytes,
+		Limit: caps.Limit, Buckets: caps.Buckets, MaxFiles: caps.MaxFiles, Scenarios: []labScenario{},
+	}
+	for _, k := range caps.List {
+		d.Capabilities = append(d.Capabilities, labCapability{k.Name, k.State, k.Reason, slices.Contains(runner.NeededForLab(), k.Name)})
+	}
+	if d.Reasons = runner.MissingForLab(caps); len(d.Reasons) > 0 {
+		d.Answer = notReady
+		return d
 	}
 	for _, name := range runner.NeededForLab() {
 		if k := caps.Lookup(name); k.State != env.Yes {
-			return fmt.Sprintf("not sure: %s could not be tried: %s", k.Name, cmp.Or(k.Reason, "for a reason that is not known")), exitInconclusive
+			d.Answer, d.Reasons = notSure, []string{fmt.Sprintf("%s could not be tried: %s", k.Name, cmp.Or(k.Reason, "for a reason that is not known"))}
+			return d
 		}
 	}
-	var refused []string
 	for _, name := range scenarios.Names() {
+		x := labScenario{name, []string{}}
 		for _, why := range refusals(name, caps) {
-			refused = append(refused, name+": "+why)
+			x.Refused = append(x.Refused, why)
+			d.Reasons = append(d.Reasons, name+": "+why)
 		}
+		d.Scenarios = append(d.Scenarios, x)
 	}
-	if len(refused) > 0 {
-		return "not ready: a lab can be built, but not for all scenarios of the library:\n  " + strings.Join(refused, "\n  "), exitUnsupported
+	if d.Answer = notReady; len(d.Reasons) == 0 {
+		d.Answer, d.Reasons = ready, []string{fmt.Sprintf("all %d scenarios of the library can run here", len(d.Scenarios))}
 	}
-	return fmt.Sprintf("ready: all %d scenarios of the library can run here", len(scenarios.Names())), exitPass
+	return d
+}
+
+// text is doctor's last line.
+func (d labDiagnosis) text() string {
+	if d.Answer == notReady && len(d.Scenarios) > 0 {
+		return "not ready: a lab can be built, but not for all scenarios of the library:\n  " + strings.Join(d.Reasons, "\n  ")
+	}
+	return string(d.Answer) + ": " + strings.Join(d.Reasons, "\n           ")
 }
 
 // refusals is why a scenario of the library cannot run on that machine.

@@ -22,33 +22,38 @@ func capable() env.Capabilities {
 }
 
 func TestDiagnosis(t *testing.T) {
-	text, code := diagnosis(capable())
-	assert.Equal(t, exitPass, code, text)
-	assert.Contains(t, text, "ready: all ")
+	d := diagnosis(capable())
+	assert.Equal(t, ready, d.Answer, d.text())
+	assert.Contains(t, d.text(), "ready: all ")
+	assert.Len(t, d.Scenarios, len(scenarios.Names()))
 
 	c := capable()
 	c.List[0].State, c.List[0].Reason = env.No, "switched off: do this"
-	text, code = diagnosis(c)
-	assert.Equal(t, exitUnsupported, code)
-	assert.Equal(t, "not ready: userns: switched off: do this", text)
+	d = diagnosis(c)
+	assert.Equal(t, exitUnsupported, d.Answer.code())
+	assert.Equal(t, "not ready: userns: switched off: do this", d.text())
+	assert.Equal(t, labCapability{"userns", env.No, "switched off: do this", true}, d.Capabilities[0])
 
 	c = capable()
 	c.List[1].State = env.Unknown
-	text, code = diagnosis(c)
-	assert.Equal(t, exitInconclusive, code)
-	assert.Contains(t, text, "not sure: netns")
+	d = diagnosis(c)
+	assert.Equal(t, exitInconclusive, d.Answer.code())
+	assert.Contains(t, d.text(), "not sure: netns")
 
 	c = capable()
 	c.MaxFiles = 4096 // the idle scenario holds 4000 connections, and an agent needs files of its own
-	text, code = diagnosis(c)
-	assert.Equal(t, exitUnsupported, code)
-	assert.Contains(t, text, "idle: the client would need about 4000 sockets")
+	d = diagnosis(c)
+	assert.Equal(t, notReady, d.Answer)
+	assert.Contains(t, d.text(), "idle: the client would need about 4000 sockets")
+	for _, x := range d.Scenarios {
+		assert.Equal(t, x.Name == "idle", strings.Contains(strings.Join(x.Refused, ""), "about 4000 sockets"), x.Name)
+	}
 
 	c = capable()
 	c.Limit = 8192
-	text, code = diagnosis(c)
-	assert.Equal(t, exitUnsupported, code)
-	assert.Contains(t, text, "syn-flood: conntrack.headroom")
+	d = diagnosis(c)
+	assert.Equal(t, exitUnsupported, d.Answer.code())
+	assert.Contains(t, d.text(), "syn-flood: conntrack.headroom")
 }
 
 // The library is ready where all that a cluster can do at all can be done; what
