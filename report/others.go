@@ -21,9 +21,16 @@ type others struct {
 func (o others) grew() uint64   { return o.most - o.start }
 func (o others) shrank() uint64 { return o.start - o.least }
 
+// lateWalk is how long after the run, in s, a walk still says what was there at
+// its end, where no other does: entries of connections that have ended stay.
+const lateWalk = 10
+
 func (l *log) addOthers(n *node, t float64, c *runlog.Census) {
-	if l.header == nil || l.header.Duration > 0 && t > l.header.Duration {
+	if l.header == nil {
 		return
+	}
+	if after := t - c.Took - l.header.Duration; l.header.Duration > 0 && after > 0 && (after > lateWalk || n.others.walks != 1) {
+		return // it began after the run
 	}
 	ours := c.Ballast
 	for _, g := range c.Groups {

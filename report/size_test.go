@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -254,10 +255,13 @@ func TestOthersInATable(t *testing.T) {
 	walk(2, 259000, 200, 43)
 	walk(4, 0, 400, 38) // without ballast
 	walk(12, 0, 1000, 400)
+	s.header.Duration = 10
 	n := s.analyze().Nodes[0]
 	assert.Equal(t, others{walks: 3, start: 40, least: 38, most: 43}, n.others, "not before the last walk ahead of the traffic, nor after the run")
 	require.NotNil(t, n.needs)
 	assert.Equal(t, uint64(1000), *n.needs)
+	s.records = slices.DeleteFunc(s.records, func(r runlog.Record) bool { return r.Census != nil && r.T > 0 && r.T < 10 })
+	assert.Equal(t, others{walks: 2, start: 40, least: 40, most: 400}, s.analyze().Nodes[0].others, "for want of another")
 }
 
 // onCluster is a run whose traffic entered by node a.

@@ -102,6 +102,7 @@ func TestRealCluster(t *testing.T) {
 	t.Run("changes killed", func(t *testing.T) { checkChangesKilled(t, s, three) })
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
+	t.Run("cron job", func(t *testing.T) { checkCronJob(t, s) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
 	for _, a := range []account{one, two, three, doctor, watcher, local} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
