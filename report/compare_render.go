@@ -23,7 +23,7 @@ func comparisonRenderers() []comparisonRenderer {
 		{Format{Name: "color", For: "the same with ANSI colours"}, func(c *Comparison, w io.Writer) error { return c.renderText(w, true) }},
 		{Format{Name: "markdown", For: "for a CI job summary or a pull request"}, (*Comparison).renderMarkdown},
 		{Format{Name: "json", For: "comparison.json: all of it, for programs"}, (*Comparison).renderJSON},
-		{Format{Name: "junit", For: "one test case per metric that decides, and one for the verdict, for CI"}, (*Comparison).renderJUnit},
+		{Format{Name: "junit", For: "one test case per metric, skipped where it does not decide, and one for the verdict, for CI"}, (*Comparison).renderJUnit},
 		{Format{Name: "html", For: "the arms over each other, as one file that needs nothing else"}, (*Comparison).renderHTML},
 		{Format{Name: "gobench", For: "each trial as Go benchmark lines: benchstat -col /arm"}, (*Comparison).renderGoBench},
 	}
@@ -285,8 +285,9 @@ func (x *Against) cell() string {
 }
 
 // renderJUnit writes one test case for the verdict and one for each metric and
-// arm that decides; where none does, one for each arm that is asked for
-// something. What says nothing is an error: neither passed nor failed.
+// arm; where no metric decides, one for each arm that is asked for something,
+// too. What says nothing is an error: neither passed nor failed. A metric that is
+// for information is skipped, and says what was measured.
 func (c *Comparison) renderJUnit(w io.Writer) error {
 	class := "tablefull." + cmp.Or(c.Scenario, "comparison")
 	s := junitSuite{Name: class, Out: c.Headline + "\n" + strings.Join(c.Warnings, "\n")}
@@ -317,6 +318,7 @@ func (c *Comparison) renderJUnit(w io.Writer) error {
 		r := &c.Metrics[i]
 		for _, v := range r.Arms[min(1, len(r.Arms)):] {
 			if !r.Gate {
+				s.inform(r, v, class, c.Baseline)
 				continue
 			}
 			verdict := map[Result]Verdict{Worse: Fail, Untested: Inconclusive}[v.Against.Result]
@@ -333,11 +335,24 @@ func (c *Comparison) renderJUnit(w io.Writer) error {
 	}
 	e := xml.NewEncoder(w)
 	e.Indent("", "  ")
-	if err := e.Encode(junitSuites{Tests: s.Tests, Failures: s.Failures, Errors: s.Errors, Suites: []junitSuite{s}}); err != nil {
+	if err := e.Encode(junitSuites{Tests: s.Tests, Failures: s.Failures, Errors: s.Errors, Skipped: s.Skipped, Suites: []junitSuite{s}}); err != nil {
 		return err
 	}
 	_, err := io.WriteString(w, "\n")
 	return err
+}
+
+// inform adds the case of a metric that decides nothing.
+func (s *junitSuite) inform(r *MetricRow, v ArmValue, class, baseline string) {
+	if v.Against == nil {
+		return
+	}
+	s.Tests++
+	s.Skipped++
+	s.Cases = append(s.Cases, junitCase{
+		Name: fmt.Sprintf("%s: %s against %s", r.Metric, v.Arm, baseline), Class: class,
+		Skipped: &junitSkip{fmt.Sprintf("for information: %s against %s, %s", v.Text, r.Arms[0].Text, v.Against.cell())},
+	})
 }
 
 // benchUnits are the metrics' units as benchmarks spell them.

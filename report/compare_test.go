@@ -370,7 +370,15 @@ func TestComparisonRenderings(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, c.Render("junit", &out))
 	require.NoError(t, xml.Unmarshal(out.Bytes(), &junit))
-	assert.Equal(t, 1+2*2, junit.Tests)
+	assert.Equal(t, 1+2*len(c.Metrics), junit.Tests, "one for each metric and arm, and the verdict")
+	assert.Equal(t, 2*(len(c.Metrics)-2), junit.Skipped, "those that do not decide")
+	cases := map[string]int{}
+	for _, x := range junit.Suites[0].Cases {
+		cases[x.Name]++
+	}
+	for _, m := range c.Metrics {
+		assert.Equal(t, 1, cases[m.Metric+": b against a"], m.Metric)
+	}
 
 	schema, err := ComparisonSchema()
 	require.NoError(t, err)

@@ -13,6 +13,7 @@ type junitSuites struct {
 	Tests    int          `xml:"tests,attr"`
 	Failures int          `xml:"failures,attr"`
 	Errors   int          `xml:"errors,attr"`
+	Skipped  int          `xml:"skipped,attr,omitempty"`
 	Suites   []junitSuite `xml:"testsuite"`
 }
 
@@ -21,6 +22,7 @@ type junitSuite struct {
 	Tests     int         `xml:"tests,attr"`
 	Failures  int         `xml:"failures,attr"`
 	Errors    int         `xml:"errors,attr"`
+	Skipped   int         `xml:"skipped,attr,omitempty"`
 	Timestamp string      `xml:"timestamp,attr,omitempty"`
 	Cases     []junitCase `xml:"testcase"`
 	Out       string      `xml:"system-out,omitempty"`
@@ -31,6 +33,12 @@ type junitCase struct {
 	Class   string       `xml:"classname,attr"`
 	Failure *junitResult `xml:"failure,omitempty"`
 	Error   *junitResult `xml:"error,omitempty"`
+	Skipped *junitSkip   `xml:"skipped,omitempty"`
+}
+
+// junitSkip says why a case is neither passed nor failed, and need not be.
+type junitSkip struct {
+	Message string `xml:"message,attr"`
 }
 
 type junitResult struct {
