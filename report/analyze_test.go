@@ -434,8 +434,10 @@ func TestSizing(t *testing.T) {
 	z := f.Sizing
 	require.NotNil(t, z.NeededEntries)
 	assert.InDelta(t, 1000*120+500, float64(*z.NeededEntries), 5)
+	assert.InDelta(t, 1000*60, float64(*z.UncollectedEntries), 5, "those of the collector's longest pause")
 	assert.GreaterOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries)/0.75)
-	assert.LessOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries)/0.75*1.13)
+	assert.GreaterOrEqual(t, *z.RecommendedLimit, *z.NeededEntries+*z.UncollectedEntries)
+	assert.LessOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries+*z.UncollectedEntries)*1.13)
 	assert.Equal(t, *z.RecommendedLimit*(256+8), *z.MemoryBytesMin)
 	assert.Equal(t, *z.RecommendedLimit*(256+128+8), *z.MemoryBytesMax, "with extensions")
 	assert.Contains(t, z.KubeProxy, fmt.Sprintf("min: %d", *z.RecommendedLimit))

@@ -171,8 +171,8 @@ func TestSettingsNeverLower(t *testing.T) {
 	s.header.Buckets = 262144
 	s.fill("web", 700, 0, 10)
 	z = s.analyze().Sizing
-	assert.Contains(t, z.KubeProxy, "min: 114688")
-	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_max = 114688\n")
+	assert.Contains(t, z.KubeProxy, "min: 131072")
+	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_max = 131072\n")
 	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_buckets = 262144\n")
 }
 
@@ -188,7 +188,7 @@ func TestSettingsKnowTheLimitBefore(t *testing.T) {
 	s = newSim(t, 262144, 262144, finTraffic("web", 0, 10))
 	s.header.Sysctls = map[string]string{"nf_conntrack_max": "65536"}
 	s.fill("web", 700, 0, 10)
-	assert.Contains(t, s.analyze().Sizing.Sysctl, "nf_conntrack_max = 114688\n", "what the run had raised is low again")
+	assert.Contains(t, s.analyze().Sizing.Sysctl, "nf_conntrack_max = 131072\n", "what the run had raised is low again")
 }
 
 // A limit that the machine has no memory for is no recommendation.

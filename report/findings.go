@@ -456,24 +456,25 @@ type Event struct {
 
 // Sizing says what limit the traffic needs.
 type Sizing struct {
-	NeededEntries    *uint64         `json:"needed_entries" jsonschema_description:"Entries in the steady state: arrivals per second times residence, plus held connections; null where unknown."`
-	RecommendedLimit *uint64         `json:"recommended_limit" jsonschema_description:"needed_entries / 0.75, rounded up."`
-	PresentLimit     *uint64         `json:"present_limit" jsonschema_description:"The highest nf_conntrack_max of the nodes; null where unknown. The settings never lower it."`
-	Buckets          *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
-	MemoryBytesMin   *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`
-	MemoryBytesMax   *uint64         `json:"memory_bytes_max" jsonschema_description:"The same at the larger entry size."`
-	RunNeeded        *uint64         `json:"run_needed" jsonschema_description:"Limit at which this very run, with its length and filling, would have lost nothing to the table; null where hash chains were too long, which no limit mends."`
-	RunNeededHow     string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
-	Parts            []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
-	Timeouts         []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`
-	Residual         *Residual       `json:"residual" jsonschema_description:"How far the entries computed from arrivals and residence were from those measured; null where that cannot be compared."`
-	Growth           []Growth        `json:"growth" jsonschema_description:"What more of the same traffic would need."`
-	Fits             []Fit           `json:"fits" jsonschema_description:"Which sizes of node hold it with kube-proxy's defaults."`
-	Fills            []Fill          `json:"fills" jsonschema_description:"How long the present limit lasts from a cold start and after a failover; empty where the present limit is unknown."`
-	KubeProxy        string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
-	Sysctl           string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
-	Notes            []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
-	Meaningless      bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
+	NeededEntries      *uint64         `json:"needed_entries" jsonschema_description:"Entries in the steady state: arrivals per second times residence, plus held connections; null where unknown."`
+	UncollectedEntries *uint64         `json:"uncollected_entries" jsonschema_description:"Entries on top of these, at worst, that have expired and that the kernel's collector, whose pauses are up to 60 s, has not come across."`
+	RecommendedLimit   *uint64         `json:"recommended_limit" jsonschema_description:"needed_entries / 0.75, or needed_entries and uncollected_entries where that is more, rounded up."`
+	PresentLimit       *uint64         `json:"present_limit" jsonschema_description:"The highest nf_conntrack_max of the nodes; null where unknown. The settings never lower it."`
+	Buckets            *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
+	MemoryBytesMin     *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`
+	MemoryBytesMax     *uint64         `json:"memory_bytes_max" jsonschema_description:"The same at the larger entry size."`
+	RunNeeded          *uint64         `json:"run_needed" jsonschema_description:"Limit at which this very run, with its length and filling, would have lost nothing to the table; null where hash chains were too long, which no limit mends."`
+	RunNeededHow       string          `json:"run_needed_how" jsonschema_description:"What run_needed was computed from."`
+	Parts              []SizingPart    `json:"parts" jsonschema_description:"What each traffic needs."`
+	Timeouts           []TimeoutEffect `json:"timeouts" jsonschema_description:"What shorter timeouts would change."`
+	Residual           *Residual       `json:"residual" jsonschema_description:"How far the entries computed from arrivals and residence were from those measured; null where that cannot be compared."`
+	Growth             []Growth        `json:"growth" jsonschema_description:"What more of the same traffic would need."`
+	Fits               []Fit           `json:"fits" jsonschema_description:"Which sizes of node hold it with kube-proxy's defaults."`
+	Fills              []Fill          `json:"fills" jsonschema_description:"How long the present limit lasts from a cold start and after a failover; empty where the present limit is unknown."`
+	KubeProxy          string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
+	Sysctl             string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
+	Notes              []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
+	Meaningless        bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
 }
 
 // SizingPart is one traffic's share of the need.

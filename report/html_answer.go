@@ -173,7 +173,7 @@ func advise(f *Findings) advice {
 	}
 	return advice{
 		Do:  fmt.Sprintf("Nothing: leave nf_conntrack_max at %s.", grouped(*s.PresentLimit)),
-		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state, for which a limit of %s would do.", grouped(*s.NeededEntries), grouped(*s.RecommendedLimit))},
+		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state%s, for which a limit of %s would do.", grouped(*s.NeededEntries), prose(s.lateText()), grouped(*s.RecommendedLimit))},
 	}
 }
 
@@ -343,7 +343,7 @@ func raise(f *Findings, s *Sizing) advice {
 		a.Do += fmt.Sprintf(" (now %s)", grouped(*s.PresentLimit))
 	}
 	a.Do += "."
-	a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state, on a node that tracks nothing else.", grouped(*s.NeededEntries)))
+	a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s, on a node that tracks nothing else.", grouped(*s.NeededEntries), prose(s.lateText())))
 	if head := headNode(f); head != nil && head.StartEntries != nil && *head.StartEntries > *s.NeededEntries/100 {
 		a.Why = append(a.Why, fmt.Sprintf("The %s entries that were there when traffic began come on top of that.", grouped(*head.StartEntries)))
 	}

@@ -242,7 +242,7 @@ func TestAdviceForACrowdedTable(t *testing.T) {
 	assert.Equal(t, "Make room, or set nf_conntrack_max to at least 266,144, which would have held this run.", a.Do)
 	assert.Equal(t, []string{
 		"3,000 were free when traffic began. 259,144 entries were there.",
-		"In the steady state, a load like this adds 84,001 entries: 343,145 with those, if they stay. Alone it would do with a limit of 114,688.",
+		"In the steady state, a load like this adds 84,001 entries: 343,145 with those, if they stay. Alone it would do with a limit of 131,072.",
 	}, a.Why)
 	assert.Contains(t, renderedHTML(t, f), "The 259,144 entries that were there when traffic began need room as well.")
 	assert.Empty(t, aloneNote(goldenRuns(t)["healthy"].analyze()))

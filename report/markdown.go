@@ -197,7 +197,7 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 		p("A limit of **%d** would have held this run: %s.\n", *s.RunNeeded, md(s.RunNeededHow))
 	}
 	if s.NeededEntries != nil {
-		p("In the steady state it is **%d** entries, on a node that tracks nothing else; recommended limit **%d** with as many buckets, %s.\n", *s.NeededEntries, *s.RecommendedLimit, memoryText(s))
+		p("In the steady state it is **%d** entries%s, on a node that tracks nothing else; recommended limit **%d** with as many buckets, %s.\n", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s))
 	}
 	for _, x := range s.Parts {
 		p("- %s", md(partText(x)))

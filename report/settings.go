@@ -81,18 +81,16 @@ func (s *Sizing) caveats() {
 	// What kube-proxy sets by default, s: a node of a cluster has these.
 	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": 3600}
 	sysctls := map[string]string{"ESTABLISHED": "nf_conntrack_tcp_timeout_established", "CLOSE_WAIT": "nf_conntrack_tcp_timeout_close_wait"}
-	short := false
 	for _, p := range s.Parts {
 		if !p.Counted || p.Entries == nil || p.ResidenceS <= 0 {
 			continue
 		}
-		short = short || p.ResidenceS < collectorGap
 		if d, ok := defaults[p.State]; ok && d != p.ResidenceS {
 			s.Notes = append(s.Notes, fmt.Sprintf("this is with the timeout of the run, %g s; kube-proxy sets %s to %g s by default, and with that %s needs about %.0f entries", p.ResidenceS, sysctls[p.State], d, p.Traffic, p.ArrivalsPerS*p.EntriesPerAttempt*d))
 		}
 	}
-	if short {
-		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: with timeouts as short as here the count can be higher than computed", collectorGap))
+	if *s.UncollectedEntries > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: at worst that is %d entries more, which the recommended limit holds as well. Walks over the table take expired entries out, those of this tool, too, so that a run does not show them", collectorGap, *s.UncollectedEntries))
 	}
 }
 

@@ -49,22 +49,22 @@ func kubeProxyDefault(cores int, from136 bool) uint64 {
 }
 
 // grow says what more of the same would need.
-func (s *Sizing) grow(needed uint64) {
+func (s *Sizing) grow(needed, late uint64) {
 	perEntry := float64(*s.MemoryBytesMax) / float64(*s.RecommendedLimit)
 	for _, factor := range []float64{1.5, 2, 5} {
 		n := uint64(math.Ceil(float64(needed)*factor - slop))
-		limit := recommended(n)
+		limit := recommended(n, uint64(math.Ceil(float64(late)*factor)))
 		s.Growth = append(s.Growth, Growth{Factor: factor, NeededEntries: n, Limit: limit, MemoryBytesMax: uint64(math.Ceil(perEntry * float64(limit)))})
 	}
 }
 
 // fits goes through sizes of nodes.
-func (s *Sizing) fits(needed uint64) {
+func (s *Sizing) fits(needed, late uint64) {
 	holds := func(limit uint64) string {
 		switch {
 		case limit <= needed: // the next connection would be one too many
 			return "no"
-		case float64(limit)*target < float64(needed):
+		case float64(limit)*target < float64(needed), limit < needed+late:
 			return "tight"
 		}
 		return "yes"

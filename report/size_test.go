@@ -28,6 +28,9 @@ func TestSize(t *testing.T) {
 	}, 1000, Machine{Limit: 131072})
 	require.NotNil(t, s.NeededEntries)
 	assert.Equal(t, uint64(84000+9000+5000+1000), *s.NeededEntries)
+	assert.Equal(t, uint64(60000), *s.UncollectedEntries, "700/s and 300/s for 60 s; what is held does not expire")
+	assert.Equal(t, uint64(163840), *s.RecommendedLimit, "159000, rounded up: more than 99000/0.75")
+	assert.Equal(t, uint64(327680), s.Growth[1].Limit)
 	assert.Equal(t, []float64{1.5, 2, 5}, []float64{s.Growth[0].Factor, s.Growth[1].Factor, s.Growth[2].Factor})
 	assert.Equal(t, uint64(198000), s.Growth[1].NeededEntries)
 	require.NotEmpty(t, s.Timeouts)
@@ -61,20 +64,20 @@ func TestSizeFits(t *testing.T) {
 	assert.Equal(t, Fit{8, 262144, "yes", 262144, "yes"}, fit(1200, 8))
 	// The cap of 1.36.
 	assert.Equal(t, Fit{64, 2097152, "yes", 1048576, "no"}, fit(10000, 64))
-	assert.Empty(t, Size([]SizingPart{waiting(700)}, 0, Machine{}).Fills, "no present limit, no time until it")
+	assert.Empty(t, Size([]SizingPart{waiting(600)}, 0, Machine{}).Fills, "no present limit, no time until it")
 }
 
 func TestSizeNeverLowers(t *testing.T) {
-	s := Size([]SizingPart{waiting(800)}, 0, Machine{Limit: 131072})
+	s := Size([]SizingPart{waiting(728)}, 0, Machine{Limit: 131072}) // 180 s of them
 	require.Equal(t, uint64(131072), *s.RecommendedLimit)
 	assert.NotContains(t, s.Sysctl, "LOWER", "it is the same")
-	s = Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072})
+	s = Size([]SizingPart{waiting(600)}, 0, Machine{Limit: 131072})
 	assert.Contains(t, s.Sysctl, "LOWER")
 	assert.NotContains(t, s.Sysctl, "nf_conntrack_max =")
 }
 
 func TestRenderSize(t *testing.T) {
-	s := Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072, CPUs: 4})
+	s := Size([]SizingPart{waiting(600)}, 0, Machine{Limit: 131072, CPUs: 4})
 	for _, format := range SizeFormats() {
 		var b bytes.Buffer
 		require.NoError(t, RenderSize(format, s, nil, &b))

@@ -70,7 +70,7 @@ func (t *text) sizeTables(s *Sizing) {
 		for _, f := range s.Fits {
 			t.line("  %5d %12d  %-8s %11d  %s", f.Cores, f.Limit, f.Holds, f.LimitFrom136, f.HoldsFrom136)
 		}
-		t.para("  ", "tight: it holds, with less than a quarter of the limit free")
+		t.para("  ", "tight: it holds, with less than a quarter of the limit free, or not when the collector of expired entries comes late")
 	}
 	if len(s.Fills) > 0 {
 		t.line("")
@@ -78,6 +78,7 @@ func (t *text) sizeTables(s *Sizing) {
 		for _, f := range s.Fills {
 			t.line("  %-28s %-16s %d entries in the end", f.Case, fullAfter(f), f.SteadyEntries)
 		}
+		t.para("  ", "without entries that have expired and are not collected yet")
 	}
 }
 

@@ -29,7 +29,9 @@ const (
 	// maxLimit is the largest nf_conntrack_max that the kernel takes.
 	maxLimit = math.MaxInt32
 	// collectorGap is the longest pause of the kernel's collector of expired
-	// entries, s (GC_SCAN_INTERVAL_MAX).
+	// entries, s (GC_SCAN_INTERVAL_MAX in nf_conntrack_core.c), for which they
+	// count. Measured without walks, which collect them, too: 10 s of timeout and
+	// 100/s made 4950 entries (docs/proofs.md).
 	collectorGap = 60
 )
 
@@ -115,15 +117,15 @@ func (s *Sizing) compute(base uint64, m Machine) bool {
 	if total <= 0 {
 		return false
 	}
-	needed := uint64(math.Ceil(total - slop))
-	limit := recommended(needed)
-	s.NeededEntries, s.RecommendedLimit = &needed, &limit
+	needed, late := uint64(math.Ceil(total-slop)), s.uncollected()
+	limit := recommended(needed, late)
+	s.NeededEntries, s.UncollectedEntries, s.RecommendedLimit = &needed, &late, &limit
 	s.memory(limit, m.EntryBytes)
 	s.timeouts(base)
 	s.caveats()
 	s.settings(limit, m)
-	s.grow(needed)
-	s.fits(needed)
+	s.grow(needed, late)
+	s.fits(needed, late)
 	s.fill(base, m)
 	return true
 }
@@ -174,10 +176,23 @@ func (s *Sizing) flood() {
 	}
 }
 
-// recommended is the limit at which needed entries fill the table to target,
-// rounded up to a number with three significant bits.
-func recommended(needed uint64) uint64 {
-	x := max(4096, math.Ceil(float64(needed)/target-slop))
+// uncollected is how many entries there are at worst that have expired, and that
+// the kernel's collector has not come across: those of its longest pause.
+func (s *Sizing) uncollected() uint64 {
+	var sum float64
+	for _, p := range s.Parts {
+		if p.Counted && p.Entries != nil && p.ResidenceS > 0 {
+			sum += p.ArrivalsPerS * p.EntriesPerAttempt * collectorGap
+		}
+	}
+	return uint64(math.Ceil(sum - slop))
+}
+
+// recommended is the limit at which needed entries fill the table to target, and
+// which holds those that have not been collected as well, rounded up to a number
+// with three significant bits.
+func recommended(needed, uncollected uint64) uint64 {
+	x := max(4096, math.Ceil(float64(needed)/target-slop), float64(needed+uncollected))
 	step := math.Exp2(math.Floor(math.Log2(x)) - 3)
 	return uint64(math.Ceil(x/step) * step)
 }
@@ -241,7 +256,7 @@ func (s *Sizing) timeouts(base uint64) {
 			n := uint64(math.Ceil(max(0, sum) - slop))
 			s.Timeouts = append(s.Timeouts, TimeoutEffect{
 				Sysctl: "net.netfilter.nf_conntrack_" + sysctls[state], FromS: from[state], ToS: to,
-				NeededEntries: n, Limit: recommended(n), Risk: risks[state],
+				NeededEntries: n, Limit: recommended(n, *s.UncollectedEntries), Risk: risks[state],
 			})
 		}
 	}

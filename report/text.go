@@ -315,6 +315,14 @@ func (t *text) thresholds(f *Findings) {
 	}
 }
 
+// lateText says how many entries wait for the kernel's collector; empty for none.
+func (s *Sizing) lateText() string {
+	if s.UncollectedEntries == nil || *s.UncollectedEntries == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", and up to %d more that have expired and are not collected yet", *s.UncollectedEntries)
+}
+
 func (t *text) sizing(s *Sizing) {
 	if s == nil {
 		return
@@ -325,7 +333,7 @@ func (t *text) sizing(s *Sizing) {
 		t.para("  this run: ", fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow))
 	}
 	if s.NeededEntries != nil {
-		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state, on a node that tracks nothing else; recommended limit %d with as many buckets, %s", *s.NeededEntries, *s.RecommendedLimit, memoryText(s)))
+		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state%s, on a node that tracks nothing else; recommended limit %d with as many buckets, %s", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s)))
 	}
 	for _, p := range s.Parts {
 		t.para("    ", plain(partText(p)))

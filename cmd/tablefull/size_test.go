@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"testing"
 
@@ -52,6 +53,32 @@ func TestProveSizing(t *testing.T) {
 			}
 			assert.True(t, sound, "this machine is too busy: a run was disturbed in each of 3 verifications")
 		})
+	}
+}
+
+// An expired entry counts until somebody comes across it: without walks the
+// table holds far more than rate x timeout, up to what a size for good says, and
+// with them hardly more. Three minutes.
+func TestProveUncollected(t *testing.T) {
+	if !proving() {
+		t.Skip("takes three minutes: make prove")
+	}
+	needPrivate(t)
+	const rate, timeout = 100, 10
+	scenario := fmt.Sprintf("name: expired\nduration: 70s\nlab: {kernel: private}\nconntrack: {timeouts: {udp_timeout: %ds}}\nservices: [{name: dns, protocol: udp}]\ntraffic: [{name: queries, to: dns, udp: {rate: %d/s}}]\n", timeout, rate)
+	for _, walked := range []bool{false, true} {
+		r := runIt(t, "-", scenario, "--quiet", "--set", fmt.Sprintf("sampling.no_census=%v", !walked))
+		require.Len(t, r.Nodes, 1)
+		require.NotNil(t, r.Nodes[0].PeakEntries)
+		require.NotNil(t, r.Sizing.UncollectedEntries)
+		peak := float64(*r.Nodes[0].PeakEntries)
+		t.Logf("PROVED walked %v: at most %g entries, where rate x timeout is %d", walked, peak, rate*timeout)
+		if walked {
+			assert.Less(t, peak, 2.0*rate*timeout)
+			continue
+		}
+		assert.Greater(t, peak, 3.0*rate*timeout)
+		assert.LessOrEqual(t, peak, 1.02*float64(*r.Sizing.NeededEntries+*r.Sizing.UncollectedEntries))
 	}
 }
 
