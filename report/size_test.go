@@ -77,7 +77,7 @@ func TestSizeNeverLowers(t *testing.T) {
 }
 
 func TestRenderSize(t *testing.T) {
-	s := Size([]SizingPart{waiting(600)}, 0, Machine{Limit: 131072, CPUs: 4})
+	s := Size([]SizingPart{waiting(700)}, 0, Machine{Limit: 131072, CPUs: 4})
 	for _, format := range SizeFormats() {
 		var b bytes.Buffer
 		require.NoError(t, RenderSize(format, s, nil, &b))
