@@ -126,6 +126,9 @@ func (l *log) findings() *Findings {
 			k.ClientLoss = l.clientLoss(n.name)
 		}
 		nf := n.finding(k, a.total[n.name], f.Environment.DurationS)
+		if l.private() {
+			delete(nf.CPU, "steal")
+		}
 		if r := l.shortOf(n, k); r != nil && (nf.Reclaimed == nil || !nf.Reclaimed.Early || r.Entries > nf.Reclaimed.Entries) {
 			nf.Reclaimed = r
 		}
@@ -394,6 +397,9 @@ func longestGap(n *node) float64 {
 	return gap
 }
 
+// private says that the machine's kernel was not the one that was looked at.
+func (l *log) private() bool { return l.header != nil && l.header.Private }
+
 // notMeasured lists what nobody looked at.
 func (l *log) notMeasured(f *Findings) []string {
 	var out []string
@@ -429,6 +435,10 @@ func (l *log) notMeasured(f *Findings) []string {
 	}
 	if len(f.Backends) == 0 {
 		out = append(out, "what the pods served")
+	}
+	if l.private() {
+		out = append(out, "how busy the machine around the private kernel was: inside, what others take of its CPU is only time that passes, "+
+			"and steal is always 0; attempts that started late are what shows it")
 	}
 	return out
 }

@@ -648,3 +648,17 @@ func TestLostSampleMovesNothing(t *testing.T) {
 	assert.GreaterOrEqual(t, f.Knee.Drop.AtS+f.Knee.Drop.UncertaintyS, at)
 	assert.Equal(t, before.Nodes[0].PeakEntries, f.Nodes[0].PeakEntries)
 }
+
+// A private kernel does not see the machine that it runs on, and that is said.
+func TestBusyMachineIsNotSeenFromAPrivateKernel(t *testing.T) {
+	for _, private := range []bool{false, true} {
+		s := newSim(t, 262144, 100000, finTraffic("web", 0, 5))
+		s.header.Private = private
+		s.fill("web", 100, 0, 5)
+		f := s.analyze()
+		_, told := f.Nodes[0].CPU["steal"]
+		assert.Contains(t, f.Nodes[0].CPU, "idle")
+		assert.Equal(t, !private, told)
+		assert.Equal(t, private, strings.Contains(strings.Join(f.NotMeasured, "\n"), "how busy the machine around the private kernel was"))
+	}
+}

@@ -16,7 +16,7 @@ func (p *Plan) header(target, version, runID string) *runlog.Header {
 	h := &runlog.Header{
 		Format: runlog.Format, Version: version, RunID: runID,
 		Target: target, Scenario: s.Name, ScenarioYAML: string(p.YAML), Digest: scenarios.Digest(p.YAML),
-		Seed: p.Seed, Kernel: p.Caps.Kernel, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
+		Seed: p.Seed, Kernel: p.Caps.Kernel, Private: p.Caps.Private, Arch: p.Caps.Arch, CPUs: p.Caps.CPUs, MemoryBytes: p.Caps.MemoryBytes,
 		Limit: p.Limit(), Buckets: p.Buckets(), EntryBytes: p.Caps.EntryBytes, Timeouts: p.Timeouts(),
 		Capabilities: map[string]string{}, Duration: s.Duration.Seconds(), Traffic: p.Traffic,
 		Thresholds: slices.Concat(s.Thresholds, s.AbortOn), AbortOn: s.AbortOn, Expect: s.Expect,

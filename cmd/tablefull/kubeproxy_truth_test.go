@@ -85,6 +85,7 @@ func TestTruthKubeProxy(t *testing.T) {
 			require.NotNil(t, at["restart-clean"].DoneS)
 			assert.Empty(t, failedAnew(t, r.dir, at["restart"].BeginS, at["restart-clean"].BeginS), "a restart")
 			assert.Empty(t, failedAnew(t, r.dir, *at["restart-clean"].DoneS, 24), "an upgrade, and a rollout after it")
+			assert.GreaterOrEqual(t, readLife(t, r.dir).told("healthy"), 4, "each of the four processes said so")
 		})
 	}
 }
@@ -290,6 +291,16 @@ func (l life) backends(r runlog.Record) []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// told is how many times the proxy told that.
+func (l life) told(what string) (n int) {
+	for _, r := range l.records {
+		if e := r.Event; e != nil && e.Kind == "proxy" && e.Name == what {
+			n++
+		}
+	}
+	return n
 }
 
 // slowestSync is the longest, in s, that a kube-proxy says it took on average to

@@ -83,6 +83,7 @@ func TestPrivateKernelHealthy(t *testing.T) {
 	assert.Zero(t, r.Traffic[0].Failed)
 	assert.NotZero(t, *r.Traffic[0].Succeeded)
 	assert.Equal(t, uint64(65536), *r.Nodes[0].Limit, "the private kernel's own")
+	assert.Contains(t, strings.Join(r.NotMeasured, "\n"), "how busy the machine around the private kernel was")
 	assert.NoFileExists(t, filepath.Join(r.dir, consoleName))
 	assertNothingOf(t, before)
 }

@@ -388,7 +388,8 @@ type Event struct {
 	// ended, cleaned, each with Fields: service to the names of its usable
 	// endpoints, parted by spaces; log with a line of a kube-proxy's own, and
 	// metrics with its own numbers in Fields; silent where a cluster's does not
-	// tell them); on a node also flush (deleted; Fields
+	// tell them; healthy and unhealthy, of a lab's, what its health endpoint
+	// answered at first and whenever that had changed); on a node also flush (deleted; Fields
 	// entries), sysctl (set, restored; Fields: name to value) and lock (held,
 	// released).
 	Kind   string            `json:"kind"`
@@ -424,6 +425,7 @@ type Header struct {
 	Digest       string             `json:"digest"`        // sha256 of ScenarioYAML
 	Seed         uint64             `json:"seed"`
 	Kernel       string             `json:"kernel"`
+	Private      bool               `json:"private,omitempty"` // the kernel is one of the run's own inside the machine, which does not see the machine
 	Arch         string             `json:"arch"`
 	CPUs         int                `json:"cpus"`
 	MemoryBytes  uint64             `json:"memory_bytes"`

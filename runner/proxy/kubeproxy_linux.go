@@ -45,6 +45,7 @@ type kubeProxy struct {
 	addr  string
 	ended chan struct{} // http has ended
 	p     *kubeproxy.Process
+	well  wellness
 
 	mu   sync.Mutex
 	said map[string]bool // complaints that were recorded
@@ -196,13 +197,15 @@ func (k *kubeProxy) warn(text string) {
 // tick is part of ticker.
 func (k *kubeProxy) tick() (time.Duration, error) { return metricsEvery, k.measure() }
 
-// measure is part of measured: it records the kube-proxy's own metrics.
+// measure is part of measured: it records the kube-proxy's own metrics, and
+// whether it calls itself healthy.
 func (k *kubeProxy) measure() error {
 	if k.p == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	k.well.note(k.p.Healthy(ctx), k.out)
 	m, err := k.p.Scrape(ctx)
 	if err != nil {
 		return fmt.Errorf("read kube-proxy's metrics: %w", err)

@@ -37,6 +37,22 @@ func metricsRecord(m kubeproxy.Metrics, at time.Time) runlog.Record {
 	return runlog.Record{Event: &runlog.Event{Kind: "proxy", Name: "metrics", Fields: fields}}
 }
 
+// wellness is what a kube-proxy's health endpoint said last.
+type wellness struct{ said string }
+
+// note records what it says now, at first and whenever that is another: err is
+// what it answers instead of 200, or why it does not answer.
+func (w *wellness) note(err error, out env.Recorder) {
+	e := runlog.Event{Kind: "proxy", Name: "healthy"}
+	if err != nil {
+		e.Name, e.Detail = "unhealthy", err.Error()
+	}
+	if e.Name != w.said {
+		w.said = e.Name
+		out.Record(runlog.Record{Event: &e})
+	}
+}
+
 // sumOf is nil where nothing is known of either.
 func sumOf(a, b *float64) *float64 {
 	switch {
