@@ -291,3 +291,96 @@ func anchors(text string) []string {
 	}
 	return out
 }
+
+var (
+	inCode  = regexp.MustCompile("`([^`\n]+)`")
+	anyWord = regexp.MustCompile(`([^\s']|'[^']*')+`)
+	setting = regexp.MustCompile(`^--set `)
+)
+
+// writtenCommands are those in the prose, the tables and the other blocks of a
+// document. A row of a table that gives only settings is of the scenario named
+// in the rows above it.
+func writtenCommands(text string) []string {
+	var out []string
+	block, scenario, begun := "", "", ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "```"):
+			if block == "" {
+				block = line
+			} else {
+				block = ""
+			}
+		case block == "":
+			for _, m := range inCode.FindAllStringSubmatch(line, -1) {
+				switch {
+				case strings.HasPrefix(m[1], "tablefull run "):
+					scenario = strings.Fields(m[1])[2]
+					out = append(out, m[1])
+				case strings.HasPrefix(m[1], "tablefull "):
+					out = append(out, m[1])
+				case setting.MatchString(m[1]) && strings.HasPrefix(line, "|") && scenario != "":
+					out = append(out, "tablefull run "+scenario+" "+m[1])
+				}
+			}
+		case block == "```console" || block == "```yaml": // see TestDocumentedCommands and TestDocumentedScenarios
+		case strings.HasSuffix(line, `\`):
+			begun += strings.TrimSuffix(line, `\`)
+		default:
+			line = strings.TrimPrefix(begun+line, "$ ")
+			if begun = ""; strings.HasPrefix(line, "tablefull ") && !strings.HasSuffix(line, ":") {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
+// Commands that are only written about, because they take long, want a cluster
+// or never end, are such as the program takes: each with its verb and flags,
+// and a scenario of the library with its settings.
+func TestWrittenCommandsAreTaken(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	checked := map[string]bool{}
+	for _, file := range append(files, "../../README.md") {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, command := range writtenCommands(string(b)) {
+			if checked[command] {
+				continue
+			}
+			checked[command] = true
+			t.Run(filepath.Base(file)+"/"+command, func(t *testing.T) { assertTaken(t, command) })
+		}
+	}
+	assert.Greater(t, len(checked), 60)
+}
+
+func assertTaken(t *testing.T, command string) {
+	t.Helper()
+	command, _, _ = strings.Cut(command, " | ")
+	command, _, _ = strings.Cut(command, " > ")
+	args := anyWord.FindAllString(command, -1)[1:]
+	for i, a := range args {
+		args[i] = strings.ReplaceAll(a, "'", "")
+	}
+	var out, errOut bytes.Buffer
+	if len(args) > 1 && args[0] == "run" && slices.Contains(scenarios.Names(), args[1]) {
+		validate := []string{"scenarios", "validate", args[1]}
+		for i, a := range args[:len(args)-1] {
+			if a == "--set" {
+				validate = append(validate, a, args[i+1])
+			}
+		}
+		code := run(t.Context(), validate, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+		require.Equal(t, exitPass, code, "%v\n%s", validate, errOut.String())
+	} else if len(args) > 1 && args[0] == "run" {
+		require.Contains(t, []string{"SCENARIO", "FILE"}, args[1], "no scenario of the library")
+	}
+	code := run(t.Context(), append(args, "--help"), Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	require.Equal(t, exitPass, code, "%v\n%s", args, errOut.String())
+	assert.Contains(t, out.String(), "Usage:\n  tablefull "+args[0], "no such verb")
+}
