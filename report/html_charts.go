@@ -135,8 +135,10 @@ func newCharts(f *Findings) *charts {
 	for _, n := range nodes {
 		c.over = append(c.over, c.counters(n)...)
 	}
-	for _, n := range nodes {
-		c.over = append(c.over, c.cpu(n)...)
+	for i, n := range nodes {
+		if i == 0 || f.Target != "lab" { // whose nodes share one machine
+			c.over = append(c.over, c.cpu(n)...)
+		}
 	}
 	c.over = append(c.over, c.generator()...)
 	c.over = append(c.over, held...)

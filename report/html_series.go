@@ -202,7 +202,7 @@ func (c *charts) cpu(n NodeSeries) []chart {
 		c.gaps = append(c.gaps, c.of("CPU", n.Name)+": not in the series")
 		return nil
 	}
-	ch := chart{ID: c.id("cpu", n.Name), Kind: "time", XUnit: "s", Stack: true, Share: true, Ceil: 1, Title: "CPU time of the machine of " + n.Name, Unit: "share of all CPUs", Steps: "before", X: s.T, Marks: c.marks(c.knee(n.Name))}
+	ch := chart{ID: c.id("cpu", n.Name), Kind: "time", XUnit: "s", Stack: true, Share: true, Ceil: 1, Title: "CPU time of the machine", Unit: "share of all CPUs", Steps: "before", X: s.T, Marks: c.marks(c.knee(n.Name))}
 	for _, x := range []chartSeries{
 		{Name: "softirq", V: s.SoftIRQ, Color: "red"},
 		{Name: "system", V: s.System, Color: "orange"},
@@ -219,6 +219,7 @@ func (c *charts) cpu(n NodeSeries) []chart {
 	}
 	ch.Note = "What is not filled was idle. In the lab the generator and the node share the machine."
 	if c.f.Target != "lab" {
+		ch.Title += " of " + n.Name
 		ch.Note = "What is not filled was idle."
 	}
 	return []chart{ch}

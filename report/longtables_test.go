@@ -75,3 +75,21 @@ func TestCountersOfDifferentSize(t *testing.T) {
 	ch = newCharts(f).counters(f.Timeline.Nodes[0])[0]
 	assert.False(t, ch.Wide)
 }
+
+// The nodes of a lab share a machine, and so one plot of its CPU.
+func TestOnePlotOfALabsCPU(t *testing.T) {
+	f := &Findings{Target: "lab"}
+	for _, name := range []string{"node1", "node2"} {
+		f.Nodes = append(f.Nodes, Node{Name: name})
+		f.Timeline.Nodes = append(f.Timeline.Nodes, NodeSeries{Name: name, CPU: &CPUSeries{T: []float64{0}, User: []float64{0.5}}})
+	}
+	titles := func() (out []string) {
+		for _, ch := range newCharts(f).over {
+			out = append(out, ch.Title)
+		}
+		return out
+	}
+	assert.Equal(t, []string{"CPU time of the machine"}, titles())
+	f.Target = "kubernetes"
+	assert.Equal(t, []string{"CPU time of the machine of node1", "CPU time of the machine of node2"}, titles())
+}

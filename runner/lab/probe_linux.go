@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 
 	tc "github.com/ti-mo/conntrack"
@@ -177,7 +179,7 @@ func probeInside() probeResult {
 	add := func(name, hint string, err error) bool {
 		c := env.Capability{Name: name, State: env.Yes}
 		if err != nil {
-			c.State, c.Reason = env.No, err.Error()
+			c.State, c.Reason = env.No, inOneLine(err)
 			if hint != "" {
 				c.Reason += " (" + hint + ")"
 			}
@@ -205,6 +207,12 @@ func probeInside() probeResult {
 	}
 	r.Facts = facts
 	return r
+}
+
+// inOneLine is what an error says, each thing once: nf_tables has one error for
+// each part of what it refused.
+func inOneLine(err error) string {
+	return strings.Join(slices.Compact(strings.Split(err.Error(), "\n")), "; ")
 }
 
 // tryIPVS asks for IPVS's settings of this namespace. Asking for its generic
