@@ -1,10 +1,12 @@
 package report
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -172,7 +174,48 @@ func (l *log) drainShare(b *Backend) {
 	if all := svc.acceptedBetween(from, to); all > 0 {
 		share := min(1, float64(took)/all)
 		b.DrainingShare = &share
+		b.kept = l.cluster.keptAtZero(b.Service, when.addr, from, to)
 	}
+}
+
+// keptAtZero are the nodes, by name, whose readings of that time all have the
+// address with weight 0. IPVS gives such a one no connection of its own choice: what
+// reaches it all the same found an entry of its address and port, which is of an
+// earlier connection with the same source port (ip_vs_in_hook, ip_vs_core.c).
+func (c *cluster) keptAtZero(service string, addr netip.Addr, from, to float64) []string {
+	var out []string
+	for node, planes := range c.planes {
+		some, all := false, true
+		for i, p := range planes {
+			if p.t > to || i+1 < len(planes) && planes[i+1].t <= from {
+				continue
+			}
+			some, all = true, all && !p.failed && p.keeps(service, addr)
+		}
+		if some && all {
+			out = append(out, node)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// keeps says whether the reading has the address with weight 0.
+func (p plane) keeps(service string, addr netip.Addr) bool {
+	return slices.ContainsFunc(p.services, func(s runlog.ProgrammedService) bool {
+		return s.Service == service && slices.ContainsFunc(s.Backends, func(b runlog.ProgrammedBackend) bool {
+			return b.Addr.Addr() == addr && b.Weight == 0
+		})
+	})
+}
+
+// reuse says why a pod that was given nothing new took something in; empty where
+// that is not known, or it took in next to nothing.
+func (b *Backend) reuse() string {
+	if len(b.kept) == 0 || b.DrainingShare == nil || *b.DrainingShare < 0.01 {
+		return ""
+	}
+	return fmt.Sprintf(", because IPVS used old entries again: %s had it with weight 0, and so gave it only connections whose source port an earlier one had had", strings.Join(b.kept, " and "))
 }
 
 // between is what the pod took in between two moments of its draining, or rather

@@ -205,6 +205,8 @@ type Backend struct {
 	DrainingShare         *float64 `json:"draining_share" jsonschema_description:"Of all connections its service accepted from when no node was programmed any more to give it new ones, or where that was not read in all of that time, 0 to 1; null where it was always programmed."`
 	Errors                uint64   `json:"errors"`
 	Share                 float64  `json:"share" jsonschema_description:"Of all answers of its service, 0 to 1."`
+
+	kept []string // nodes whose IPVS kept it with weight 0 in all of the time of its DrainingShare
 }
 
 // LimitChange is a change of a node's limit, as two samples show it.

@@ -458,6 +458,7 @@ func TestDrainingShareBeginsWithTheRules(t *testing.T) {
 			f := s.analyze()
 			b := f.Backends[0]
 			require.Equal(t, "web-1", b.Name)
+			assert.Equal(t, c.share != nil && *c.share > 0, strings.Contains(b.reuse(), "because IPVS used old entries again: node1 had it with weight 0"), b.reuse())
 			assert.InDelta(t, c.accepted, float64(*b.AcceptedWhileDraining), 110)
 			if c.share == nil {
 				assert.Nil(t, b.DrainingShare)

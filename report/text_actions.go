@@ -74,7 +74,7 @@ func drainLines(f *Findings) []string {
 	for _, b := range pods[:min(5, len(pods))] {
 		s := fmt.Sprintf("%s took in at least %d while it was terminating and others were usable", b.Name, *b.AcceptedWhileDraining)
 		if b.DrainingShare != nil {
-			s += fmt.Sprintf("; %s of all that %s took in from when the proxy gave it nothing new", percent(*b.DrainingShare), b.Service)
+			s += fmt.Sprintf("; %s of all that %s took in from when the proxy gave it nothing new%s", percent(*b.DrainingShare), b.Service, b.reuse())
 		}
 		out = append(out, s)
 	}
