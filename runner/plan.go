@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tablefull/tablefull/report/runlog"
@@ -93,6 +94,11 @@ func (p *Plan) refusals() []string {
 	}
 	if s.Conntrack.Buckets != nil && !p.Caps.Private {
 		out = append(out, "conntrack.buckets: the hash table is shared by all network namespaces of this machine's kernel; lab.kernel: private has one of its own")
+	}
+	for i := range s.Services {
+		if f := s.Lab.FamiliesOf(&s.Services[i]); !p.Caps.Cluster && !slices.Equal(f, []string{s.Lab.Family}) {
+			out = append(out, fmt.Sprintf("services[%d].families: %s: all that is in a lab has addresses of one family, lab.family, which is %s; a cluster can have both (--target kubernetes)", i, strings.Join(f, ", "), s.Lab.Family))
+		}
 	}
 	for i, a := range s.Actions {
 		if (a.DrainNode != nil || a.UncordonNode != nil) && !p.Caps.Cluster {
@@ -206,7 +212,7 @@ func (p *Plan) Timeouts() map[string]float64 {
 func (p *Plan) trafficInfo(t scenarios.Traffic) runlog.TrafficInfo {
 	s := p.Scenario
 	info := runlog.TrafficInfo{
-		Name: t.Name, To: t.To, Shape: Shape(t),
+		Name: t.Name, To: s.AddressOf(&t), Shape: Shape(t),
 		Start: t.Start.Seconds(), End: (t.Start + t.Duration).Seconds(),
 		Timeout: t.Timeout.Seconds(), ExpectsAnswer: true,
 	}

@@ -90,6 +90,23 @@ func TestDryRunSaysWhatIsKnown(t *testing.T) {
 	assert.Contains(t, large, "MiB of kernel memory")
 }
 
+// A lab has addresses of one family. In a cluster, traffic goes to the address of
+// its family, which has a name of its own in records.
+func TestFamilies(t *testing.T) {
+	const yaml = "name: x\nservices: [{name: web, families: [ipv4, ipv6]}, {name: six, families: [ipv6]}, {name: four, families: [ipv4]}]\n" +
+		"traffic: [{name: a, to: web, short_lived: {rate: 1/s}}, {name: b, to: web, family: ipv6, short_lived: {rate: 1/s}}, {name: c, to: six, family: ipv6, short_lived: {rate: 1/s}}]"
+	caps := machine()
+	refused := fmt.Sprint(planOf(t, yaml, caps).Refused)
+	assert.Contains(t, refused, "services[0].families: ipv4, ipv6: all that is in a lab has addresses of one family, lab.family, which is ipv4")
+	assert.Contains(t, refused, "services[1].families: ipv6: ")
+	assert.NotContains(t, refused, "services[2]")
+
+	caps.Cluster = true
+	p := planOf(t, yaml, caps)
+	assert.NotContains(t, fmt.Sprint(p.Refused), "families")
+	assert.Equal(t, []string{"web", "web/ipv6", "six"}, []string{p.Traffic[0].To, p.Traffic[1].To, p.Traffic[2].To})
+}
+
 // The hash table is resized in a kernel of the run's own only.
 func TestBuckets(t *testing.T) {
 	const yaml = "name: x\nconntrack: {buckets: 1024}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1/s}}]"

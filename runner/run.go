@@ -469,8 +469,9 @@ func (r *run) drive(ctx context.Context, zero int64) error {
 func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 	var svc runlog.ServiceInfo
 	var ports int
+	info := r.Plan.Traffic[i]
 	for _, s := range r.lab.Services() {
-		if s.Name == t.To {
+		if s.Name == info.To {
 			svc = s
 		}
 	}
@@ -484,16 +485,16 @@ func (r *run) loadJob(i int, t scenarios.Traffic, k int) env.Job {
 		// The lab numbers the pods of a service in a row.
 		target, targets = svc.Backends[0].Addr, len(svc.Backends)
 	}
-	info := r.Plan.Traffic[i]
 	entries := r.lab.Entries()
 	e, part := entries[k], env.Part{Index: k, Of: len(entries)}
-	to, sources := target, e.Sources
+	from := e.Towards(target.Addr())
+	to, sources := target, from.Sources
 	if t.Via == "node_port" {
-		to, sources = netip.AddrPortFrom(e.NodeAddr, svc.NodePort), e.Outside
+		to, sources = netip.AddrPortFrom(from.NodeAddr, svc.NodePort), from.Outside
 	}
 	j := env.Job{ID: "load/" + t.Name, Load: &env.LoadJob{
 		Traffic: t, Start: info.Start, End: info.End, Target: to, Targets: targets, Ports: ports, Part: part,
-		Sources: sources, SourceCount: min(part.Has(r.Plan.Scenario.Lab.Clients.Addresses), hostsIn(sources)), Floods: e.Floods,
+		Sources: sources, SourceCount: min(part.Has(r.Plan.Scenario.Lab.Clients.Addresses), hostsIn(sources)), Floods: from.Floods,
 		Seed: r.Plan.Seed + uint64(i), FailuresPerSecond: max(1, failuresPerSecond/len(entries)),
 		LateAfter: r.Plan.lateAfter(),
 	}}

@@ -54,7 +54,7 @@ conntrack:
   buckets: 4096
   timeouts: {tcp_timeout_time_wait: 30s, udp_timeout: 10s}
 services:
-  - {name: tcp, port: 80, port_count: 4, pods: 3, server: {behaviour: silent, backlog: 5, delay: 5ms}, lifecycle: {ready_after: 1s, pre_stop: 2s, grace: 9s, on_sigterm: ignore}}
+  - {name: tcp, port: 80, port_count: 4, pods: 3, families: [ipv6, ipv4], server: {behaviour: silent, backlog: 5, delay: 5ms}, lifecycle: {ready_after: 1s, pre_stop: 2s, grace: 9s, on_sigterm: ignore}}
   - {name: udp, protocol: udp}
   - {name: direct, headless: true, notrack: true}
   - {name: gateway, protocol: http, gateway: {to: web, keepalive: false, idle_connections: 7}}
@@ -63,6 +63,7 @@ services:
 traffic:
   - name: short
     to: tcp
+    family: ipv4
     start: 5s
     duration: 10s
     timeout: 2s

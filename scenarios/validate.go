@@ -268,6 +268,7 @@ func (v *validator) service(path string, s *Service) {
 	case !s.NoPods:
 		v.between(path+".pods", int64(s.Pods), 1, 64)
 	}
+	v.families(path, s)
 	v.untranslated(path, s)
 	v.nodePorts(path, s)
 	v.oneOf(path+".server.behaviour", s.Server.Behaviour, "answer", "silent", "reset", "refuse", "stall", "gone")

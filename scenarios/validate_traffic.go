@@ -23,6 +23,7 @@ func (v *validator) traffic(path string, t *Traffic) {
 	if to != nil && t.Via == "node_port" && to.NodePort == 0 {
 		v.fail(path+".via", to.Name+" has no node port", "give "+to.Name+" a node_port, such as 30080").needs = []string{v.pathOf(to) + ".node_port"}
 	}
+	v.family(path, t, to)
 	for _, shape := range set {
 		if to != nil {
 			v.fits(path, t, shape, to)

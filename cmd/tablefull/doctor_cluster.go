@@ -238,7 +238,11 @@ func (out *clusterDiagnosis) place(named []string, facts map[string]env.Capabili
 	}
 	for i := range out.Scenarios {
 		x := &out.Scenarios[i]
-		if x.Elsewhere || out.NodesNotRead != "" {
+		if x.Elsewhere {
+			continue
+		}
+		x.Refused = append(x.Refused, out.Services.Refusals(x.sc)...)
+		if out.NodesNotRead != "" {
 			continue
 		}
 		n, needs := max(1, x.sc.Lab.Nodes), cluster.NodesFor(x.sc)
@@ -330,6 +334,7 @@ func (out *clusterDiagnosis) write(w io.Writer, readNodes bool) error {
 	if err := out.writeNodes(w, readNodes); err != nil {
 		return err
 	}
+	fmt.Fprintf(w, "addresses of services: %s\n", out.Services)
 	out.writeProxy(w)
 	out.writeRights(w)
 	if err := out.writeScenarios(w); err != nil {

@@ -132,7 +132,17 @@ func (k *kubeFlags) reach(ctx context.Context, sc *scenarios.Scenario, ref strin
 	if err != nil {
 		return nil, err
 	}
-	return e, checkRights(ctx, e, rights, roleCommand(ref, sets, k.proxy))
+	if err := checkRights(ctx, e, rights, roleCommand(ref, sets, k.proxy)); err != nil {
+		return nil, err
+	}
+	families, err := e.FamiliesFor(ctx, sc)
+	if err != nil {
+		return nil, err
+	}
+	if refused := families.Refusals(sc); len(refused) > 0 {
+		return nil, &runner.Unsupported{Reasons: refused}
+	}
+	return e, nil
 }
 
 // checkRights is an *runner.Unsupported where the account does not have all

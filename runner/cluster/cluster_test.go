@@ -160,7 +160,6 @@ func TestRefusals(t *testing.T) {
 func TestRefusedSettings(t *testing.T) {
 	for name, set := range map[string]func(s *scenarios.Scenario){
 		"lab.kernel":    func(s *scenarios.Scenario) { s.Lab.Kernel = "private" },
-		"lab.family":    func(s *scenarios.Scenario) { s.Lab.Family = "ipv6" },
 		"lab.proxy":     func(s *scenarios.Scenario) { s.Lab.Proxy.Masquerade = true },
 		"lab.tunnel":    func(s *scenarios.Scenario) { s.Lab.Tunnel = &scenarios.Tunnel{} },
 		"conntrack.max": func(s *scenarios.Scenario) { s.Conntrack.Max = new(int64) },

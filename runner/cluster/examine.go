@@ -30,6 +30,8 @@ type View struct {
 	Nodes        []NodeView `json:"nodes"`
 	NodesNotRead string     `json:"nodes_not_read,omitempty"`
 	Proxy        ProxyView  `json:"kube_proxy"`
+	// Services is which families Services can have addresses of.
+	Services FamiliesView `json:"service_families"`
 }
 
 // NodeView is one node.
@@ -105,7 +107,7 @@ var DefaultKubeProxy = types.NamespacedName{Namespace: "kube-system", Name: "kub
 // ViewRights are what Examine reads.
 func ViewRights(proxy types.NamespacedName) []Right {
 	return LeastOf(slices.Concat(
-		may("", "nodes", "list"), inside(proxy.Namespace, only(proxy.Name, may("apps", "daemonsets", "get"))),
+		may("", "nodes", "list"), cidrRights(), inside(proxy.Namespace, only(proxy.Name, may("apps", "daemonsets", "get"))),
 		inside(proxy.Namespace, only(proxy.Name, may("", "configmaps", "get"))), inside(proxy.Namespace, may("", "pods", "list")),
 	))
 }
@@ -131,9 +133,22 @@ func (e *Env) Examine(ctx context.Context) (View, error) {
 			v.Nodes = append(v.Nodes, viewNode(n))
 		}
 	}
+	e.viewFamilies(ctx, &v, list)
 	slices.SortFunc(v.Nodes, func(a, b NodeView) int { return strings.Compare(a.Name, b.Name) })
 	e.viewProxy(ctx, &v)
 	return v, ctx.Err()
+}
+
+// viewFamilies looks which families Services can have: at ServiceCIDRs, else at
+// the nodes where they could be listed.
+func (e *Env) viewFamilies(ctx context.Context, v *View, nodes *corev1.NodeList) {
+	seen, err := e.serviceFamilies(ctx)
+	if v.Services = seen; err != nil {
+		v.Services.From = err.Error()
+	}
+	if len(seen.Families) == 0 && v.NodesNotRead == "" {
+		v.Services = nodeFamilies(nodes.Items)
+	}
 }
 
 // notRead is why something could not be done, for people.

@@ -75,6 +75,7 @@ func (e *Env) up(ctx context.Context, t env.Topology) (_ *Lab, err error) {
 		want: map[string]int{}, busy: map[string]bool{}, turn: make(chan struct{}, 1), changed: make(chan struct{}),
 		paused: map[string]string{}, duration: t.Duration,
 	}
+	l.settings.family = t.Lab.Family
 	l.settings.pauses = pauses(t.Actions)
 	l.settings.changes = changes(t.Actions, e.cfg.KubeProxy, nodes)
 	if t.FromOutside {
@@ -161,6 +162,13 @@ func (l *Lab) findAgents(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, s := range l.settings.services {
+		for _, r := range append(l.of(s), l.workers...) {
+			if err := r.needs(l.settings.families(s)); err != nil {
+				return err
+			}
+		}
+	}
 	byNode := func(a, b *remote) int { return strings.Compare(a.pod.Spec.NodeName, b.pod.Spec.NodeName) }
 	slices.SortFunc(l.nodes, byNode)
 	slices.SortFunc(l.workers, byNode)
@@ -199,25 +207,32 @@ func serviceRights(services []scenarios.Service) []Right {
 	return out
 }
 
-// findServices asks for the addresses that services have been given.
+// findServices asks for the addresses that services have been given, of which
+// each is a service to records.
 func (l *Lab) findServices(ctx context.Context) error {
 	for _, s := range l.settings.services {
+		families := l.settings.families(s)
 		svc, err := l.env.client.CoreV1().Services(l.settings.namespace).Get(ctx, s.Name, metav1.GetOptions{})
 		if err != nil {
 			return fmt.Errorf("look up service %s: %w", s.Name, err)
 		}
-		addr, err := netip.ParseAddr(svc.Spec.ClusterIP)
+		addrs, err := parseAddrs(svc.Spec.ClusterIPs)
 		if err != nil {
 			return fmt.Errorf("look up service %s: %w", s.Name, err)
 		}
-		info := runlog.ServiceInfo{Name: s.Name, Protocol: s.Protocol, Addr: netip.AddrPortFrom(addr, uint16(s.Port)), NodePort: uint16(s.NodePort)}
-		if s.Gateway != nil {
-			info.Gateway = s.Gateway.To
+		for _, family := range families {
+			if !addrs[family].IsValid() {
+				return fmt.Errorf("look up service %s: of %v none is of %s", s.Name, svc.Spec.ClusterIPs, familyNames[family])
+			}
+			info := runlog.ServiceInfo{Name: scenarios.AddressName(s.Name, families, family), Protocol: s.Protocol, Addr: netip.AddrPortFrom(addrs[family], uint16(s.Port)), NodePort: uint16(s.NodePort)}
+			if s.Gateway != nil {
+				info.Gateway = s.Gateway.To
+			}
+			for _, p := range l.of(s) {
+				info.Backends = append(info.Backends, runlog.BackendInfo{Name: p.Name(), Addr: netip.AddrPortFrom(p.addrs[family], uint16(s.Port))})
+			}
+			l.services = append(l.services, info)
 		}
-		for _, p := range l.of(s) {
-			info.Backends = append(info.Backends, runlog.BackendInfo{Name: p.Name(), Addr: netip.AddrPortFrom(p.addr, uint16(s.Port))})
-		}
-		l.services = append(l.services, info)
 	}
 	return nil
 }
@@ -284,8 +299,8 @@ func (l *Lab) Serve(ctx context.Context, epochs map[string]int64, out env.Keeper
 	if err := l.readProxies(ctx); err != nil {
 		return err
 	}
-	for i, s := range l.settings.services {
-		if err := l.reach(ctx, i, s); err != nil {
+	for _, s := range l.settings.services {
+		if err := l.reach(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -314,10 +329,14 @@ func (l *Lab) readProxies(ctx context.Context) error {
 
 // serveJob is the server of a pod of the service.
 func (l *Lab) serveJob(s scenarios.Service, p *remote, epoch int64) env.Job {
+	families := l.settings.families(s)
 	j := env.Job{ID: "serve/" + p.Name(), Epoch: epoch, Serve: &env.ServeJob{
-		Service: s.Name, Backend: p.Name(), Protocol: s.Protocol, Addr: netip.AddrPortFrom(p.addr, uint16(s.Port)), Ports: s.PortCount,
+		Service: s.Name, Backend: p.Name(), Protocol: s.Protocol, Addr: netip.AddrPortFrom(p.addrs[families[0]], uint16(s.Port)), Ports: s.PortCount,
 		Server: s.Server, Lifecycle: s.Lifecycle, Gateway: s.Gateway,
 	}}
+	if len(families) > 1 {
+		j.Serve.Also = p.addrs[families[1]]
+	}
 	if s.Gateway != nil {
 		j.Serve.Upstream = l.address(s.Gateway.To)
 	}
@@ -365,16 +384,23 @@ func reachAll(ctx context.Context, w *remote, at netip.AddrPort, pods []*remote)
 	return nil
 }
 
-// Entries is part of env.Lab. A worker sends from its pod's address alone, or
+// Entries is part of env.Lab. A worker sends from its pod's addresses alone, or
 // from its node's.
 func (l *Lab) Entries() []env.Entry {
 	out := make([]env.Entry, len(l.workers))
 	for i, w := range l.workers {
-		if len(l.settings.origins) > 0 {
-			out[i] = env.Entry{Client: w, Node: l.settings.nodes[i], NodeAddr: l.settings.addrs[i], Outside: netip.PrefixFrom(w.addr, w.addr.BitLen())}
-			continue
+		node := w.pod.Spec.NodeName
+		from := func(family string) env.Addresses {
+			own := netip.PrefixFrom(w.addrs[family], w.addrs[family].BitLen())
+			if len(l.settings.origins) > 0 {
+				return env.Addresses{NodeAddr: l.settings.addrs[i][family], Outside: own}
+			}
+			return env.Addresses{Sources: own}
 		}
-		out[i] = env.Entry{Client: w, Node: w.pod.Spec.NodeName, Sources: netip.PrefixFrom(w.addr, w.addr.BitLen())}
+		if len(l.settings.origins) > 0 {
+			node = l.settings.nodes[i]
+		}
+		out[i] = env.Entry{Client: w, Node: node, Addresses: from(scenarios.IPv4), Other: from(scenarios.IPv6)}
 	}
 	return out
 }

@@ -65,23 +65,28 @@ func (e *Env) outside(ctx context.Context, s *settings) error {
 	s.origins = others[:len(s.nodes)]
 	for _, name := range s.nodes {
 		i := slices.IndexFunc(list.Items, func(n corev1.Node) bool { return n.Name == name })
-		addr, err := internalAddress(list.Items[i]) // entryNodes has seen it
-		if err != nil {
-			return err
+		addrs := internalAddresses(list.Items[i]) // entryNodes has seen it
+		for _, svc := range s.services {
+			for _, f := range s.families(svc) {
+				if svc.NodePort != 0 && !addrs[f].IsValid() {
+					return fmt.Errorf("node %s has no internal %s address, where node ports of that family would be", name, familyNames[f])
+				}
+			}
 		}
-		s.addrs = append(s.addrs, addr)
+		s.addrs = append(s.addrs, addrs)
 	}
 	return nil
 }
 
-// internalAddress is a node's own IPv4 address in the cluster.
-func internalAddress(n corev1.Node) (netip.Addr, error) {
+// internalAddresses are a node's own in the cluster, by family: the first of each.
+func internalAddresses(n corev1.Node) map[string]netip.Addr {
+	out := map[string]netip.Addr{}
 	for _, a := range n.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() && a.Type == corev1.NodeInternalIP {
-			return addr, nil
+		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && !out[familyOf(addr)].IsValid() {
+			out[familyOf(addr)] = addr
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("node %s has no internal IPv4 address", n.Name)
+	return out
 }
 
 // workerPort is that of the workers' agents: on a node's own network there is a
@@ -122,9 +127,9 @@ func (s settings) exposes(o *corev1.Service, svc scenarios.Service) *corev1.Serv
 	return agents
 }
 
-// reach asks at a service's address, from each node that traffic enters by,
-// until each of its pods has answered.
-func (l *Lab) reach(ctx context.Context, i int, s scenarios.Service) error {
+// reach asks at each of a service's addresses, from each node that traffic
+// enters by, until each of its pods has answered.
+func (l *Lab) reach(ctx context.Context, s scenarios.Service) error {
 	from := l.workers
 	if len(l.settings.origins) > 0 {
 		from = nil
@@ -134,19 +139,26 @@ func (l *Lab) reach(ctx context.Context, i int, s scenarios.Service) error {
 			}
 		}
 	}
-	addr := l.services[i].Addr.Addr()
+	families := l.settings.families(s)
+	addrs := map[string]netip.Addr{}
+	for _, family := range families {
+		addrs[family] = l.address(scenarios.AddressName(s.Name, families, family)).Addr()
+	}
 	if s.NodePort != 0 {
 		svc, err := l.env.client.CoreV1().Services(l.settings.namespace).Get(ctx, agentsOf(s.Name), metav1.GetOptions{})
 		if err != nil {
 			return fmt.Errorf("look up service %s: %w", agentsOf(s.Name), err)
 		}
-		if addr, err = netip.ParseAddr(svc.Spec.ClusterIP); err != nil {
+		if addrs, err = parseAddrs(svc.Spec.ClusterIPs); err != nil {
 			return errors.Join(fmt.Errorf("look up service %s", agentsOf(s.Name)), err)
 		}
 	}
 	for _, w := range from {
-		if err := reachAll(ctx, w, netip.AddrPortFrom(addr, uint16(l.settings.port)), l.of(s)); err != nil {
-			return fmt.Errorf("reach service %s from node %s: %w", s.Name, w.pod.Spec.NodeName, err)
+		for _, family := range families {
+			at := netip.AddrPortFrom(addrs[family], uint16(l.settings.port))
+			if err := reachAll(ctx, w, at, l.of(s)); err != nil {
+				return fmt.Errorf("reach service %s at %s from node %s: %w", s.Name, at, w.pod.Spec.NodeName, err)
+			}
 		}
 	}
 	return nil

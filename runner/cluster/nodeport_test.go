@@ -96,7 +96,7 @@ func TestWhereTrafficToNodePortsComesFrom(t *testing.T) {
 	s := settings{nodes: []string{"c"}}
 	require.NoError(t, e.outside(t.Context(), &s))
 	assert.Equal(t, []string{"a"}, s.origins)
-	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.3")}, s.addrs)
+	assert.Equal(t, []map[string]netip.Addr{{"ipv4": netip.MustParseAddr("192.0.2.3"), "ipv6": netip.MustParseAddr("fd00::1")}}, s.addrs)
 	s = settings{nodes: []string{"c", "d"}}
 	assert.ErrorContains(t, e.outside(t.Context(), &s), "enters by 2 nodes (lab.nodes) and is sent from as many others, and of the others 1 take")
 }

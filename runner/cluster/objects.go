@@ -50,8 +50,9 @@ type settings struct {
 	// origins are where workers run instead, on their nodes' networks, where
 	// traffic goes to the node ports of nodes, at addrs.
 	origins  []string
-	addrs    []netip.Addr
+	addrs    []map[string]netip.Addr // by family
 	services []scenarios.Service
+	family   string    // of services that name none
 	changes  []outside // what actions may change outside the namespace
 	pauses   bool      // so that there have to be pausers
 }
@@ -223,6 +224,7 @@ func (s settings) targets(base []runtime.Object) []runtime.Object {
 				o.Name = svc.Name
 				o.Spec.Selector[nameLabel] = svc.Name
 				o.Spec.Ports = s.ports(svc)
+				dualStack(o, s.families(svc))
 				if svc.NodePort != 0 {
 					out = append(out, s.exposes(o, svc))
 				}

@@ -105,7 +105,7 @@ func running(p *corev1.Pod) bool {
 type remote struct {
 	*agent.Client
 	pod     corev1.Pod
-	addr    netip.Addr // the pod's
+	addrs   map[string]netip.Addr // the pod's, by family
 	forward *forwarder
 	lost    func(error) // told why the last records of a pod that was to go are missing
 
@@ -158,9 +158,9 @@ func (e *Env) dial(ctx context.Context, s settings, pod corev1.Pod, name string,
 
 // dialAt is dial for an agent that listens on another port.
 func (e *Env) dialAt(ctx context.Context, s settings, pod corev1.Pod, port int, name string, role env.Role) (*remote, error) {
-	addr, err := netip.ParseAddr(pod.Status.PodIP)
+	addrs, err := parseAddrs(podIPs(pod))
 	if err != nil {
-		return nil, fmt.Errorf("read address of pod %s: %w", pod.Name, err)
+		return nil, fmt.Errorf("read addresses of pod %s: %w", pod.Name, err)
 	}
 	f, err := newForwarder(e.cfg.REST, e.client, s.namespace, pod.Name, port)
 	if err != nil {
@@ -173,7 +173,7 @@ func (e *Env) dialAt(ctx context.Context, s settings, pod corev1.Pod, port int, 
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &remote{Client: c, pod: pod, addr: addr, forward: f, lost: func(error) {}}, nil
+	return &remote{Client: c, pod: pod, addrs: addrs, forward: f, lost: func(error) {}}, nil
 }
 
 // gone returns an error once a pod's agent is known to have ended.

@@ -26,7 +26,6 @@ func Refusals(s *scenarios.Scenario, restart bool) []string {
 		}
 	}
 	refuse(s.Lab.Kernel == "private", "lab.kernel: private: the nodes have kernels of their own")
-	refuse(s.Lab.Family == "ipv6", "lab.family: ipv6: services in a cluster are reached over IPv4 so far")
 	proxy := s.Lab.Proxy
 	if proxy.Mode == "nftables" {
 		proxy.Mode = "" // the default

@@ -69,7 +69,7 @@ func (r Right) String() string {
 	switch {
 	case r.Namespace != "":
 		out += " in " + r.Namespace
-	case r.Resource != "nodes" && r.Resource != "namespaces":
+	case r.Resource != "nodes" && r.Resource != "namespaces" && r.Resource != "servicecidrs":
 		out += " in every namespace"
 	}
 	return out
@@ -79,13 +79,13 @@ func (r Right) String() string {
 // needs where the run is killed: a run that could not be cleaned up after is
 // none to start. Proxy is as in Config.
 func Rights(s *scenarios.Scenario, proxy types.NamespacedName) ([]Right, error) {
-	objects, err := settings{services: s.Services}.objects(allFiles()...)
+	objects, err := settings{services: s.Services, family: s.Lab.Family}.objects(allFiles()...)
 	if err != nil {
 		return nil, err
 	}
 	all := slices.Concat(
 		entryRights(), applyRights(objects), podRights(), samplerRights(), serviceRights(s.Services),
-		watchRights(proxy), removeRights(), cleanRights(),
+		watchRights(proxy), removeRights(), cleanRights(), familyRights(s),
 	)
 	for _, a := range s.Actions {
 		rights, err := actionRights(a, proxy)

@@ -242,18 +242,33 @@ func (l *Lab) serves(service string) bool {
 	return slices.ContainsFunc(l.settings.services, func(s scenarios.Service) bool { return s.Name == service })
 }
 
-// sliceHandler records the endpoints of a service whenever they have changed:
+// addressOf is which of the services' addresses a slice is about, by its name
+// in records.
+func (l *Lab) addressOf(s *discoveryv1.EndpointSlice) string {
+	name := s.Labels[discoveryv1.LabelServiceName]
+	for _, svc := range l.settings.services {
+		families := l.settings.families(svc)
+		for _, f := range families {
+			if svc.Name == name && string(familyNames[f]) == string(s.AddressType) {
+				return scenarios.AddressName(name, families, f)
+			}
+		}
+	}
+	return name
+}
+
+// sliceHandler records the endpoints of a service's address whenever they have changed:
 // each state that the API server has told, also where another one has come
 // before this one was seen to.
 func (l *Lab) sliceHandler() cache.ResourceEventHandler {
-	now := map[string]map[string]*discoveryv1.EndpointSlice{} // by service, by name; an informer calls its handler one at a time
+	now := map[string]map[string]*discoveryv1.EndpointSlice{} // by address, by name; an informer calls its handler one at a time
 	last := map[string][]runlog.EndpointState{}
 	tell := func(o any, gone bool) {
 		s, ok := object[*discoveryv1.EndpointSlice](o)
 		if !ok || !l.serves(s.Labels[discoveryv1.LabelServiceName]) {
 			return // those of a Service for agents alone are not the scenario's
 		}
-		service := s.Labels[discoveryv1.LabelServiceName]
+		service := l.addressOf(s)
 		if now[service] == nil {
 			now[service] = map[string]*discoveryv1.EndpointSlice{}
 		}

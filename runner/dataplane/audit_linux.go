@@ -75,11 +75,11 @@ func (a *Audit) look(mode string) error {
 	var read reader
 	switch mode {
 	case "nftables":
-		read = func(context.Context) (table, error) { return readNFT(a.job.IPv6, a.job.KubeProxy, a.wanted) }
+		read = func(context.Context) (table, error) { return readNFT(a.families(), a.job.KubeProxy, a.wanted) }
 	case "ipvs":
 		read = func(context.Context) (table, error) { return readIPVS() }
 	case "iptables":
-		read = func(ctx context.Context) (table, error) { return readIPTables(ctx, a.job.IPv6) }
+		read = func(ctx context.Context) (table, error) { return readIPTables(ctx, a.families()) }
 	default:
 		return fmt.Errorf("make audit: mode %q is not nftables, iptables or ipvs", mode)
 	}
@@ -142,6 +142,17 @@ func (a *Audit) once(ctx context.Context) *runlog.Dataplane {
 		d.Services = append(d.Services, runlog.ProgrammedService{Service: s.Name, Addr: k.addr, Backends: append([]runlog.ProgrammedBackend{}, backends...)})
 	}
 	return d
+}
+
+// families are those of the job's services: false is IPv4, true IPv6.
+func (a *Audit) families() []bool {
+	var out []bool
+	for _, six := range []bool{false, true} {
+		if slices.ContainsFunc(a.job.Services, func(s env.ServiceState) bool { return s.Addr.Is6() == six }) {
+			out = append(out, six)
+		}
+	}
+	return out
 }
 
 // wanted says whether an address is one of the job's services.

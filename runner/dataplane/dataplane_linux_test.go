@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -67,21 +68,21 @@ func TestReadKubeProxyNFTables(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
 	}
-	got, err := readNFT(false, false, all)
+	got, err := readNFT([]bool{false}, false, all)
 	require.NoError(t, err)
 	assert.Empty(t, got, "no rules")
-	_, err = readNFT(false, true, all)
+	_, err = readNFT([]bool{false}, true, all)
 	require.ErrorContains(t, err, "another mode", "of kube-proxy's nothing is known")
 	load := exec.Command("nft", kubeRules)
 	out, err := load.CombinedOutput()
 	require.NoError(t, err, string(out))
-	got, err = readNFT(false, false, all)
+	got, err = readNFT([]bool{false}, false, all)
 	require.NoError(t, err)
 	assert.Equal(t, table{
 		webTCP: backends("10.244.0.2:8080", "10.244.0.3:8080"), dnsUDP: backends("10.244.0.9:5353"),
 		{netip.MustParseAddrPort("10.96.0.12:80"), unix.IPPROTO_TCP}: backends("10.244.0.4:80", "10.244.0.5:80"),
 	}, got)
-	got, err = readNFT(false, true, func(k target) bool { return k == dnsUDP })
+	got, err = readNFT([]bool{false}, true, func(k target) bool { return k == dnsUDP })
 	require.NoError(t, err)
 	assert.Equal(t, table{dnsUDP: backends("10.244.0.9:5353")}, got, "only what is wanted")
 }
@@ -123,7 +124,7 @@ delete chain ip kube-proxy endpoint-B
 	ab, cd := backends("10.244.0.2:8080", "10.244.0.3:8080"), backends("10.244.0.6:8080", "10.244.0.7:8080")
 	seen := map[string]int{}
 	for range 500 {
-		got, err := readNFT(false, true, func(k target) bool { return k == webTCP })
+		got, err := readNFT([]bool{false}, true, func(k target) bool { return k == webTCP })
 		if !assert.NoError(t, err) {
 			break
 		}
@@ -148,6 +149,7 @@ func TestReadBuiltIn(t *testing.T) {
 	if !envtest.Namespace(t) {
 		return
 	}
+	both := table{}
 	for _, c := range []struct{ vip, node, one, two string }{
 		{"10.96.0.10", "10.0.0.1", "10.244.0.2", "10.244.0.3"},
 		{"fd00:96::10", "fd00::1", "fd00:244::2", "fd00:244::3"},
@@ -173,7 +175,7 @@ func TestReadBuiltIn(t *testing.T) {
 		case err := <-ended:
 			require.NoError(t, err)
 		}
-		got, err := readNFT(vip.Is6(), false, all)
+		got, err := readNFT([]bool{vip.Is6()}, false, all)
 		cancel()
 		require.NoError(t, <-ended)
 		require.NoError(t, err)
@@ -185,7 +187,13 @@ func TestReadBuiltIn(t *testing.T) {
 			{netip.AddrPortFrom(vip, 80), unix.IPPROTO_TCP}:     want,
 			{netip.AddrPortFrom(node, 30080), unix.IPPROTO_TCP}: want,
 		}, got)
+		maps.Copy(both, got)
 	}
+	// The rules of both are there still.
+	got, err := readNFT([]bool{false, true}, false, all)
+	require.NoError(t, err)
+	assert.Len(t, both, 4)
+	assert.Equal(t, both, got)
 }
 
 type nobody struct{}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os/exec"
 	"strconv"
@@ -16,9 +17,21 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
-// readIPTables reads kube-proxy's rules through iptables-save, the only reader
-// of both kinds of iptables.
-func readIPTables(ctx context.Context, ipv6 bool) (table, error) {
+// readIPTables reads kube-proxy's rules of these families.
+func readIPTables(ctx context.Context, ipv6 []bool) (table, error) {
+	t := table{}
+	for _, six := range ipv6 {
+		rules, err := saveIPTables(ctx, six)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(t, parseIPTables(rules))
+	}
+	return t, nil
+}
+
+// saveIPTables runs iptables-save, the only reader of both kinds of iptables.
+func saveIPTables(ctx context.Context, ipv6 bool) ([]byte, error) {
 	name := "iptables-save"
 	if ipv6 {
 		name = "ip6tables-save"
@@ -33,7 +46,7 @@ func readIPTables(ctx context.Context, ipv6 bool) (table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w: %s", name, err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	return parseIPTables(out), nil
+	return out, nil
 }
 
 // parseIPTables follows kube-proxy's chains: KUBE-SERVICES leads from a

@@ -36,7 +36,7 @@ const readings = 10
 // A reading is many requests, between which a proxy may take away a chain that
 // another one leads to. The kernel numbers its rule sets, and a reading that began
 // and ended with another number is made again.
-func readNFT(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) {
+func readNFT(ipv6 []bool, kubeProxy bool, wanted func(target) bool) (table, error) {
 	g, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink: %w", err)
@@ -88,24 +88,34 @@ func generation(c *netlink.Conn) (uint32, error) {
 // nfgenmsgSize is that of struct nfgenmsg, which is before the attributes.
 const nfgenmsgSize = 4
 
-func readNFTOnce(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) {
+func readNFTOnce(ipv6 []bool, kubeProxy bool, wanted func(target) bool) (table, error) {
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	defer func() { _ = c.CloseLasting() }()
+	t := table{}
+	for _, six := range ipv6 {
+		if err := readFamily(c, t, six, kubeProxy, wanted); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// readFamily adds what the tables of one family translate to t.
+func readFamily(c *nftables.Conn, t table, ipv6, kubeProxy bool, wanted func(target) bool) error {
 	family := nftables.TableFamilyIPv4
 	if ipv6 {
 		family = nftables.TableFamilyIPv6
 	}
 	tables, err := c.ListTablesOfFamily(family)
 	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
+		return fmt.Errorf("list nftables: %w", err)
 	}
 	if kubeProxy && !slices.ContainsFunc(tables, func(nt *nftables.Table) bool { return nt.Name == kubeTable }) {
-		return nil, fmt.Errorf("read nftables table %s: there is none: kube-proxy has not begun here, or runs in another mode, whose rules are not read", kubeTable)
+		return fmt.Errorf("read nftables table %s%s: there is none: kube-proxy has not begun here, or runs in another mode, whose rules are not read", kubeTable, map[bool]string{true: " of ip6"}[ipv6])
 	}
-	t := table{}
 	for _, nt := range tables {
 		r := &nftReader{c: c, table: nt, ipv6: ipv6, rules: map[string][]*nftables.Rule{}}
 		switch nt.Name {
@@ -115,10 +125,10 @@ func readNFTOnce(ipv6, kubeProxy bool, wanted func(target) bool) (table, error) 
 			err = r.kube(t, wanted)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read nftables table %s: %w", nt.Name, err)
+			return fmt.Errorf("read nftables table %s: %w", nt.Name, err)
 		}
 	}
-	return t, nil
+	return nil
 }
 
 type nftReader struct {

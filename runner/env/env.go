@@ -69,12 +69,30 @@ type Lab interface {
 type Entry struct {
 	Client Host
 	Node   string
+	Addresses
+	// Other are those of the other family; zero where there is only one.
+	Other Addresses
+}
+
+// Addresses are those of an entry, of one family.
+type Addresses struct {
 	// Sources are the addresses the client host may send from as a pod of the
 	// cluster would, Outside those it sends from as somebody outside, and
 	// Floods those that floods pretend to come from.
 	Sources, Outside, Floods netip.Prefix
 	// NodeAddr is the node's own address, where its node ports are.
 	NodeAddr netip.Addr
+}
+
+// Towards are the entry's addresses of the family of addr.
+func (e Entry) Towards(addr netip.Addr) Addresses {
+	if has := e.Other.Sources.Addr(); has.IsValid() && has.Is4() == addr.Is4() {
+		return e.Other
+	}
+	if has := e.Other.Outside.Addr(); has.IsValid() && has.Is4() == addr.Is4() {
+		return e.Other
+	}
+	return e.Addresses
 }
 
 // A Part is one of several jobs among which the attempts of a traffic are
@@ -318,12 +336,11 @@ type ProxyJob struct {
 type AuditJob struct {
 	Every float64 `json:"every"` // s
 	Mode  string  `json:"mode"`  // nftables, iptables, ipvs
-	IPv6  bool    `json:"ipv6,omitempty"`
 	// KubeProxy says that the rules are those of a kube-proxy whose mode nobody
 	// knows: without its table in nftables a reading has failed, and does not show
 	// that nothing is programmed.
 	KubeProxy bool `json:"kube_proxy,omitempty"`
-	// Services are the addresses to look for.
+	// Services are the addresses to look for, of either family.
 	Services []ServiceState `json:"services"`
 }
 
@@ -366,6 +383,7 @@ type ServeJob struct {
 	Backend  string           `json:"backend"`  // the pod's name
 	Protocol string           `json:"protocol"` // tcp, udp, http
 	Addr     netip.AddrPort   `json:"addr"`     // to listen on
+	Also     netip.Addr       `json:"also"`     // of the other family, to listen on at the same ports; zero for none
 	Ports    int              `json:"ports"`    // consecutive ports from Addr's on
 	Server   scenarios.Server `json:"server"`
 	// Lifecycle says what Terminate does.

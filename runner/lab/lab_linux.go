@@ -182,7 +182,7 @@ func (l *Lab) Services() []runlog.ServiceInfo { return l.network.services }
 func (l *Lab) Entries() []env.Entry {
 	var out []env.Entry
 	for _, p := range l.network.places {
-		out = append(out, env.Entry{Client: l.host(p.client), Node: p.node, NodeAddr: p.nodeAddr, Sources: p.sources, Outside: p.outside, Floods: p.floods})
+		out = append(out, env.Entry{Client: l.host(p.client), Node: p.node, Addresses: env.Addresses{NodeAddr: p.nodeAddr, Sources: p.sources, Outside: p.outside, Floods: p.floods}})
 	}
 	return out
 }

@@ -88,7 +88,7 @@ func (l *Lab) serviceStates() []env.ServiceState {
 
 // Audit is part of env.Lab.
 func (l *Lab) Audit(string) *env.AuditJob {
-	return &env.AuditJob{Mode: l.topology.Lab.Proxy.Mode, IPv6: l.network.plan.IPv6, Services: l.serviceStates()}
+	return &env.AuditJob{Mode: l.topology.Lab.Proxy.Mode, Services: l.serviceStates()}
 }
 
 func (l *Lab) host(name string) env.Host {

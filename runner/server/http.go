@@ -255,8 +255,7 @@ func (s *HTTP) listen(ctx context.Context) (ls []net.Listener, err error) {
 	if s.job.Server.Behaviour == "refuse" {
 		return nil, nil
 	}
-	for i := range max(1, s.job.Ports) {
-		addr := netip.AddrPortFrom(s.job.Addr.Addr(), s.job.Addr.Port()+uint16(i))
+	for _, addr := range listensAt(s.job) {
 		l, err := listenTCP(ctx, addr, s.job.Server.Backlog)
 		if err != nil {
 			for _, l := range ls {

@@ -131,8 +131,7 @@ func (l *tcpLoop) listen() error {
 	if l.s.job.Server.Behaviour == "refuse" {
 		return nil
 	}
-	for i := range max(1, l.s.job.Ports) {
-		addr := netip.AddrPortFrom(l.s.job.Addr.Addr().Unmap(), l.s.job.Addr.Port()+uint16(i))
+	for i, addr := range listensAt(l.s.job) {
 		fd, err := l.listenOn(addr)
 		if fd >= 0 {
 			l.listeners = append(l.listeners, tcpListener{fd: fd})

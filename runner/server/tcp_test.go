@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -68,6 +69,40 @@ func TestTCPAnswers(t *testing.T) {
 				assert.Equal(t, io.EOF, end(c), "it closes when the client does")
 			}
 			assert.Equal(t, runlog.Served{Service: "web", Backend: "web-1", Accepted: 3, Served: 6}, stop())
+		})
+	}
+}
+
+// A pod of both families answers at each address and port, and counts all.
+func TestBothFamilies(t *testing.T) {
+	t.Parallel()
+	if !envtest.Namespace(t) {
+		return
+	}
+	loopback(t)
+	for _, protocol := range []string{"tcp", "udp", "http"} {
+		t.Run(protocol, func(t *testing.T) {
+			stop, _ := begin(t, env.ServeJob{Protocol: protocol, Addr: at4, Also: at6.Addr(), Ports: 2})
+			for _, addr := range []netip.Addr{at4.Addr(), at6.Addr()} {
+				for i := range uint16(2) {
+					at := netip.AddrPortFrom(addr, at4.Port()+i)
+					switch protocol {
+					case "tcp":
+						exchange(t, dialTCP(t, at), 0)
+					case "udp":
+						c, err := net.Dial("udp", at.String())
+						require.NoError(t, err)
+						assert.NotNil(t, ask(t, c, request(wire.UDP{Part: 1, Token: 5, ID: 1}, 64), 10*time.Second), at)
+						require.NoError(t, c.Close())
+					case "http":
+						resp, err := http.Get("http://" + at.String())
+						require.NoError(t, err)
+						require.NoError(t, resp.Body.Close())
+						http.DefaultClient.CloseIdleConnections()
+					}
+				}
+			}
+			assert.EqualValues(t, 4, stop().Served)
 		})
 	}
 }

@@ -81,8 +81,8 @@ func (s *UDP) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	}
 	defer closeConns()
 	if s.job.Server.Behaviour != "refuse" {
-		for i := range max(1, s.job.Ports) {
-			c, err := listenUDP(ctx, netip.AddrPortFrom(s.job.Addr.Addr(), s.job.Addr.Port()+uint16(i)))
+		for _, at := range listensAt(s.job) {
+			c, err := listenUDP(ctx, at)
 			if err != nil {
 				return fmt.Errorf("listen for datagrams of %s: %w", s.job.Service, err)
 			}
@@ -245,6 +245,19 @@ func listenUDP(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
 		return nil, err
 	}
 	return c.(*net.UDPConn), nil
+}
+
+// listensAt are all addresses and ports of a server.
+func listensAt(j env.ServeJob) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, addr := range []netip.Addr{j.Addr.Addr().Unmap(), j.Also} {
+		for i := range max(1, j.Ports) {
+			if addr.IsValid() {
+				out = append(out, netip.AddrPortFrom(addr, j.Addr.Port()+uint16(i)))
+			}
+		}
+	}
+	return out
 }
 
 // checkPorts refuses a job whose ports run past 65535, or that has none.

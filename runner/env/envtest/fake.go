@@ -102,7 +102,7 @@ func (l *fakeLab) Services() []runlog.ServiceInfo { return l.services }
 
 // Entries is the client's.
 func (l *fakeLab) Entries() []env.Entry {
-	return []env.Entry{{Client: l.hosts[0], Node: "node1", Sources: netip.MustParsePrefix("203.0.113.0/24")}}
+	return []env.Entry{{Client: l.hosts[0], Node: "node1", Addresses: env.Addresses{Sources: netip.MustParsePrefix("203.0.113.0/24")}}}
 }
 
 // Serve starts a server job on each pod.
