@@ -662,3 +662,21 @@ func TestBusyMachineIsNotSeenFromAPrivateKernel(t *testing.T) {
 		assert.Equal(t, private, strings.Contains(strings.Join(f.NotMeasured, "\n"), "how busy the machine around the private kernel was"))
 	}
 }
+
+// The first attempt that is lost is not lost before the table drops its SYN, however
+// late it was started.
+func TestClientLossIsNotBeforeTheDrop(t *testing.T) {
+	for _, late := range []float64{0, 0.002, 0.008, 0.02} {
+		s := newSim(t, 262144, 100, finTraffic("web", 0, 5))
+		require.NotZero(t, s.fill("web", 50, 0, 5))
+		for _, r := range s.records {
+			if r.Failure != nil {
+				r.Failure.Start = r.Failure.Due + late
+			}
+		}
+		k := s.analyze().Knee
+		require.NotNil(t, k.Drop)
+		assert.InDelta(t, 2+late, k.Drop.AtS, 1e-6)
+		assert.InDelta(t, k.Drop.AtS, k.ClientLoss.AtS, 1e-9, "%g s late", late)
+	}
+}

@@ -171,11 +171,11 @@ func (l *log) firstLoss(v *lane) *Onset {
 		}
 		o := &Onset{AtS: t.start(k) + t.width/2, UncertaintyS: t.width/2 + l.clockBound}
 		if due := b.bad.firstDue; !math.IsNaN(due) {
-			// Attempts of one bin are spread evenly in it.
-			o.AtS, o.UncertaintyS = due, t.width/max(1, float64(b.due))+l.clockBound
-			if late := b.bad.firstLate; late > lateStart {
-				// What befell it befell it when it was started.
-				o.AtS, o.UncertaintyS = due+late, o.UncertaintyS+late
+			// Attempts of one bin are spread evenly in it. What befell this one befell it
+			// when it was started: so it is no earlier than the drop of its own SYN.
+			o.AtS, o.UncertaintyS = due+b.bad.firstLate, t.width/max(1, float64(b.due))+l.clockBound
+			if b.bad.firstLate > lateStart {
+				o.UncertaintyS += b.bad.firstLate
 			}
 		}
 		if b.ok == 0 && !math.IsNaN(lastOK) && t.start(k)-lastOK > t.width/2 {
