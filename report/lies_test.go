@@ -421,3 +421,29 @@ func TestTooFewBuckets(t *testing.T) {
 	assert.Contains(t, strings.Join(f.Sizing.Notes, "\n"), "node1 refused 167 entries because a hash chain was too long")
 	assert.False(t, strings.Contains(renderedHTML(t, f), "</strong> would have held this run"))
 }
+
+// What the pods of a service of both families have counted explains attempts to
+// either address, each once.
+func TestRefusedByBothFamilies(t *testing.T) {
+	six := finTraffic("six", 0, 5)
+	six.To = "web/ipv6"
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 5), six)
+	other := s.header.Services[0]
+	other.Name, other.Addr, other.Backends = "web/ipv6", netip.MustParseAddrPort("[fd00:96::10]:8080"), []runlog.BackendInfo{
+		{Name: "web-1", Addr: netip.MustParseAddrPort("[fd00:244::2]:8080")}, {Name: "web-2", Addr: netip.MustParseAddrPort("[fd00:244::3]:8080")},
+	}
+	s.header.Services = append(s.header.Services, other)
+	for i, due := range dues(0, 5, 100) {
+		s.fail([]string{"web", "six"}[i%2], due, runlog.Refused, 0)
+		if i < 300 {
+			s.bump(due+0.0002, "web-1", "Tcp.OutRsts", 1)
+		}
+	}
+	f := s.analyze()
+	assert.Equal(t, map[string]uint64{"backend_refused": 300, "unknown": 200}, causesOf(f))
+	for _, c := range f.Causes {
+		if c.Cause == "backend_refused" {
+			assert.Contains(t, c.Evidence, "OutRsts +300 on web-1")
+		}
+	}
+}

@@ -113,16 +113,26 @@ func (a *attribution) ending(s *runlog.ServiceInfo, supplies []supply) (ending, 
 	return ending, others
 }
 
-// services returns the services that items go to, in the header's order.
+// services returns the services that items go to, in the header's order. Of one
+// with addresses of both families it is the first: both have the same pods,
+// whose counters do not tell them apart and explain each failure once.
 func (a *attribution) services() []*runlog.ServiceInfo {
 	var out []*runlog.ServiceInfo
 	if a.l.header == nil {
 		return nil
 	}
 	for i := range a.l.header.Services {
-		out = append(out, &a.l.header.Services[i])
+		if s := &a.l.header.Services[i]; s.Name == serviceOf(s.Name) {
+			out = append(out, s)
+		}
 	}
 	return out
+}
+
+// serviceOf is the service that an address is of: web of web/ipv6.
+func serviceOf(address string) string {
+	service, _, _ := strings.Cut(address, "/")
+	return service
 }
 
 // listenQueues explains attempts whose SYN, or the last ACK of whose
@@ -132,7 +142,7 @@ func (a *attribution) listenQueues() {
 	passed := foundAny(unreplied, open, old, noDNAT, notLooked)
 	for _, s := range a.services() {
 		supplies := a.deltasOf(s, func(d netDelta) uint64 { return d.listen })
-		to := func(it *item, c class) bool { return it.t.info.To == s.Name && it.class == c && !it.t.udp() }
+		to := func(it *item, c class) bool { return serviceOf(it.t.info.To) == s.Name && it.class == c && !it.t.udp() }
 		overflow := proof{cause: listenOverflow, counter: "ListenDrops", supplies: supplies, limit: math.Inf(1)}
 		// A SYN that got no answer was certainly dropped; a connection that got
 		// none may also have stood in the queue. So SYNs come first.
@@ -291,7 +301,7 @@ func (a *attribution) refusals() {
 			if udp {
 				counter, of = "NoPorts", func(d netDelta) uint64 { return d.noPorts }
 			}
-			eligible := func(it *item) bool { return it.t.info.To == s.Name && it.class == refused && it.t.udp() == udp }
+			eligible := func(it *item) bool { return serviceOf(it.t.info.To) == s.Name && it.class == refused && it.t.udp() == udp }
 			ending, others := a.ending(s, a.deltasOf(s, of))
 			left := a.refusedAtOnce(drainingBackend, counter, ending, eligible)
 			a.waited(backendRefused, counter, append(others, left...), eligible, ^found(0))
@@ -344,7 +354,7 @@ func (a *attribution) silences() {
 		}
 		left := accepted - served - min(accepted-served, a.silentAt(s.Name))
 		for _, it := range a.items {
-			if it.t.info.To != s.Name || it.class != unanswered && !(it.class == silent && it.t.udp()) || left == 0 {
+			if serviceOf(it.t.info.To) != s.Name || it.class != unanswered && !(it.class == silent && it.t.udp()) || left == 0 {
 				continue
 			}
 			can := foundAny(unreplied, open, old, notLooked)
@@ -369,7 +379,7 @@ func (a *attribution) silentAt(service string) uint64 {
 	var n uint64
 	if t := a.cause(backendSilent); t != nil {
 		for name, c := range t.traffic {
-			if tr := a.l.traffics[name]; tr != nil && tr.info.To == service {
+			if tr := a.l.traffics[name]; tr != nil && serviceOf(tr.info.To) == service {
 				n += c
 			}
 		}
