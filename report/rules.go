@@ -301,7 +301,9 @@ func (a *attribution) refusals() {
 			if udp {
 				counter, of = "NoPorts", func(d netDelta) uint64 { return d.noPorts }
 			}
-			eligible := func(it *item) bool { return serviceOf(it.t.info.To) == s.Name && it.class == refused && it.t.udp() == udp }
+			eligible := func(it *item) bool {
+				return serviceOf(it.t.info.To) == s.Name && it.class == refused && it.t.udp() == udp
+			}
 			ending, others := a.ending(s, a.deltasOf(s, of))
 			left := a.refusedAtOnce(drainingBackend, counter, ending, eligible)
 			a.waited(backendRefused, counter, append(others, left...), eligible, ^found(0))
