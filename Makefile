@@ -115,6 +115,7 @@ image: build bin/test-cluster
 ## cluster: a real Kubernetes with two nodes on this machine, as root; see docs/test-cluster.md
 cluster: packages kube-programs image
 	bin/test-cluster up --version $(KUBERNETES) --dir $(CLUSTER) --image $(IMAGE)
+	@echo "export TABLEFULL_IMAGE=localhost/tablefull:$(VERSION)"
 
 ## cluster-down: end it, and remove all there is of it
 cluster-down: bin/test-cluster

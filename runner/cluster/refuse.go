@@ -30,7 +30,7 @@ func Refusals(s *scenarios.Scenario, restart bool) []string {
 	if proxy.Mode == "nftables" {
 		proxy.Mode = "" // the default
 	}
-	refuse(proxy != scenarios.Proxy{}, "lab.proxy: the cluster's own kube-proxy is what is tested, as it is")
+	refuse(proxy != scenarios.Proxy{}, "lab.proxy: the cluster's own kube-proxy is what is tested, as it is: leave it out, as with --set lab.proxy={}")
 	refuse(s.Lab.Tunnel != nil, "lab.tunnel: the cluster's network is what it is")
 	refuse(s.Conntrack.Max != nil, "conntrack.max: a node's limit is not changed; use conntrack.headroom")
 	refuse(len(s.Conntrack.Timeouts) > 0, "conntrack.timeouts: a node's timeouts are not changed")
