@@ -215,8 +215,11 @@ func (d clusterDoctor) askRights(ctx context.Context, e *cluster.Env, out *clust
 		out.Missing = append(out.Missing, m)
 	}
 	for i := range out.Scenarios {
-		if x := &out.Scenarios[i]; len(x.lacks) > 0 {
+		switch x := &out.Scenarios[i]; {
+		case len(x.lacks) > 0:
 			x.Refused = append(x.Refused, "the account may not "+strings.Join(x.lacks, "; nor "))
+		case len(x.Refused) == 0:
+			x.Refused = append(x.Refused, e.NodePortsRefused(ctx, x.sc)...)
 		}
 	}
 	if !readable {

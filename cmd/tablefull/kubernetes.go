@@ -139,7 +139,7 @@ func (k *kubeFlags) reach(ctx context.Context, sc *scenarios.Scenario, ref strin
 	if err != nil {
 		return nil, err
 	}
-	if refused := families.Refusals(sc); len(refused) > 0 {
+	if refused := append(families.Refusals(sc), e.NodePortsRefused(ctx, sc)...); len(refused) > 0 {
 		return nil, &runner.Unsupported{Reasons: refused}
 	}
 	return e, nil

@@ -10,7 +10,10 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/tablefull/tablefull/scenarios"
 )
@@ -125,6 +128,53 @@ func (s settings) exposes(o *corev1.Service, svc scenarios.Service) *corev1.Serv
 	}
 	o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicy(svc.External)
 	return agents
+}
+
+// NodePortsRefused is why the API server would not give a scenario's services their
+// node ports, in its words: that somebody else has one, mostly. Each is tried in a
+// dry run, which makes nothing, in the namespace default, for the run's is not
+// there yet, and by the name of the service for agents, which the account may
+// apply and hardly anybody else has. Where there is no answer to that, as from a
+// webhook that knows no dry runs, applying it will tell.
+func (e *Env) NodePortsRefused(ctx context.Context, s *scenarios.Scenario) []string {
+	var out []string
+	for i, svc := range s.Services {
+		if svc.NodePort == 0 {
+			continue
+		}
+		o := &corev1.Service{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+			ObjectMeta: metav1.ObjectMeta{Name: agentsOf(svc.Name)},
+			Spec:       corev1.ServiceSpec{Ports: settings{}.ports(svc)},
+		}
+		settings{}.exposes(o, svc)
+		b, err := json.Marshal(o)
+		if err != nil {
+			continue
+		}
+		_, err = e.client.CoreV1().Services(metav1.NamespaceDefault).Patch(ctx, o.Name, types.ApplyPatchType, b,
+			metav1.PatchOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}, Force: new(true)})
+		if why := nodePortCauses(err); why != "" {
+			out = append(out, fmt.Sprintf("services[%d].node_port: %d: the API server refuses it: %s; to see whose it is: kubectl get services --all-namespaces", i, svc.NodePort, why))
+		}
+	}
+	return out
+}
+
+// nodePortCauses are those of an answer of the API server that are about node
+// ports; empty where none is.
+func nodePortCauses(err error) string {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return ""
+	}
+	var causes []string
+	for _, c := range status.Status().Details.Causes {
+		if strings.HasSuffix(c.Field, ".nodePort") {
+			causes = append(causes, c.Message)
+		}
+	}
+	return strings.Join(causes, "; ")
 }
 
 // reach asks at each of a service's addresses, from each node that traffic

@@ -3,6 +3,7 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ func (s setup) local(t *testing.T) account {
 // With externalTrafficPolicy Local what comes to a node goes to its own pod
 // alone, and is lost once that has ended, though there is another elsewhere.
 func checkNodePorts(t *testing.T, s setup, a account) {
+	checkTakenNodePort(t, s, a)
 	gone := make(chan error, 1)
 	pod := ""
 	go func() {
@@ -75,6 +77,30 @@ func checkNodePorts(t *testing.T, s setup, a account) {
 	left, err := s.as(a).command(t.Context(), t, "clean").Output()
 	require.NoError(t, err)
 	assert.Empty(t, left)
+}
+
+// A run whose node port somebody else has is refused before anything starts. That
+// there is a Service of the same name elsewhere is no reason.
+func checkTakenNodePort(t *testing.T, s setup, a account) {
+	admin := func(args ...string) {
+		t.Helper()
+		_, err := s.cluster.Kubectl(t.Context(), nil, args...)
+		require.NoError(t, err)
+	}
+	admin("create", "service", "nodeport", "web", "--tcp=80", "--node-port=30080")
+	t.Cleanup(func() {
+		_, err := s.cluster.Kubectl(context.Background(), nil, "delete", "service", "web")
+		assert.NoError(t, err)
+	})
+	_, before := s.requests(t, a)
+	cmd := s.as(a).command(t.Context(), t, "run", a.ref, "--target=kubernetes", "--node=node-b", "--out", filepath.Join(t.TempDir(), "run"))
+	out, _ := cmd.CombinedOutput()
+	assert.Equal(t, 5, cmd.ProcessState.ExitCode(), "%s", out)
+	assert.Contains(t, string(out), "services[0].node_port: 30080: the API server refuses it: Invalid value: 30080: provided port is already allocated;")
+	_, after := s.requests(t, a)
+	assert.Len(t, after, len(before)+1, "it has asked for that, and done nothing")
+	admin("delete", "service", "web")
+	admin("create", "service", "clusterip", "web", "--tcp=80")
 }
 
 // goesFirst makes the pod under load that is on a node the first to go when its

@@ -1,15 +1,22 @@
 package cluster
 
 import (
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/tablefull/tablefull/scenarios"
 )
@@ -99,4 +106,41 @@ func TestWhereTrafficToNodePortsComesFrom(t *testing.T) {
 	assert.Equal(t, []map[string]netip.Addr{{"ipv4": netip.MustParseAddr("192.0.2.3"), "ipv6": netip.MustParseAddr("fd00::1")}}, s.addrs)
 	s = settings{nodes: []string{"c", "d"}}
 	assert.ErrorContains(t, e.outside(t.Context(), &s), "enters by 2 nodes (lab.nodes) and is sent from as many others, and of the others 1 take")
+}
+
+// Node ports are tried in a dry run of the API server, and only what it says of
+// them is a reason: not that it has no answer, nor what else is the matter.
+func TestNodePortsRefused(t *testing.T) {
+	s := &scenarios.Scenario{Services: []scenarios.Service{{Name: "plain", Port: 80}, {Name: "web", Port: 80, PortCount: 2, NodePort: 30080}}}
+	kind := schema.GroupKind{Kind: "Service"}
+	at := func(name string) *field.Path { return field.NewPath("spec", "ports").Index(0).Child(name) }
+	for _, c := range []struct {
+		says   string
+		answer error
+	}{
+		{"", nil},
+		{"services[1].node_port: 30080: the API server refuses it: Invalid value: 30080: provided port is already allocated;", apierrors.NewInvalid(kind, "web-agents", field.ErrorList{field.Invalid(at("nodePort"), 30080, "provided port is already allocated")})},
+		{"", apierrors.NewInvalid(kind, "web-agents", field.ErrorList{field.Invalid(at("name"), "x", "no")})},
+		{"", apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "web-agents", errors.New("by a policy"))},
+		{"", errors.New("nobody answers")},
+	} {
+		client := fake.NewClientset()
+		asked := 0
+		client.PrependReactor("*", "*", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			asked++
+			p, ok := a.(k8stesting.PatchActionImpl)
+			require.True(t, ok)
+			assert.Equal(t, []string{metav1.DryRunAll}, p.PatchOptions.DryRun)
+			assert.Equal(t, "default/web-agents", p.Namespace+"/"+p.Name)
+			assert.Contains(t, string(p.Patch), `"nodePort":30081`)
+			return true, &corev1.Service{}, c.answer
+		})
+		got := strings.Join((&Env{client: client}).NodePortsRefused(t.Context(), s), "\n")
+		assert.Equal(t, 1, asked)
+		if c.says == "" {
+			assert.Empty(t, got)
+		} else {
+			assert.Contains(t, got, c.says)
+		}
+	}
 }
