@@ -73,7 +73,10 @@ func TestSearchSaysWhatBoundsIt(t *testing.T) {
 			assert.Equal(t, tt.want, c.lostOf(CapacityGoal{}, upper))
 		})
 	}
-	assert.Contains(t, searchLog{limit: 3000}.findings(t).Headline, "3000 holds (nothing lost) and 3029 does not, because of table_full.")
+	f := searchLog{limit: 3000}.findings(t)
+	assert.Contains(t, f.Headline, "3000 holds (nothing lost) and 3029 does not, because of table_full.")
+	f.Capacity.Measure, f.Capacity.Name, f.Capacity.TrialS = "establishment_rate", measureNames["establishment_rate"], 2
+	assert.Contains(t, f.Capacity.headline(f), "Maximum connection establishment rate for 2 s: ", "a table that is full after 2 s carries no such rate for good")
 }
 
 // Tables of a search have their thousands apart like all else.

@@ -346,6 +346,9 @@ func (c *Capacity) headline(f *Findings) string {
 		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "."
 	}
 	name, _, _ := strings.Cut(c.Name, " (")
+	if c.Measure == "establishment_rate" { // entries outlive their connections, so it does not last
+		name += fmt.Sprintf(" for %g s", c.TrialS)
+	}
 	if len(c.Goals) == 0 {
 		return name + ": nothing is known."
 	}
