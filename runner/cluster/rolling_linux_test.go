@@ -5,6 +5,7 @@ package cluster_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,10 +35,14 @@ func (s setup) watchProxies(t *testing.T) func() map[string]bool {
 	w, err := pods.Watch(t.Context(), metav1.ListOptions{LabelSelector: "k8s-app=kube-proxy", ResourceVersion: list.ResourceVersion})
 	require.NoError(t, err)
 	done := make(chan map[string]bool, 1)
+	var stopped atomic.Bool
 	go func() {
 		moments := map[string]bool{ready(now): true}
 		for e := range w.ResultChan() {
 			p, ok := e.Object.(*corev1.Pod)
+			if !ok && stopped.Load() {
+				continue // that its connection was cut, which a watch may still say
+			}
 			if !ok {
 				moments[fmt.Sprintf("%T", e.Object)] = true // which no test expects
 				continue
@@ -50,6 +55,7 @@ func (s setup) watchProxies(t *testing.T) func() map[string]bool {
 		done <- moments
 	}()
 	return func() map[string]bool {
+		stopped.Store(true)
 		w.Stop()
 		return <-done
 	}
