@@ -168,7 +168,7 @@ func (d *doer) do(ctx context.Context, n int) error {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		event("fail", "the run ended before it had")
 		return nil
-	case timed.Err() != nil:
+	case ctx.Err() == nil && timed.Err() != nil:
 		err = fmt.Errorf("it took longer than its timeout of %s", d.action.Timeout)
 	}
 	event("fail", err.Error())

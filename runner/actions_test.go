@@ -115,6 +115,16 @@ func TestActions(t *testing.T) {
 			want: []string{"0s a", "0s a 1 end: ", "1s a", "1s a 2 fail: no such pod", "5s b", "5s b 1 end: "},
 			err:  "do action a: no such pod",
 		},
+		"one that says what was missing when the run ended": {
+			actions: []scenarios.Action{{Name: "a", At: 8 * s, Flush: flush}},
+			act: func(ctx context.Context, _ int) error {
+				<-ctx.Done()
+				return errors.New("the limit is another one")
+			},
+			stop: 8500 * time.Millisecond,
+			want: []string{"8s a", "8.5s a 1 fail: the limit is another one"},
+			err:  "do action a: the limit is another one",
+		},
 		"cut by the end of the run": {
 			actions: []scenarios.Action{{Name: "a", At: 8 * s, Flush: flush}, {Name: "never", At: 9 * s, Flush: flush}},
 			act:     lasting(time.Hour),
