@@ -212,8 +212,9 @@ func checkService(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// What is sent to a pod that is not there is in each node's table once: it does
-// not go to and fro between node and router.
+// What is sent to a pod that is not there is in each node's table, once. That it
+// does not go to and fro does not show here: only what is translated leaves
+// another entry each time.
 func checkGone(t *testing.T, c *testcluster.Cluster) {
 	for family, addr := range map[string]string{"ipv4": "10.244.1.250", "ipv6": "fd00:10:244:1::fa"} {
 		conn, err := c.DialFrom("node-b")(t.Context(), "udp", net.JoinHostPort(addr, "9"))
