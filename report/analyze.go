@@ -32,6 +32,10 @@ type Analysis struct {
 	// OnRecord is given each record that has been read, on the goroutine that
 	// reads. It must not keep it. Nil: nobody wants them.
 	OnRecord func(*runlog.Record)
+	// Thin makes an analysis of a run of days keep less of what is long past and
+	// quiet: for those who want to know what thresholds fail and why attempts do,
+	// and not what a run looked like, or where it was not looked at.
+	Thin bool
 
 	in  *runlog.Reader
 	log *log
@@ -85,6 +89,9 @@ func (a *Analysis) Findings() *Findings {
 			}
 		}
 		slices.Sort(l.missing)
+	}
+	if a.Thin {
+		l.thin()
 	}
 	return l.findings()
 }

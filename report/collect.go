@@ -33,6 +33,7 @@ type log struct {
 	trailer   *runlog.Trailer
 	records   uint64
 	lastT     float64
+	thinnedTo float64 // s of run time; see thin
 	drained   float64 // when the last attempts had ended, s; 0 is unknown
 	problems  []runlog.Problem
 	nProblems uint64

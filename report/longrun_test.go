@@ -172,7 +172,7 @@ func TestLongRunMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	held := func(seconds int) uint64 {
+	held := func(seconds int, thin bool) uint64 {
 		before := live()
 		l := newLog()
 		for i := range 10 * seconds {
@@ -182,16 +182,31 @@ func TestLongRunMemory(t *testing.T) {
 				CPU:       &runlog.CPU{User: t, Idle: t},
 			}})
 			l.add(&runlog.Record{Host: "client", T: t, Bin: &runlog.Bin{Traffic: "web", Start: t, Width: 0.1, Due: 1, Started: 1, Outcomes: map[runlog.Outcome]uint64{runlog.OK: 1}}})
+			if thin && i%1000 == 0 {
+				l.thin()
+			}
 		}
 		n := live() - before
 		runtime.KeepAlive(l)
 		return n
 	}
-	short, long := held(3600), held(3*3600)
-	require.Greater(t, long, short)
-	perDay := (long - short) * 12
-	t.Logf("%d kB for an hour, %d kB for three, so about %d MB for a day", short>>10, long>>10, perDay>>20)
-	assert.Less(t, perDay, uint64(100<<20))
+	for _, c := range []struct {
+		name  string
+		thin  bool
+		hours int    // and three times as many
+		most  uint64 // bytes a day
+	}{
+		{"whole", false, 1, 100 << 20},
+		{"thin", true, 3, 10 << 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			short, long := held(c.hours*3600, c.thin), held(3*c.hours*3600, c.thin)
+			require.Greater(t, long, short)
+			perDay := (long - short) * 24 / uint64(2*c.hours)
+			t.Logf("%d kB for %d h, %d kB for %d h, so about %d MB for a day", short>>10, c.hours, long>>10, 3*c.hours, perDay>>20)
+			assert.Less(t, perDay, c.most)
+		})
+	}
 }
 
 // The log of an hour, read as a file is.

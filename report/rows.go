@@ -2,7 +2,7 @@ package report
 
 import (
 	"iter"
-	"slices"
+	"math"
 )
 
 // rowChunk is how many samples are allocated at once. A slice that grows by
@@ -64,52 +64,38 @@ func (r *rows) intervals() iter.Seq[interval] {
 	}
 }
 
-// binPage is how many successive bins are allocated at once.
-const binPage = 64
-
-// bins are a traffic's bins by their index. Nearly all of a run's are there,
-// so they are kept in pages; those in which nothing was counted are not told
-// from those that are not there.
-type bins struct {
-	pages map[int64]*[binPage]bin
-	n     int // bins in pages
-	last  *[binPage]bin
-	lastK int64
-}
-
-// at returns the bin, which is made where there is none.
-func (b *bins) at(k int64) *bin {
-	page := k >> 6
-	if b.last == nil || b.lastK != page {
-		p := b.pages[page]
-		if p == nil {
-			if b.pages == nil {
-				b.pages = map[int64]*[binPage]bin{}
-			}
-			p = &[binPage]bin{}
-			b.pages[page] = p
-			b.n += binPage
-		}
-		b.last, b.lastK = p, page
-	}
-	return &b.last[k&(binPage-1)]
-}
-
-// all are the bins in which something was counted, in order of time.
-func (b *bins) all() iter.Seq2[int64, *bin] {
-	return func(yield func(int64, *bin) bool) {
-		pages := make([]int64, 0, len(b.pages))
-		for p := range b.pages {
-			pages = append(pages, p)
-		}
-		slices.Sort(pages)
-		for _, p := range pages {
-			page := b.pages[p]
-			for i := range page {
-				if page[i] != (bin{}) && !yield(p*binPage+int64(i), &page[i]) {
-					return
-				}
-			}
+// thinned are the rows, but of each block, by index of time, that keep says no
+// to only the one with the most entries. Counters gained nothing there.
+func (r *rows) thinned(block func(t float64) int64, keep func(block int64) bool) rows {
+	var out rows
+	var most *tableSample // of a block that is not kept
+	flush := func() {
+		if most != nil {
+			out.add(*most, gain{})
+			most = nil
 		}
 	}
+	in := int64(math.MinInt64)
+	add := func(s tableSample, g gain) {
+		b := block(s.t)
+		if b != in {
+			flush()
+			in = b
+		}
+		switch {
+		case keep(b):
+			out.add(s, g)
+		case most == nil || s.entries > most.entries:
+			most = &s
+		}
+	}
+	if r.n == 0 {
+		return out
+	}
+	out.add(*r.at(0), gain{}) // what the first interval begins with
+	for iv := range r.intervals() {
+		add(iv.b, gain{drop: iv.drop, early: iv.early, failed: iv.failed, chain: iv.chain, invalid: iv.invalid})
+	}
+	flush()
+	return out
 }

@@ -32,6 +32,7 @@ func watchAborts(ctx context.Context, c runner.Config, abort context.CancelCause
 		}
 		defer f.Close()
 		a := report.NewAnalysis(f)
+		a.Thin = true
 		var next time.Time
 		_ = a.Follow(ctx, func() error {
 			begun := time.Now()

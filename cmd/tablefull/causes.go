@@ -28,6 +28,7 @@ func followCauses(ctx context.Context, dir string, show func(causes map[string]u
 	}
 	defer f.Close()
 	a := report.NewAnalysis(f)
+	a.Thin = true
 	var next time.Time
 	_ = a.Follow(ctx, func() error {
 		begun := time.Now()
