@@ -76,10 +76,14 @@ func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	}
 }
 
+// kubeProxyCloseWait is nf_conntrack_tcp_timeout_close_wait as kube-proxy sets it
+// by default, s.
+const kubeProxyCloseWait = 3600.0
+
 // caveats says where another node's need differs from the one computed.
 func (s *Sizing) caveats() {
 	// What kube-proxy sets by default, s: a node of a cluster has these.
-	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": 3600}
+	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": kubeProxyCloseWait}
 	sysctls := map[string]string{"ESTABLISHED": "nf_conntrack_tcp_timeout_established", "CLOSE_WAIT": "nf_conntrack_tcp_timeout_close_wait"}
 	for _, p := range s.Parts {
 		if !p.Counted || p.Entries == nil || p.ResidenceS <= 0 {
