@@ -482,7 +482,7 @@ type Sizing struct {
 // SizingPart is one traffic's share of the need.
 type SizingPart struct {
 	Traffic           string   `json:"traffic"`
-	ArrivalsPerS      float64  `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s, or over the traffic's length where that is shorter."`
+	ArrivalsPerS      float64  `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s; where the traffic is shorter, over its length without its first and last 100 ms."`
 	EntriesPerAttempt float64  `json:"entries_per_attempt"`
 	ResidenceS        float64  `json:"residence_s" jsonschema_description:"How long an entry outlives its attempt; 0 for held connections."`
 	State             string   `json:"state" jsonschema_description:"State the entry spends that time in."`
@@ -491,6 +491,7 @@ type SizingPart struct {
 	Entries           *uint64  `json:"entries" jsonschema_description:"Entries in the steady state; null where unknown."`
 	Counted           bool     `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
 	Given             bool     `json:"given" jsonschema_description:"The numbers were given, not taken from a run."`
+	overS             float64  // s that arrivals_per_s is the mean of
 	Note              string   `json:"note"`
 }
 

@@ -135,8 +135,9 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 	if n != nil {
 		load = l.loadOn(n.name, t)
 	}
+	rate, window := t.busiest()
 	p := SizingPart{
-		Traffic: t.info.Name, ArrivalsPerS: t.peakRate(), EntriesPerAttempt: load,
+		Traffic: t.info.Name, ArrivalsPerS: rate, overS: window, EntriesPerAttempt: load,
 		ResidenceS: t.info.Residence, State: t.info.ResidueState, Counted: t.info.Shape != "flood",
 	}
 	switch {

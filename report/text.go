@@ -368,7 +368,7 @@ func partText(p SizingPart) string {
 	case p.Given:
 		s += " " + perSecond(p.ArrivalsPerS)
 	default:
-		s += fmt.Sprintf(" %s in its busiest 5 s", perSecond(p.ArrivalsPerS))
+		s += fmt.Sprintf(" %s in its busiest %.2g s", perSecond(p.ArrivalsPerS), p.overS)
 	}
 	switch {
 	case p.Held > 0 && p.Given:
