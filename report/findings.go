@@ -473,10 +473,11 @@ type Sizing struct {
 	Growth             []Growth        `json:"growth" jsonschema_description:"What more of the same traffic would need."`
 	Fits               []Fit           `json:"fits" jsonschema_description:"Which sizes of node hold it with kube-proxy's defaults."`
 	Fills              []Fill          `json:"fills" jsonschema_description:"How long the present limit lasts from a cold start and after a failover; empty where the present limit is unknown."`
-	KubeProxy          string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
+	KubeProxy          string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit, for this traffic and what was in the table when it began; empty where the machine has no memory for it."`
 	Sysctl             string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
 	Notes              []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
 	Meaningless        bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
+	there              there
 }
 
 // SizingPart is one traffic's share of the need.

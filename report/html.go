@@ -94,7 +94,7 @@ type view struct {
 }
 
 func (p Page) view(f *Findings) (*view, error) {
-	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: aloneNote(f), LimitsTop: f.Verdict == Inconclusive}
+	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: settingsNote(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	v.Why, v.Shown = reasonsApart(f)

@@ -91,8 +91,9 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	}
 	l.residences(s, n)
 	s.Residual = l.residual(n)
+	s.there = thereOn(n, nodes)
 	if s.compute(0, l.machine(nodes)) {
-		s.compare(*s.RecommendedLimit, nodes)
+		s.compare(nodes)
 	}
 	return s
 }
@@ -123,7 +124,7 @@ func (s *Sizing) compute(base uint64, m Machine) bool {
 	s.memory(limit, m.EntryBytes)
 	s.timeouts(base)
 	s.caveats()
-	s.settings(limit, m)
+	s.settings(m)
 	s.grow(needed, late)
 	s.fits(needed, late)
 	s.fill(base, m)

@@ -344,6 +344,9 @@ func (t *text) sizing(s *Sizing) {
 	for _, e := range s.Timeouts {
 		t.para("    ", fmt.Sprintf("%s %g s -> %g s: %d entries, limit %d. Risk: %s", strings.TrimPrefix(e.Sysctl, "net.netfilter."), e.FromS, e.ToS, e.NeededEntries, e.Limit, e.Risk))
 	}
+	if all := s.inAllText(); all != "" {
+		t.para("  in all:   ", all)
+	}
 	for _, n := range s.Notes {
 		t.para("  - ", plain(n))
 	}
@@ -401,7 +404,7 @@ func memoryText(s *Sizing) string {
 	if lo != hi {
 		text = lo + " to " + hi + " when full"
 	}
-	if s.PresentLimit != nil && *s.PresentLimit >= *s.RecommendedLimit {
+	if s.PresentLimit != nil && *s.PresentLimit >= *s.RecommendedLimit && s.besides() == 0 {
 		text += fmt.Sprintf(" (the present limit of %d is no lower: leave it)", *s.PresentLimit)
 	}
 	return text
