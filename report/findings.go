@@ -478,6 +478,7 @@ type Sizing struct {
 	Notes              []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
 	Meaningless        bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
 	there              there
+	run                whatHeld
 }
 
 // SizingPart is one traffic's share of the need.

@@ -158,7 +158,7 @@ func advise(f *Findings) advice {
 	case s != nil && s.Meaningless && tableTrouble(f):
 		return advice{
 			Do:  "No limit is a remedy: the load includes a flood, and whoever sends twice as much fills twice the table.",
-			Why: []string{"Drop it before conntrack (raw table, NOTRACK), use SYNPROXY, or shorten the timeouts of unassured entries."},
+			Why: floodWhy(s),
 		}
 	}
 	if a, is := entryAdvice(f); is {
@@ -180,6 +180,17 @@ func advise(f *Findings) advice {
 		Do:  fmt.Sprintf("Nothing: leave nf_conntrack_max at %s.", grouped(*s.PresentLimit)),
 		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state%s, for which a limit of %s would do.", grouped(*s.NeededEntries), prose(s.lateText()), grouped(*s.RecommendedLimit))},
 	}
+}
+
+// floodWhy is what helps against each kind of flood that there was.
+func floodWhy(s *Sizing) []string {
+	var out []string
+	for _, p := range s.Parts {
+		if help := againstFlood(p.State); !p.Counted && p.Entries != nil && !slices.Contains(out, help) {
+			out = append(out, help)
+		}
+	}
+	return out
 }
 
 // otherAdvice is for attempts that failed while the table held.

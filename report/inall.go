@@ -95,3 +95,40 @@ func (s *Sizing) aloneText() string {
 	}
 	return ", on an otherwise empty node"
 }
+
+// whatHeld says what run_needed means for the run.
+type whatHeld int
+
+const (
+	wouldHave whatHeld = iota // the table was short of room, and with that limit would not have been
+	heldToo                   // nothing was lost, and with that limit nothing would have been
+	noLimit                   // a limit is not what it lacked
+)
+
+// whetherHeld is about a run as a whole: where a flood came, or what was lost was
+// lost for another cause than room, no limit would have held it.
+func whetherHeld(f *Findings) whatHeld {
+	lost := failures(f) > 0 || f.Verdict == Fail
+	for _, t := range f.Traffic {
+		lost = lost || t.HeldLost != nil && *t.HeldLost > 0
+	}
+	switch {
+	case tableTrouble(f) && !f.Sizing.Meaningless:
+		return wouldHave
+	case tableTrouble(f) || lost:
+		return noLimit
+	}
+	return heldToo
+}
+
+// runText is what the run itself needed; empty where a limit is not what it
+// lacked.
+func (s *Sizing) runText() string {
+	switch {
+	case s.RunNeeded == nil || s.run == noLimit:
+		return ""
+	case s.run == heldToo:
+		return fmt.Sprintf("a limit of %d would have held it as well: %s", *s.RunNeeded, s.RunNeededHow)
+	}
+	return fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow)
+}

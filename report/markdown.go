@@ -193,8 +193,8 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 		return
 	}
 	p("### Sizing\n")
-	if s.RunNeeded != nil {
-		p("A limit of **%d** would have held this run: %s.\n", *s.RunNeeded, md(s.RunNeededHow))
+	if run := s.runText(); run != "" {
+		p("This run: %s.\n", md(run))
 	}
 	if s.NeededEntries != nil {
 		p("In the steady state it is **%d** entries%s, on a node that tracks nothing else; recommended limit **%d** with as many buckets, %s.\n", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s))

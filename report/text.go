@@ -329,8 +329,8 @@ func (t *text) sizing(s *Sizing) {
 	}
 	t.line("")
 	t.line("sizing")
-	if s.RunNeeded != nil {
-		t.para("  this run: ", fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow))
+	if run := s.runText(); run != "" {
+		t.para("  this run: ", run)
 	}
 	if s.NeededEntries != nil {
 		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state%s, on a node that tracks nothing else; recommended limit %d with as many buckets, %s", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s)))
