@@ -10,12 +10,14 @@ type there struct {
 	entries uint64 // when traffic began, and what actions added
 	ballast bool   // most of them are ours
 	added   bool   // by actions, some of them
+	chained bool   // a node's hash chains were too long
 	highest uint64 // limit that the nodes had while the run changed it; 0 where it did not
 }
 
 func thereOn(n *node, nodes []Node) there {
 	var t there
 	for i := range nodes {
+		t.chained = t.chained || chainTooLong(nodes[i].Counters) > 0
 		for _, c := range nodes[i].LimitChanges {
 			t.highest = max(t.highest, c.From, c.To)
 		}

@@ -33,19 +33,27 @@ func (s *Sizing) settings(m Machine) {
 		if limit < present {
 			s.Sysctl += fmt.Sprintf("# Writing %d would LOWER it, and harm whatever else the node does.\n", limit)
 		}
+		if want := present / bucketShare; s.there.chained && m.Buckets > 0 && want > m.Buckets {
+			s.Sysctl += fmt.Sprintf("# There are %d buckets, which were too few.\nnet.netfilter.nf_conntrack_buckets = %d\n", m.Buckets, want)
+		}
 		return
 	}
 	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", max(limit, keep), max(limit, keep, m.Buckets))
 }
 
 // presentLimit is the limit of the machine outside the run; 0 where it is
-// unknown.
+// unknown. A kernel of the run's own has no outside. Nor is it looked at where
+// the buckets were too few for the run's limit: they are to be enough for that.
 func presentLimit(h *runlog.Header, nodes []Node) uint64 {
-	present := h.Limit
+	present, own := h.Limit, h.Private
 	for _, n := range nodes {
 		if n.Limit != nil {
 			present = max(present, *n.Limit)
 		}
+		own = own || chainTooLong(n.Counters) > 0
+	}
+	if own {
+		return present
 	}
 	if before, err := strconv.ParseUint(h.Sysctls["nf_conntrack_max"], 10, 64); err == nil {
 		return before // the run had a limit of its own, higher or lower
