@@ -10,10 +10,11 @@ import (
 func entryAdvice(f *Findings) (advice, bool) {
 	if n := headNode(f); n != nil && tableTrouble(f) && leaked(n) != "" {
 		return advice{
-			Do: "Close in the application what the other side has closed: no limit is a remedy for a leak that goes on.",
+			Do: "Close in the application what the other side has closed: whatever the limit, its sockets pile up without end.",
 			Why: []string{
 				prose(fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n))),
-				"A shorter nf_conntrack_tcp_timeout_close_wait needs fewer entries, as many times fewer as it is shorter: see Sizing.",
+				prose("Entries of such a leak do not pile up without end: each expires after nf_conntrack_tcp_timeout_close_wait." + levelText(f)),
+				"A shorter timeout needs fewer entries, as many times fewer as it is shorter (see Sizing), and mends no leak. With kube-proxy it belongs in its configuration (conntrack.tcpCloseWaitTimeout): one set by sysctl alone is overwritten when kube-proxy starts.",
 			},
 		}, true
 	}
@@ -39,6 +40,31 @@ func entryAdvice(f *Findings) (advice, bool) {
 		}, true
 	}
 	return advice{}, false
+}
+
+// levelText says at how many entries a leak levels off, with the timeout of the
+// run and with kube-proxy's; empty where that is not known.
+func levelText(f *Findings) string {
+	if f.Sizing == nil {
+		return ""
+	}
+	var entries uint64
+	var perS, timeout float64
+	for _, p := range f.Sizing.Parts {
+		if p.State == "CLOSE_WAIT" && p.Counted && p.Entries != nil && p.ResidenceS > 0 {
+			entries += *p.Entries
+			perS += p.ArrivalsPerS * p.EntriesPerAttempt
+			timeout = p.ResidenceS // one setting of the node, for all
+		}
+	}
+	if entries == 0 {
+		return ""
+	}
+	s := fmt.Sprintf(" With the %g s of this run they level off at %d entries", timeout, entries)
+	if timeout != kubeProxyCloseWait {
+		s += fmt.Sprintf("; with kube-proxy's default of %g s, at %.0f", kubeProxyCloseWait, perS*kubeProxyCloseWait)
+	}
+	return s + "."
 }
 
 // loweredAdvice is for a table that was full because its limit was taken away.

@@ -175,6 +175,9 @@ func (l *log) findings() *Findings {
 	f.Doubts = append(f.Doubts, l.allDoubts(f, a)...)
 	f.NotMeasured = append(f.NotMeasured, l.notMeasured(f)...)
 	l.judge(f, a, reasons)
+	if f.Sizing != nil {
+		f.Sizing.run = whetherHeld(f)
+	}
 	f.Headline = headline(f)
 	if f.Capacity != nil {
 		l.judgeSearch(f)

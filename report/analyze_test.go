@@ -186,6 +186,21 @@ func TestEvicted(t *testing.T) {
 	assert.NotNil(t, f.Knee.EarlyDrop)
 	assert.Nil(t, f.Knee.Drop)
 	assert.True(t, f.Sizing.Meaningless)
+
+	// What is said of limits does not contradict itself, and the remedies are some.
+	page := renderedHTML(t, f)
+	assert.Contains(t, page, "No limit is a remedy")
+	assert.False(t, strings.Contains(page, "would have held"))
+	why := joined(advise(f).Why)
+	assert.Contains(t, why, "a shorter nf_conntrack_tcp_timeout_syn_recv lets its entries go sooner")
+	assert.Contains(t, why, "NOTRACK on the node is none for packets to a service")
+	assert.Contains(t, why, "SYNPROXY needs SYNs that are not tracked, so it belongs in front of the node")
+	z := f.Sizing
+	last := z.Timeouts[len(z.Timeouts)-2]
+	assert.Equal(t, "net.netfilter.nf_conntrack_tcp_timeout_syn_recv", last.Sysctl)
+	assert.Equal(t, 30.0, last.ToS)
+	assert.InDelta(t, float64(*z.NeededEntries+3000*30), float64(last.NeededEntries), 1)
+	assert.Contains(t, last.Risk, "flood flood as it was, which needs 180000 entries by itself at 60 s")
 }
 
 // A flood's packets are dropped too, and nobody counts its failures.
@@ -440,8 +455,11 @@ func TestSizing(t *testing.T) {
 	assert.LessOrEqual(t, float64(*z.RecommendedLimit), float64(*z.NeededEntries+*z.UncollectedEntries)*1.13)
 	assert.Equal(t, *z.RecommendedLimit*(256+8), *z.MemoryBytesMin)
 	assert.Equal(t, *z.RecommendedLimit*(256+128+8), *z.MemoryBytesMax, "with extensions")
-	assert.Contains(t, z.KubeProxy, fmt.Sprintf("min: %d", *z.RecommendedLimit))
-	assert.Contains(t, z.Sysctl, fmt.Sprintf("nf_conntrack_max = %d\n", *z.RecommendedLimit))
+	all, limit := z.inAll()
+	assert.Equal(t, *z.NeededEntries+62144, all, "what was there stays")
+	assert.GreaterOrEqual(t, float64(limit), float64(all)/0.75)
+	assert.Contains(t, z.KubeProxy, fmt.Sprintf("min: %d", limit))
+	assert.Contains(t, z.Sysctl, fmt.Sprintf("nf_conntrack_max = %d\n", limit))
 	require.Len(t, z.Timeouts, 2)
 	assert.Equal(t, 60.0, z.Timeouts[0].ToS)
 	assert.InDelta(t, 1000*60+500, float64(z.Timeouts[0].NeededEntries), 5)

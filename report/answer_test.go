@@ -114,7 +114,7 @@ func TestSearchSaysWhatToChange(t *testing.T) {
 func TestMarkdownSaysWhatToChange(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, renderMarkdown(goldenRuns(t)["hard"].analyze(), &b, ""))
-	assert.Contains(t, b.String(), "**What to change:** Make room, or set nf\\_conntrack\\_max to at least 266,144")
+	assert.Contains(t, b.String(), "**What to change:** Set nf\\_conntrack\\_max to at least 458,752 (now 262,144), or make room.")
 	b.Reset()
 	require.NoError(t, renderMarkdown(searchLog{limit: 3000}.findings(t), &b, ""))
 	assert.Contains(t, b.String(), "**What to change:** For more, give the table more room")

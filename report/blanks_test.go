@@ -159,12 +159,13 @@ func TestUnknownFailuresWithoutThresholds(t *testing.T) {
 
 // The settings are there to be pasted: they never lower what a node has.
 func TestSettingsNeverLower(t *testing.T) {
-	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
 	s.fill("web", 700, 0, 10)
 	z := s.analyze().Sizing
 	assert.Less(t, *z.RecommendedLimit, uint64(262144))
 	assert.Contains(t, z.KubeProxy, "min: 262144")
-	assert.Contains(t, z.Sysctl, "would LOWER")
+	assert.Contains(t, z.Sysctl, "# nf_conntrack_max is 262144: enough for this traffic and the 62144 entries that were there, leave it.\n")
+	assert.Contains(t, z.Sysctl, "# Writing 196608 would LOWER it")
 	assert.NotRegexp(t, `(?m)^net\.`, z.Sysctl, "nothing that takes effect")
 
 	s = newSim(t, 65536, 65536, finTraffic("web", 0, 10))
@@ -174,6 +175,23 @@ func TestSettingsNeverLower(t *testing.T) {
 	assert.Contains(t, z.KubeProxy, "min: 131072")
 	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_max = 131072\n")
 	assert.Contains(t, z.Sysctl, "net.netfilter.nf_conntrack_buckets = 262144\n")
+}
+
+// What was lowered while traffic flowed is not what there is to keep.
+func TestSettingsKeepWhatWasLowered(t *testing.T) {
+	s := newSim(t, 262144, 250000, finTraffic("web", 0, 10))
+	s.header.Sysctls = map[string]string{"nf_conntrack_max": "131072"}
+	s.limitAt = func(at float64) uint64 {
+		if at < 5 {
+			return 262144
+		}
+		return 131072
+	}
+	s.fill("web", 200, 0, 10)
+	f := s.analyze()
+	assert.NotEmpty(t, f.Nodes[0].LimitChanges)
+	assert.Contains(t, f.Sizing.KubeProxy, "min: 262144\n")
+	assert.Contains(t, f.Sizing.Sysctl, "net.netfilter.nf_conntrack_max = 262144\n")
 }
 
 // Nor where the run itself had set a lower limit for a while.

@@ -30,6 +30,7 @@ type Capacity struct {
 	Control    CapacityControl   `json:"control" jsonschema_description:"Whether something else than the table was the limit."`
 	Trials     []CapacityTrial   `json:"trials" jsonschema_description:"Every trial, in order."`
 	conclusion search.Conclusion // what the rest says in other words
+	room       room
 }
 
 // CapacityGoal is what was shown about one goal.
@@ -211,6 +212,7 @@ func (l *log) capacity() *Capacity {
 		l.mistake("the search cannot be read: %v", err)
 		return c
 	}
+	c.room = l.roomOfTrials(c)
 	c.conclusion = search.Conclude(h.Config, plain)
 	for _, r := range c.conclusion.Results {
 		c.Goals = append(c.Goals, CapacityGoal{
@@ -356,7 +358,7 @@ func (c *Capacity) headline(f *Findings) string {
 	if f.Verdict == Fail && !strings.Contains(s, f.Reasons[0]) {
 		s += "; " + f.Reasons[0]
 	}
-	return s + "."
+	return s + "." + c.beganText() + c.lastsText()
 }
 
 // goalText is like: 3000 holds (nothing lost) and 3020 does not.
@@ -478,7 +480,11 @@ func (c *Capacity) doubts() []string {
 		return append(out, "torn down is: both sides have sent FIN, and no entry is left in ESTABLISHED. The entries stay in TIME_WAIT, and count against the limit, for nf_conntrack_tcp_timeout_time_wait more")
 	}
 	if c.Unit == perSecondUnit {
-		out = append(out, fmt.Sprintf("a rate is shown to hold for %g s from an empty table. Entries outlive their connections: for good the table needs the rate times their timeout, see tablefull report on one of the trials", c.TrialS))
+		from := ""
+		if c.room.free > 0 {
+			from = fmt.Sprintf(", from %s on", plural(c.room.free, "free entry", "free entries"))
+		}
+		out = append(out, fmt.Sprintf("a rate is shown to hold for %g s%s. Entries outlive their connections: for good the table needs the rate times their timeout, see tablefull report on one of the trials", c.TrialS, from))
 	}
 	return out
 }

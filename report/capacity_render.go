@@ -8,6 +8,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/picture"
 	"github.com/tablefull/tablefull/report/search"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // endWords say how a search ended, in the tables.
@@ -100,7 +101,7 @@ func (c *Capacity) advise() advice {
 		}
 	}
 	if c.Unit == perSecondUnit {
-		a.Why = append(a.Why, fmt.Sprintf("It holds for %g s. A rate that lasts needs as many free entries as it is times the time that an entry stays: the report of a trial has the limit for it, under Sizing.", c.TrialS))
+		a.Why = append(a.Why, fmt.Sprintf("It holds for %g s.%s A rate that lasts needs as many free entries as it is times the time that an entry stays: the report of a trial has the limit for it, under Sizing.", c.TrialS, prose(c.lastsText())))
 	}
 	return a
 }
@@ -108,7 +109,17 @@ func (c *Capacity) advise() advice {
 // about says what was turned, and where the search began.
 func (c *Capacity) about() string {
 	s := fmt.Sprintf("%s from %s to %s, trials of %g s", c.Knob, c.load(c.Min), c.load(c.Max), c.TrialS)
-	if c.Predicted != nil {
+	switch c.Measure {
+	case "concurrent_connections":
+		s += " after all connections were opened"
+	case scenarios.TeardownRate:
+		s += " of closing after all connections were opened"
+	}
+	switch {
+	case c.Predicted == nil:
+	case c.Unit == perSecondUnit:
+		s += fmt.Sprintf("; by arithmetic the table holds about %s", perSecond(*c.Predicted))
+	default:
 		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(*c.Predicted))
 	}
 	return s

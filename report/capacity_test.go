@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -25,6 +26,8 @@ type searchLog struct {
 	thresholds, expect []string
 	most               int
 	trailer            *runlog.Trailer
+	yaml, measure      string // the scenario; concurrent_connections where empty
+	timeouts           map[string]float64
 }
 
 func (s searchLog) write(t *testing.T) []byte {
@@ -43,8 +46,8 @@ func (s searchLog) write(t *testing.T) []byte {
 	}
 	add(runlog.Record{Header: &runlog.Header{
 		Format: runlog.Format, Version: "v0", RunID: "x", Started: "2026-01-02T03:04:05Z", Target: "lab", Scenario: "capacity", CPUs: 2, Kernel: "6.18",
-		Limit: 262144, Thresholds: s.thresholds, Expect: s.expect, Timeouts: map[string]float64{},
-		Search: &runlog.Search{Config: c, Measure: "concurrent_connections", Knob: "traffic[0].idle.count", Predicted: 3000, NoControl: s.noControl},
+		Limit: 262144, Thresholds: s.thresholds, Expect: s.expect, Timeouts: s.timeouts, ScenarioYAML: s.yaml,
+		Search: &runlog.Search{Config: c, Measure: cmp.Or(s.measure, "concurrent_connections"), Knob: "traffic[0].idle.count", Predicted: 3000, NoControl: s.noControl},
 	}})
 	var done []search.Trial
 	for s.most == 0 || len(done) < s.most {
@@ -296,4 +299,31 @@ func TestImpossibleTrials(t *testing.T) {
 	for _, format := range Formats() {
 		require.NoError(t, Render(format, f, &bytes.Buffer{}), format)
 	}
+}
+
+// Of how many free entries a bound is stands with it, what filled the rest, and
+// what rate they carry for good. No table begins empty.
+func TestBoundsSayOfWhichRoom(t *testing.T) {
+	log := searchLog{limit: 3000, yaml: "name: capacity\nconntrack: {headroom: 3000}\nservices: [{name: web}]\ntraffic: [{to: web, idle: {count: 3000, open_rate: 1000/s}}]\n"}
+	f := log.findings(t)
+	assert.Contains(t, f.Headline, "because of table_full. Each trial began with 3000 of 262144 entries free, and all of them could be used; the others are ballast")
+	assert.NotContains(t, f.Headline, "lasts")
+	page := renderedHTML(t, f)
+	assert.Contains(t, page, "begins with the same 3,000 free entries.")
+	assert.NotContains(t, page, "begins empty")
+	assert.Contains(t, f.Capacity.about(), "trials of 1 s after all connections were opened; by arithmetic the table holds 3000")
+
+	log.yaml = "name: capacity\nconntrack: {headroom: 3000}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1500/s, close: fin}}]\n"
+	log.measure, log.timeouts = "establishment_rate", map[string]float64{"tcp_timeout_time_wait": 120}
+	f = log.findings(t)
+	assert.Contains(t, f.Headline, "Each trial began with 3000 of 262144 entries free; the others are ballast, which stands for what a busy node holds. An entry stays for 120 s in TIME_WAIT, so the rate that lasts is 25/s.")
+	log.yaml = strings.Replace(log.yaml, "conntrack: {", "conntrack: {timeouts: {tcp_timeout_time_wait: 60s}, ", 1)
+	assert.Contains(t, log.findings(t).Headline, "the rate that lasts is 50/s")
+
+	log.yaml = ""
+	f = log.findings(t)
+	assert.Contains(t, f.Headline, "Each trial began with 3000 of 262144 entries free.", "what filled it is not known")
+	f.Capacity.Unit, *f.Capacity.Predicted = perSecondUnit, 1499.918
+	assert.Contains(t, f.Capacity.about(), "holds about 1500/s")
+	assert.NotContains(t, joined(f.Capacity.doubts()), "empty table")
 }

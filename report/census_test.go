@@ -34,8 +34,13 @@ func TestMostEntriesInAState(t *testing.T) {
 		assert.Equal(t, want, f.Thresholds[i].Result, "%s: %s", f.Thresholds[i].Threshold, f.Thresholds[i].Detail)
 	}
 	assert.Equal(t, map[string]uint64{"tcp CLOSE_WAIT": 2000, "tcp TIME_WAIT": 500}, f.Nodes[0].PeakByState)
-	assert.Contains(t, headline(f), "CLOSE_WAIT: 1900 of the traffic's 1940 entries at 9.0 s")
-	assert.Contains(t, advise(f).Do, "no limit is a remedy for a leak")
+	assert.Contains(t, headline(f), "its table is full: 3000 entries were free when traffic began, which filled mostly with connections that one side has closed and the other has not (CLOSE_WAIT: 1900 of the traffic's 1940 entries at 9.0 s); another 259144 are ballast")
+	assert.Contains(t, advise(f).Do, "its sockets pile up without end")
+	assert.NotContains(t, joined(advise(f).Why), "level off", "what ends in TIME_WAIT is no leak")
+	s.header.Traffic[0].Residence, s.header.Traffic[0].ResidueState = 60, "CLOSE_WAIT"
+	why := joined(advise(s.analyze()).Why)
+	assert.Contains(t, why, "With the 60 s of this run they level off at 42,001 entries; with kube-proxy's default of 3,600 s, at 2,520,000.")
+	assert.Contains(t, why, "conntrack.tcpCloseWaitTimeout")
 
 	s.records = append(s.records, walked(9.5, 259144, map[string]uint64{"CLOSE_WAIT": 500, "TIME_WAIT": 500}))
 	assert.NotContains(t, headline(s.analyze()), "CLOSE_WAIT", "half is not most")

@@ -473,16 +473,18 @@ type Sizing struct {
 	Growth             []Growth        `json:"growth" jsonschema_description:"What more of the same traffic would need."`
 	Fits               []Fit           `json:"fits" jsonschema_description:"Which sizes of node hold it with kube-proxy's defaults."`
 	Fills              []Fill          `json:"fills" jsonschema_description:"How long the present limit lasts from a cold start and after a failover; empty where the present limit is unknown."`
-	KubeProxy          string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit; empty where the machine has no memory for it."`
+	KubeProxy          string          `json:"kube_proxy" jsonschema_description:"Part of the kube-proxy configuration that sets the limit, for this traffic and what was in the table when it began; empty where the machine has no memory for it."`
 	Sysctl             string          `json:"sysctl" jsonschema_description:"The same as sysctl settings; comments only where the present limit is enough."`
 	Notes              []string        `json:"notes" jsonschema_description:"What to know before using the numbers."`
 	Meaningless        bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
+	there              there
+	run                whatHeld
 }
 
 // SizingPart is one traffic's share of the need.
 type SizingPart struct {
 	Traffic           string   `json:"traffic"`
-	ArrivalsPerS      float64  `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s, or over the traffic's length where that is shorter."`
+	ArrivalsPerS      float64  `json:"arrivals_per_s" jsonschema_description:"Highest mean rate of due attempts over 5 s; where the traffic is shorter, over its length without its first and last 100 ms."`
 	EntriesPerAttempt float64  `json:"entries_per_attempt"`
 	ResidenceS        float64  `json:"residence_s" jsonschema_description:"How long an entry outlives its attempt; 0 for held connections."`
 	State             string   `json:"state" jsonschema_description:"State the entry spends that time in."`
@@ -491,6 +493,7 @@ type SizingPart struct {
 	Entries           *uint64  `json:"entries" jsonschema_description:"Entries in the steady state; null where unknown."`
 	Counted           bool     `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
 	Given             bool     `json:"given" jsonschema_description:"The numbers were given, not taken from a run."`
+	overS             float64  // s that arrivals_per_s is the mean of
 	Note              string   `json:"note"`
 }
 

@@ -29,7 +29,7 @@ func headline(f *Findings) string {
 	case drop != nil:
 		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+cost(f)+costly(f)+others)
 	case early != nil:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, of entries that can be evicted%s.", n.Name, place(early, n), cost(f)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, and some of its entries can be evicted%s.", n.Name, place(early, n), cost(f)+others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
 	top, ofTop, failed := mainCause(f)
@@ -117,7 +117,8 @@ func makesRoom(n *Node) string {
 }
 
 // leaked says so where most of the traffic's entries are in CLOSE_WAIT, which
-// is nobody's load but somebody's mistake.
+// is nobody's load but somebody's mistake. Ballast is the most of a table that
+// we filled, and is named: the traffic had only what was free.
 func leaked(n *Node) string {
 	c := n.Census
 	if c == nil || c.Entries <= c.Ballast {
@@ -132,7 +133,11 @@ func leaked(n *Node) string {
 	if 2*waiting <= c.Entries-c.Ballast {
 		return ""
 	}
-	return fmt.Sprintf(", mostly of connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
+	what := fmt.Sprintf("connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
+	if c.Ballast == 0 || n.HeadroomAtStart == nil {
+		return ", mostly of " + what
+	}
+	return fmt.Sprintf(": %d entries were free when traffic began, which filled mostly with %s; another %d are ballast, which stands for what a busy node holds", *n.HeadroomAtStart, what, c.Ballast)
 }
 
 // cost says what a full table's node cost the attempts, of those whose end is

@@ -78,3 +78,17 @@ func TestWhyHeldConnectionsWereLost(t *testing.T) {
 		})
 	}
 }
+
+// Of traffic that is over within a second, the rate is that of its second, and
+// what it was taken over is said: 200 attempts do not make 182/s for 5 s.
+func TestRateOfShortTraffic(t *testing.T) {
+	s := newSim(t, 262144, 100000, runlog.TrafficInfo{Name: "pool", Shape: "idle", To: "web", End: 10, Timeout: 1, EntriesPerAttempt: 1, ExpectsAnswer: true})
+	for _, due := range dues(0.053, 1.053, 200) {
+		s.enter(due)
+		s.ok("pool", due)
+	}
+	f := s.analyze()
+	assert.InDelta(t, 200, f.Sizing.Parts[0].ArrivalsPerS, 0.01)
+	assert.Contains(t, partText(f.Sizing.Parts[0]), "pool: 200/s in its busiest 0.9 s, 200 held = 200 entries")
+	assert.Contains(t, f.Predicted.Explanation, "pool 200/s x 1, held")
+}

@@ -46,7 +46,7 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 	name, data := "report", any(v)
 	if c := f.Capacity; c != nil {
 		a := c.advise()
-		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about(), Do: a.Do, DoWhy: a.Why}
+		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about(), Each: c.each(), Do: a.Do, DoWhy: a.Why}
 	}
 	if err := t.ExecuteTemplate(w, name, data); err != nil {
 		return fmt.Errorf("write html: %w", err)
@@ -59,6 +59,7 @@ type capacityView struct {
 	*view
 	Bounds, Rows [][]string
 	About        string
+	Each         string
 	Do           string // what to change, in one sentence
 	DoWhy        []string
 }
@@ -93,7 +94,7 @@ type view struct {
 }
 
 func (p Page) view(f *Findings) (*view, error) {
-	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: aloneNote(f), LimitsTop: f.Verdict == Inconclusive}
+	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: settingsNote(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	v.Why, v.Shown = reasonsApart(f)

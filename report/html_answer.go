@@ -5,14 +5,17 @@ import (
 	"slices"
 )
 
-// aloneNote says what the settings do not have room for, where a table that
-// would hold this traffic alone was full because of what else was there.
-func aloneNote(f *Findings) string {
-	s, head := f.Sizing, headNode(f)
-	if s == nil || s.RecommendedLimit == nil || s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit || head == nil || head.StartEntries == nil || !tableTrouble(f) {
+// settingsNote says what the settings have room for, where that is more than
+// this traffic.
+func settingsNote(f *Findings) string {
+	if f.Sizing == nil || f.Sizing.besides() == 0 {
 		return ""
 	}
-	return fmt.Sprintf("They are for this traffic alone. The %s entries that were there when traffic began need room as well.", grouped(*head.StartEntries))
+	s := fmt.Sprintf("They are for this traffic and %s.", prose(f.Sizing.thereText()))
+	if f.Sizing.Meaningless {
+		s = fmt.Sprintf("They are for the other traffic and %s, and no remedy for the flood.", prose(f.Sizing.thereText()))
+	}
+	return s
 }
 
 // A figure is one number of the first screen.
@@ -155,7 +158,7 @@ func advise(f *Findings) advice {
 	case s != nil && s.Meaningless && tableTrouble(f):
 		return advice{
 			Do:  "No limit is a remedy: the load includes a flood, and whoever sends twice as much fills twice the table.",
-			Why: []string{"Drop it before conntrack (raw table, NOTRACK), use SYNPROXY, or shorten the timeouts of unassured entries."},
+			Why: floodWhy(s),
 		}
 	}
 	if a, is := entryAdvice(f); is {
@@ -166,7 +169,9 @@ func advise(f *Findings) advice {
 		return otherAdvice(f)
 	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:
 		return runAdvice(f)
-	case s.PresentLimit == nil || *s.PresentLimit < *s.RecommendedLimit:
+	}
+	switch _, limit := s.inAll(); {
+	case s.PresentLimit == nil || *s.PresentLimit < limit:
 		return raise(f, s)
 	case tableTrouble(f):
 		return crowded(f, s)
@@ -175,6 +180,17 @@ func advise(f *Findings) advice {
 		Do:  fmt.Sprintf("Nothing: leave nf_conntrack_max at %s.", grouped(*s.PresentLimit)),
 		Why: []string{fmt.Sprintf("This traffic needs %s entries in the steady state%s, for which a limit of %s would do.", grouped(*s.NeededEntries), prose(s.lateText()), grouped(*s.RecommendedLimit))},
 	}
+}
+
+// floodWhy is what helps against each kind of flood that there was.
+func floodWhy(s *Sizing) []string {
+	var out []string
+	for _, p := range s.Parts {
+		if help := againstFlood(p.State); !p.Counted && p.Entries != nil && !slices.Contains(out, help) {
+			out = append(out, help)
+		}
+	}
+	return out
 }
 
 // otherAdvice is for attempts that failed while the table held.
@@ -337,18 +353,34 @@ func runAdvice(f *Findings) advice {
 	return advice{Do: "Nothing: the table held."}
 }
 
+// raise is for a limit that is too low for good, for this traffic and what was
+// there. What would have held just this run, which ends, comes after it.
 func raise(f *Findings, s *Sizing) advice {
-	a := advice{Do: fmt.Sprintf("Set nf_conntrack_max to at least %s", grouped(*s.RecommendedLimit)), Set: s.Sysctl}
+	needed, limit := s.inAll()
+	a := advice{Do: fmt.Sprintf("Set nf_conntrack_max to at least %s", grouped(limit)), Set: s.Sysctl}
 	if s.PresentLimit != nil {
 		a.Do += fmt.Sprintf(" (now %s)", grouped(*s.PresentLimit))
 	}
+	if s.besides() > 0 {
+		a.Do += ", or make room"
+	}
 	a.Do += "."
-	a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s, on a node that tracks nothing else.", grouped(*s.NeededEntries), prose(s.lateText())))
-	if head := headNode(f); head != nil && head.StartEntries != nil && *head.StartEntries > *s.NeededEntries/100 {
-		a.Why = append(a.Why, fmt.Sprintf("The %s entries that were there when traffic began come on top of that.", grouped(*head.StartEntries)))
+	if head := headNode(f); s.besides() > 0 && head != nil && head.HeadroomAtStart != nil {
+		a.Why = append(a.Why, fmt.Sprintf("%s were free when traffic began.", grouped(*head.HeadroomAtStart)))
+	}
+	if s.besides() > 0 {
+		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s: %s with %s.", grouped(*s.NeededEntries), prose(s.lateText()), grouped(needed), prose(s.thereText())))
+	} else {
+		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s, on a node that tracks nothing else.", grouped(*s.NeededEntries), prose(s.lateText())))
+	}
+	if s.RunNeeded != nil && tableTrouble(f) && *s.RunNeeded < limit {
+		a.Why = append(a.Why, fmt.Sprintf("A limit of %s would have held just this run.", grouped(*s.RunNeeded)))
+	}
+	if costly(f) != "" {
+		a.Why = append(a.Why, "Fewer entries per attempt help as well: keep-alive before and behind a gateway, no tracking of a tunnel's own packets.")
 	}
 	if s.MemoryBytesMin != nil && s.MemoryBytesMax != nil {
-		a.Why = append(a.Why, "Memory: "+prose(memoryText(s))+".")
+		a.Why = append(a.Why, fmt.Sprintf("Memory: %s to %s when full.", byteSize(s.memoryMin(limit)), byteSize(s.memoryMax(limit))))
 	}
 	return a
 }

@@ -239,13 +239,25 @@ func behindFor(behind, failing float64) Findings {
 func TestAdviceForACrowdedTable(t *testing.T) {
 	f := goldenRuns(t)["hard"].analyze()
 	a := advise(f)
-	assert.Equal(t, "Make room, or set nf_conntrack_max to at least 266,144, which would have held this run.", a.Do)
+	assert.Equal(t, "Set nf_conntrack_max to at least 458,752 (now 262,144), or make room.", a.Do)
 	assert.Equal(t, []string{
-		"3,000 were free when traffic began. 259,144 entries were there.",
-		"In the steady state, a load like this adds 84,001 entries: 343,145 with those, if they stay. Alone it would do with a limit of 131,072.",
+		"3,000 were free when traffic began.",
+		"This traffic needs 84,001 entries in the steady state, and up to 42,000 more that have expired and are not collected yet: 343,145 with the 259,144 entries that were there when traffic began.",
+		"A limit of 266,144 would have held just this run.",
+		"Memory: 116 MiB to 172 MiB when full.",
 	}, a.Why)
-	assert.Contains(t, renderedHTML(t, f), "The 259,144 entries that were there when traffic began need room as well.")
-	assert.Empty(t, aloneNote(goldenRuns(t)["healthy"].analyze()))
+	assert.Equal(t, f.Sizing.Sysctl, a.Set)
+	assert.Contains(t, a.Set, "net.netfilter.nf_conntrack_max = 458752\n")
+	assert.Contains(t, f.Sizing.KubeProxy, "min: 458752\n", "what is pasted is what is advised")
+	page := renderedHTML(t, f)
+	assert.Contains(t, page, "They are for this traffic and the 259,144 entries that were there when traffic began.")
+	assert.Contains(t, page, "In all it is 343,145 entries with")
+	assert.False(t, strings.Contains(page, "leave it"), "a limit that was full is not to be left")
+	assert.Contains(t, page, "How long the present limit lasts, on an otherwise empty node")
+	assert.Contains(t, joined(f.Sizing.Notes), "node1's limit of 262144 is too small for the 84001 entries this traffic needs in the steady state, and the 259144 that were there")
+	s := newSim(t, 262144, 262144, finTraffic("web", 0, 10))
+	s.fill("web", 700, 0, 10)
+	assert.Empty(t, settingsNote(s.analyze()), "nothing else was there")
 }
 
 func TestProse(t *testing.T) {

@@ -20,6 +20,8 @@ var htmlFuncs = template.FuncMap{
 	"sub":        func(a, b uint64) uint64 { return a - min(a, b) },
 	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
 	"plural64":   func(n uint64, word string) string { return plural(n, word) },
+	"inAll":      func(s *Sizing) string { return s.inAllText() },
+	"runNeed":    func(s *Sizing) string { return s.runText() },
 	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
 	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },
 	"residual":   func(r *Residual) string { return prose(residualText(r)) },

@@ -419,7 +419,15 @@ func TestTooFewBuckets(t *testing.T) {
 	assert.Nil(t, f.Knee.Drop)
 	assert.Nil(t, f.Sizing.RunNeeded, "a table that was never full did not hold it: no limit would have")
 	assert.Contains(t, strings.Join(f.Sizing.Notes, "\n"), "node1 refused 167 entries because a hash chain was too long")
-	assert.False(t, strings.Contains(renderedHTML(t, f), "</strong> would have held this run"))
+	assert.False(t, strings.Contains(renderedHTML(t, f), "<p>This run: a limit"))
+
+	// What is pasted is what is advised, also where the machine has another limit outside the run.
+	s.header.Sysctls = map[string]string{"nf_conntrack_max": "65536"}
+	f = s.analyze()
+	assert.Contains(t, f.Sizing.Sysctl, "# nf_conntrack_max is 1048576: enough for")
+	assert.Contains(t, f.Sizing.Sysctl, a.Set)
+	assert.Contains(t, f.Sizing.KubeProxy, "min: 1048576\n")
+	assert.False(t, strings.Contains(renderedHTML(t, f), "65,536"))
 }
 
 // What the pods of a service of both families have counted explains attempts to

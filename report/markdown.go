@@ -193,11 +193,14 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 		return
 	}
 	p("### Sizing\n")
-	if s.RunNeeded != nil {
-		p("A limit of **%d** would have held this run: %s.\n", *s.RunNeeded, md(s.RunNeededHow))
+	if run := s.runText(); run != "" {
+		p("This run: %s.\n", md(run))
 	}
 	if s.NeededEntries != nil {
 		p("In the steady state it is **%d** entries%s, on a node that tracks nothing else; recommended limit **%d** with as many buckets, %s.\n", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s))
+	}
+	if all := s.inAllText(); all != "" {
+		p("In all: %s.\n", md(all))
 	}
 	for _, x := range s.Parts {
 		p("- %s", md(partText(x)))

@@ -234,24 +234,34 @@ func (p *Prediction) measure(n *node, k Knee, room float64) {
 	p.GrowthPerS, p.GrowthFullAtS = &g, finite(at)
 }
 
-// peakRate is the highest mean rate of due attempts per second over 5 s, or
-// over the whole traffic where that is shorter.
+// peakRate is the highest mean rate of due attempts per second over 5 s.
 func (t *traffic) peakRate() float64 {
+	rate, _ := t.busiest()
+	return rate
+}
+
+// busiest is the highest mean rate of due attempts per second over 5 s, and how
+// many seconds that is: less where the traffic is shorter. Then it is without
+// one count at each end, of which the traffic may have only a part: 200 attempts
+// at 200/s can be in 11 counts of 100 ms.
+func (t *traffic) busiest() (perS, window float64) {
 	c := t.due()
 	if len(c.start) == 0 {
-		return 0
+		return 0, 0
 	}
 	first, end := c.start[0], c.start[len(c.start)-1]+c.width
-	window := min(5, end-first)
+	window = min(5, end-first)
 	if window < slop {
-		return 0
+		return 0, 0
 	}
-	var best float64
+	if window < 5-slop && window > 10*c.width-slop {
+		window -= 2 * c.width
+	}
 	for _, s := range c.start {
 		if s+window > end+slop {
 			break
 		}
-		best = max(best, c.in(s, s+window)/window)
+		perS = max(perS, c.in(s, s+window)/window)
 	}
-	return best
+	return perS, window
 }

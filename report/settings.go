@@ -8,10 +8,12 @@ import (
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
-// settings spells the limit out for kube-proxy and for sysctl. People paste
-// what they are shown, so it never lowers what the nodes have, and a limit
-// that the machine has no memory for is not spelled out at all.
-func (s *Sizing) settings(limit uint64, m Machine) {
+// settings spells the limit out for kube-proxy and for sysctl, for this traffic
+// and what was there. People paste what they are shown, so it never lowers what
+// the nodes have or had, and a limit that the machine has no memory for is not
+// spelled out at all.
+func (s *Sizing) settings(m Machine) {
+	_, limit := s.inAll()
 	present := m.Limit
 	if present > 0 {
 		s.PresentLimit = &present
@@ -20,25 +22,38 @@ func (s *Sizing) settings(limit uint64, m Machine) {
 		s.Notes = append(s.Notes, fmt.Sprintf("no settings are given: %s. Shorten the timeout that keeps the entries, or make the clients close what they open", why))
 		return
 	}
-	s.kubeProxy(limit, present, m.CPUs)
-	if limit <= present {
-		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic, leave it.\n", present)
+	what := "this traffic"
+	if n := s.besides(); n > 0 {
+		what += fmt.Sprintf(" and the %d entries that were there", n)
+	}
+	keep := max(present, s.there.highest)
+	s.kubeProxy(limit, keep, what, m.CPUs)
+	if max(limit, keep) <= present {
+		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for %s, leave it.\n", present, what)
 		if limit < present {
 			s.Sysctl += fmt.Sprintf("# Writing %d would LOWER it, and harm whatever else the node does.\n", limit)
 		}
+		if want := present / bucketShare; s.there.chained && m.Buckets > 0 && want > m.Buckets {
+			s.Sysctl += fmt.Sprintf("# There are %d buckets, which were too few.\nnet.netfilter.nf_conntrack_buckets = %d\n", m.Buckets, want)
+		}
 		return
 	}
-	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", limit, max(*s.Buckets, m.Buckets))
+	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", max(limit, keep), max(limit, keep, m.Buckets))
 }
 
 // presentLimit is the limit of the machine outside the run; 0 where it is
-// unknown.
+// unknown. A kernel of the run's own has no outside. Nor is it looked at where
+// the buckets were too few for the run's limit: they are to be enough for that.
 func presentLimit(h *runlog.Header, nodes []Node) uint64 {
-	present := h.Limit
+	present, own := h.Limit, h.Private
 	for _, n := range nodes {
 		if n.Limit != nil {
 			present = max(present, *n.Limit)
 		}
+		own = own || chainTooLong(n.Counters) > 0
+	}
+	if own {
+		return present
 	}
 	if before, err := strconv.ParseUint(h.Sysctls["nf_conntrack_max"], 10, 64); err == nil {
 		return before // the run had a limit of its own, higher or lower
@@ -51,17 +66,21 @@ func (s *Sizing) unfit(limit, memory uint64) string {
 	switch {
 	case limit > maxLimit:
 		return fmt.Sprintf("a limit of %d is more than the kernel takes (%d)", limit, uint64(maxLimit))
-	case memory > 0 && float64(*s.MemoryBytesMax) > memoryShare*float64(memory):
-		return fmt.Sprintf("a full table of %d entries would take %s of this machine's %s", limit, byteSize(*s.MemoryBytesMax), byteSize(memory))
+	case memory > 0 && float64(s.memoryMax(limit)) > memoryShare*float64(memory):
+		return fmt.Sprintf("a full table of %d entries would take %s of this machine's %s", limit, byteSize(s.memoryMax(limit)), byteSize(memory))
 	}
 	return ""
 }
 
-func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
+// kubeProxy is for a limit, and what is not to be lowered.
+func (s *Sizing) kubeProxy(limit, present uint64, what string, cpus int) {
 	var b strings.Builder
 	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap;\n# the limit is max(maxPerCore x cores, min)\n")
-	if limit < present {
-		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
+	switch {
+	case limit < present:
+		fmt.Fprintf(&b, "# %d would do for %s and LOWER the limit; min keeps it\n", limit, what)
+	case s.besides() > 0:
+		fmt.Fprintf(&b, "# for %s\n", what)
 	}
 	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", max(limit, present))
 	s.KubeProxy = b.String()
@@ -76,10 +95,14 @@ func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	}
 }
 
+// kubeProxyCloseWait is nf_conntrack_tcp_timeout_close_wait as kube-proxy sets it
+// by default, s.
+const kubeProxyCloseWait = 3600.0
+
 // caveats says where another node's need differs from the one computed.
 func (s *Sizing) caveats() {
 	// What kube-proxy sets by default, s: a node of a cluster has these.
-	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": 3600}
+	defaults := map[string]float64{"ESTABLISHED": 86400, "CLOSE_WAIT": kubeProxyCloseWait}
 	sysctls := map[string]string{"ESTABLISHED": "nf_conntrack_tcp_timeout_established", "CLOSE_WAIT": "nf_conntrack_tcp_timeout_close_wait"}
 	for _, p := range s.Parts {
 		if !p.Counted || p.Entries == nil || p.ResidenceS <= 0 {
@@ -94,25 +117,30 @@ func (s *Sizing) caveats() {
 	}
 }
 
-// compare says whether the present limit would do.
-func (s *Sizing) compare(limit uint64, nodes []Node) {
+// compare says whether the present limit would do, for this traffic and what was
+// there.
+func (s *Sizing) compare(nodes []Node) {
 	for _, n := range nodes {
 		if n.Limit == nil {
 			continue
 		}
+		needed, limit, rest := *s.NeededEntries, *s.RecommendedLimit, ", an otherwise empty table provided"
+		if n.StartEntries != nil && *n.StartEntries > needed/100 {
+			rest = fmt.Sprintf(", and the %d that were there when it began", *n.StartEntries)
+			needed += *n.StartEntries
+			limit = recommended(needed, *s.UncollectedEntries)
+		}
 		verb := "is enough for"
 		switch {
-		case *n.Limit < *s.NeededEntries:
+		case *n.Limit < needed:
 			verb = "is too small for"
 		case *n.Limit < limit:
 			verb = "leaves less than a quarter free above"
 		}
-		s.Notes = append(s.Notes, fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state, an otherwise empty table provided", n.Name, *n.Limit, verb, *s.NeededEntries))
+		note := fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state%s", n.Name, *n.Limit, verb, *s.NeededEntries, rest)
 		if s.PresentLimit != nil && *s.PresentLimit != *n.Limit {
-			s.Notes[len(s.Notes)-1] += fmt.Sprintf(" (that was the limit of the run; outside it the machine has %d, and the settings are for that)", *s.PresentLimit)
+			note += fmt.Sprintf(" (that was the limit of the run; outside it the machine has %d, and the settings are for that)", *s.PresentLimit)
 		}
-		if n.StartEntries != nil && *n.StartEntries > 0 {
-			s.Notes[len(s.Notes)-1] += fmt.Sprintf("; in this run %d were there before", *n.StartEntries)
-		}
+		s.Notes = append(s.Notes, note)
 	}
 }

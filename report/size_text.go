@@ -65,7 +65,7 @@ func (t *text) sizeTables(s *Sizing) {
 	}
 	if len(s.Fits) > 0 {
 		t.line("")
-		t.line("nodes with kube-proxy's defaults (maxPerCore 32768, min 131072)")
+		t.line("nodes with kube-proxy's defaults (maxPerCore 32768, min 131072)%s", strings.Replace(s.aloneText(), "on an otherwise empty node", "otherwise empty", 1))
 		t.line("  cores   up to 1.35  holds it   from 1.36  holds it")
 		for _, f := range s.Fits {
 			t.line("  %5d %12d  %-8s %11d  %s", f.Cores, f.Limit, f.Holds, f.LimitFrom136, f.HoldsFrom136)
@@ -74,7 +74,7 @@ func (t *text) sizeTables(s *Sizing) {
 	}
 	if len(s.Fills) > 0 {
 		t.line("")
-		t.line("how long the present limit of %d lasts", s.Fills[0].Limit)
+		t.line("how long the present limit of %d lasts%s", s.Fills[0].Limit, s.aloneText())
 		for _, f := range s.Fills {
 			t.line("  %-28s %-16s %d entries in the end", f.Case, fullAfter(f), f.SteadyEntries)
 		}
@@ -93,6 +93,9 @@ func fullAfter(f Fill) string {
 }
 
 func mdSizeTables(p func(string, ...any), s *Sizing) {
+	if alone := s.aloneText(); alone != "" && len(s.Growth)+len(s.Fits)+len(s.Fills) > 0 {
+		p("For this traffic alone%s:\n", alone)
+	}
 	if len(s.Growth) > 0 {
 		p("| traffic | entries | limit | memory when full |\n|---:|---:|---:|---:|")
 		for _, g := range s.Growth {

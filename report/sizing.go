@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Sizing constants.
@@ -91,8 +92,9 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	}
 	l.residences(s, n)
 	s.Residual = l.residual(n)
+	s.there = thereOn(n, nodes)
 	if s.compute(0, l.machine(nodes)) {
-		s.compare(*s.RecommendedLimit, nodes)
+		s.compare(nodes)
 	}
 	return s
 }
@@ -121,9 +123,9 @@ func (s *Sizing) compute(base uint64, m Machine) bool {
 	limit := recommended(needed, late)
 	s.NeededEntries, s.UncollectedEntries, s.RecommendedLimit = &needed, &late, &limit
 	s.memory(limit, m.EntryBytes)
-	s.timeouts(base)
+	s.shorten(base)
 	s.caveats()
-	s.settings(limit, m)
+	s.settings(m)
 	s.grow(needed, late)
 	s.fits(needed, late)
 	s.fill(base, m)
@@ -135,8 +137,9 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 	if n != nil {
 		load = l.loadOn(n.name, t)
 	}
+	rate, window := t.busiest()
 	p := SizingPart{
-		Traffic: t.info.Name, ArrivalsPerS: t.peakRate(), EntriesPerAttempt: load,
+		Traffic: t.info.Name, ArrivalsPerS: rate, overS: window, EntriesPerAttempt: load,
 		ResidenceS: t.info.Residence, State: t.info.ResidueState, Counted: t.info.Shape != "flood",
 	}
 	switch {
@@ -172,8 +175,23 @@ func (s *Sizing) flood() {
 		if p.Counted || p.Entries == nil {
 			continue
 		}
-		s.Notes = append(s.Notes, fmt.Sprintf("traffic %s is a flood: at %.0f packets/s it alone would need %d entries, and whoever sends twice as much needs twice that. No limit is a remedy; the sizes here are for the other traffic. Against a flood help dropping it before conntrack (raw table, NOTRACK), SYNPROXY, or shorter timeouts of unassured entries", p.Traffic, p.ArrivalsPerS, *p.Entries))
+		s.Notes = append(s.Notes, fmt.Sprintf("traffic %s is a flood: at %.0f packets/s it alone would need %d entries, and whoever sends twice as much needs twice that. No limit is a remedy; the sizes here are for the other traffic, but for those with shorter timeouts of its own. %s", p.Traffic, p.ArrivalsPerS, *p.Entries, strings.TrimSuffix(againstFlood(p.State), ".")))
 	}
+}
+
+// againstFlood is what helps against a flood whose entries end in that state. A
+// packet that is not tracked is not translated either, so it never comes to the
+// pods of a service; SYNPROXY wants SYNs that are not tracked.
+func againstFlood(state string) string {
+	s := "Limit its rate upstream, or drop it before conntrack (XDP, raw table)"
+	if timeouts[state] != "" {
+		s += fmt.Sprintf("; a shorter nf_conntrack_%s lets its entries go sooner", timeouts[state])
+	}
+	s += ". NOTRACK on the node is none for packets to a service: they would not be translated."
+	if state == "SYN_RECV" {
+		s += " SYNPROXY needs SYNs that are not tracked, so it belongs in front of the node."
+	}
+	return s
 }
 
 // uncollected is how many entries there are at worst that have expired, and that
@@ -212,13 +230,15 @@ func (s *Sizing) memory(limit, measured uint64) {
 	s.Notes = append(s.Notes, fmt.Sprintf("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of the limit (%d), which makes 8", limit/4))
 }
 
-// timeouts computes what halving and quartering each timeout would do.
-func (s *Sizing) timeouts(base uint64) {
-	sysctls := map[string]string{
-		"TIME_WAIT": "tcp_timeout_time_wait", "CLOSE": "tcp_timeout_close", "CLOSE_WAIT": "tcp_timeout_close_wait",
-		"ESTABLISHED": "tcp_timeout_established", "FIN_WAIT": "tcp_timeout_fin_wait", "LAST_ACK": "tcp_timeout_last_ack",
-		"SYN_SENT": "tcp_timeout_syn_sent", "SYN_RECV": "tcp_timeout_syn_recv", "UDP": "udp_timeout", "UDP_STREAM": "udp_timeout_stream",
-	}
+// timeouts are the kernel's settings of how long an entry stays in a state.
+var timeouts = map[string]string{
+	"TIME_WAIT": "tcp_timeout_time_wait", "CLOSE": "tcp_timeout_close", "CLOSE_WAIT": "tcp_timeout_close_wait",
+	"ESTABLISHED": "tcp_timeout_established", "FIN_WAIT": "tcp_timeout_fin_wait", "LAST_ACK": "tcp_timeout_last_ack",
+	"SYN_SENT": "tcp_timeout_syn_sent", "SYN_RECV": "tcp_timeout_syn_recv", "UDP": "udp_timeout", "UDP_STREAM": "udp_timeout_stream",
+}
+
+// shorten computes what halving and quartering each timeout would do.
+func (s *Sizing) shorten(base uint64) {
 	risks := map[string]string{
 		"TIME_WAIT":   "a port that is used again within the old connection's lifetime meets late packets of it more often",
 		"CLOSE":       "small: the connection was reset",
@@ -231,7 +251,7 @@ func (s *Sizing) timeouts(base uint64) {
 	var states []string
 	from := map[string]float64{}
 	for _, p := range s.Parts {
-		if p.Counted && p.ResidenceS > 0 && p.Entries != nil && sysctls[p.State] != "" && !slices.Contains(states, p.State) {
+		if p.Counted && p.ResidenceS > 0 && p.Entries != nil && timeouts[p.State] != "" && !slices.Contains(states, p.State) {
 			states = append(states, p.State)
 			from[p.State] = p.ResidenceS
 		}
@@ -255,8 +275,31 @@ func (s *Sizing) timeouts(base uint64) {
 			}
 			n := uint64(math.Ceil(max(0, sum) - slop))
 			s.Timeouts = append(s.Timeouts, TimeoutEffect{
-				Sysctl: "net.netfilter.nf_conntrack_" + sysctls[state], FromS: from[state], ToS: to,
+				Sysctl: "net.netfilter.nf_conntrack_" + timeouts[state], FromS: from[state], ToS: to,
 				NeededEntries: n, Limit: recommended(n, *s.UncollectedEntries), Risk: risks[state],
+			})
+		}
+	}
+	s.shortenFloods(risks)
+}
+
+// shortenFloods is the same for the timeouts that floods' entries stay for. Those
+// entries are among the numbers, at the rate of the run.
+func (s *Sizing) shortenFloods(risks map[string]string) {
+	for _, p := range s.Parts {
+		if p.Counted || p.Entries == nil || timeouts[p.State] == "" || p.ResidenceS <= 0 {
+			continue
+		}
+		for _, by := range []float64{2, 4} {
+			to := math.Floor(p.ResidenceS / by)
+			if to < 1 {
+				continue
+			}
+			n := *s.NeededEntries + uint64(math.Ceil(p.ArrivalsPerS*p.EntriesPerAttempt*to-slop))
+			s.Timeouts = append(s.Timeouts, TimeoutEffect{
+				Sysctl: "net.netfilter.nf_conntrack_" + timeouts[p.State], FromS: p.ResidenceS, ToS: to,
+				NeededEntries: n, Limit: recommended(n, *s.UncollectedEntries),
+				Risk: risks[p.State] + fmt.Sprintf(". With flood %s as it was, which needs %d entries by itself at %g s; twice the flood is twice that", p.Traffic, *p.Entries, p.ResidenceS),
 			})
 		}
 	}

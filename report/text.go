@@ -329,8 +329,8 @@ func (t *text) sizing(s *Sizing) {
 	}
 	t.line("")
 	t.line("sizing")
-	if s.RunNeeded != nil {
-		t.para("  this run: ", fmt.Sprintf("a limit of %d would have held it: %s", *s.RunNeeded, s.RunNeededHow))
+	if run := s.runText(); run != "" {
+		t.para("  this run: ", run)
 	}
 	if s.NeededEntries != nil {
 		t.para("  for good: ", fmt.Sprintf("%d entries in the steady state%s, on a node that tracks nothing else; recommended limit %d with as many buckets, %s", *s.NeededEntries, s.lateText(), *s.RecommendedLimit, memoryText(s)))
@@ -343,6 +343,9 @@ func (t *text) sizing(s *Sizing) {
 	}
 	for _, e := range s.Timeouts {
 		t.para("    ", fmt.Sprintf("%s %g s -> %g s: %d entries, limit %d. Risk: %s", strings.TrimPrefix(e.Sysctl, "net.netfilter."), e.FromS, e.ToS, e.NeededEntries, e.Limit, e.Risk))
+	}
+	if all := s.inAllText(); all != "" {
+		t.para("  in all:   ", all)
 	}
 	for _, n := range s.Notes {
 		t.para("  - ", plain(n))
@@ -368,7 +371,7 @@ func partText(p SizingPart) string {
 	case p.Given:
 		s += " " + perSecond(p.ArrivalsPerS)
 	default:
-		s += fmt.Sprintf(" %s in its busiest 5 s", perSecond(p.ArrivalsPerS))
+		s += fmt.Sprintf(" %s in its busiest %.2g s", perSecond(p.ArrivalsPerS), p.overS)
 	}
 	switch {
 	case p.Held > 0 && p.Given:
@@ -401,7 +404,7 @@ func memoryText(s *Sizing) string {
 	if lo != hi {
 		text = lo + " to " + hi + " when full"
 	}
-	if s.PresentLimit != nil && *s.PresentLimit >= *s.RecommendedLimit {
+	if s.PresentLimit != nil && *s.PresentLimit >= *s.RecommendedLimit && s.besides() == 0 {
 		text += fmt.Sprintf(" (the present limit of %d is no lower: leave it)", *s.PresentLimit)
 	}
 	return text
