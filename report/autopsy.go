@@ -260,12 +260,13 @@ func (l *log) looked(it *item) *autopsies {
 	return count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
 }
 
-// between are the class's look-ups of attempts due from a to b.
+// between are the class's look-ups of attempts due from a to b, which are edges
+// of bins: a due time on an edge belongs to the later bin.
 func (v *lane) between(c class, a, b float64) *autopsies {
 	sum := &autopsies{}
 	list := v.autopsies[c]
-	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
-	for ; i < len(list) && list[i].due < b+slop; i++ {
+	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-1e-9 })
+	for ; i < len(list) && list[i].due < b-1e-9; i++ {
 		if list[i].is != uint8(unclear) {
 			sum[list[i].is]++
 		}

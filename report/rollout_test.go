@@ -575,3 +575,32 @@ func TestSilenceWithoutEndpoints(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"no_endpoint": 300}, run(false))
 	assert.Equal(t, map[string]uint64{"stale_backend": 150, "unknown": 150}, run(true))
 }
+
+// In the step in which the last endpoint went, each failure that is recorded says
+// when it was sent; where one is not, it may have been before. A look-up belongs
+// to one step only.
+func TestStepInWhichTheLastEndpointWent(t *testing.T) {
+	run := func(unrecorded float64) *Findings {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+		s.endpoints(-0.4, "1 RS")
+		s.endpoints(3.005)
+		for i := range 600 {
+			due := float64(i) / 100
+			if due <= 3.005 {
+				s.enter(due)
+				s.ok("web", due)
+				continue
+			}
+			s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 0, "", false)
+		}
+		s.records = slices.DeleteFunc(s.records, func(r runlog.Record) bool { return r.Failure != nil && r.Failure.Due == unrecorded })
+		return s.analyze()
+	}
+	f := run(0)
+	assert.Equal(t, map[string]uint64{"no_endpoint": 299}, causesOf(f))
+	assert.Equal(t, uint64(299), f.Causes[0].Proof.Autopsies)
+	f = run(3.05)
+	require.Equal(t, map[string]uint64{"no_endpoint": 290, "unknown": 9}, causesOf(f))
+	assert.Equal(t, uint64(290), f.Causes[0].Proof.Autopsies)
+	assert.Equal(t, uint64(8), f.Causes[1].Proof.Autopsies, "that due at 3.1 s is of the next step")
+}
