@@ -101,7 +101,7 @@ func (l *log) findings() *Findings {
 	f := &Findings{
 		Format: FormatVersion, Doubts: []string{}, NotMeasured: []string{}, Spikes: []Spike{}, Traffic: []Traffic{},
 		Backends: []Backend{}, Nodes: []Node{}, UndoErrors: []string{},
-		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0,
+		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0, ipvs: l.cluster.ipvs,
 	}
 	if h := l.header; h != nil {
 		f.Scenario, f.Target, f.Environment = h.Scenario, h.Target, environment(h)

@@ -31,6 +31,7 @@ type cluster struct {
 	services map[string]*endpointLog
 	planes   map[string][]plane // by node
 	failures map[string]string  // of readings, by node: the first
+	ipvs     bool               // some reading was of IPVS
 	acts     []*act
 	going    []*act  // those that latencies can still belong to
 	dropped  uint64  // occurrences beyond maxActs
@@ -88,6 +89,7 @@ func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
 		c.planes, c.failures = map[string][]plane{}, map[string]string{}
 	}
 	l.node(node)
+	c.ipvs = c.ipvs || d.Mode == "ipvs"
 	if d.Failed != "" && c.failures[node] == "" {
 		c.failures[node] = d.Failed
 	}

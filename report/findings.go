@@ -67,6 +67,7 @@ type Findings struct {
 	Timeline    Timeline    `json:"timeline" jsonschema_description:"The run as series, thinned out for plotting."`
 
 	unsound []string // see Unsound
+	ipvs    bool     // some node's dataplane is IPVS
 	aborted bool     // ended early, as abort_on asked
 }
 
@@ -160,6 +161,8 @@ type Evidence struct {
 	Autopsies      uint64            `json:"autopsies" jsonschema_description:"Failed attempts of the same kind that were looked up in the node's table."`
 	AutopsiesAgree uint64            `json:"autopsies_agree" jsonschema_description:"Of those, how many were found as this cause predicts."`
 	Shared         bool              `json:"shared" jsonschema_description:"Other traffic competed for the same increments, which were split by offered connections."`
+
+	kept uint64 // of those looked up, whose entry was there from before, where rules led no more
 }
 
 // Spike is what an action did to the traffic: each time it was done is one.

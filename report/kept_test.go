@@ -1,0 +1,51 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report/runlog"
+)
+
+// Of those that were led to a pod that is gone, some were led by rules that were
+// out of date, and some by an entry that outlived these.
+func TestEntriesThatOutliveTheRules(t *testing.T) {
+	run := func(mode string, later ...float64) *Findings {
+		s, _ := hangRun(t)
+		for i := range s.records {
+			if d := s.records[i].Dataplane; d != nil {
+				d.Mode = mode
+			}
+		}
+		for _, due := range later {
+			s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 1, "SYN_SENT", false)
+		}
+		return s.analyze()
+	}
+	f := run("nftables")
+	require.Equal(t, staleBackend, f.Causes[0].Cause)
+	assert.NotContains(t, f.Causes[0].Evidence, "from before")
+	assert.Empty(t, keptAdvice(f), "all were sent while the rules were out of date")
+
+	f = run("nftables", 11.001)
+	assert.Contains(t, f.Causes[0].Evidence, "; 1 of them was sent when its node's rules led there no more: its entry was there from before")
+	f = run("nftables", 9.03, 11.001, 12.001)
+	assert.Contains(t, f.Causes[0].Evidence, "; 2 of them were sent when their node's rules led there no more: their entries were there from before", "at 9.03 s no reading had shown the new rules yet")
+	why := keptAdvice(f)
+	require.Len(t, why, 1)
+	assert.Contains(t, why[0], "2 attempts looked up were sent when the rules led there no more")
+	assert.Contains(t, why[0], "conntrack -D -p tcp --orig-dst SERVICE --reply-src POD")
+	why = keptAdvice(run("ipvs", 11.001))
+	assert.Contains(t, why[0], "1 attempt looked up was sent")
+	assert.Contains(t, why[0], "expire_nodest_conn=1")
+	assert.NotContains(t, why[0], "conntrack -D", "that deletes none of IPVS's own")
+}
+
+// Of a single one, and where all were led by old entries, it reads as it should.
+func TestWhereEntriesLedInWords(t *testing.T) {
+	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: the entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1))
+	assert.Equal(t, ", although their node's rules led there no more: the entries were there from before", keptText(5, 5))
+	assert.Empty(t, keptText(5, 0))
+}
