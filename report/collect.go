@@ -510,6 +510,9 @@ func (l *log) addEvent(r *runlog.Record) {
 		l.addProxyMetrics(r.Host, e)
 		return // numbers to add up
 	}
+	if e.Kind == "proxy" && e.Name == "synced" {
+		l.addSync(r.Host, r.T, e)
+	}
 	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" && e.Name == "ended" {
 		p.begun()
 	}

@@ -284,8 +284,8 @@ type Ports struct {
 // Stale is how far a node's dataplane was from the endpoints of the API server.
 type Stale struct {
 	MaxBackends  uint64         `json:"max_backends" jsonschema_description:"Most backends at once that new connections were sent to and should not have been."`
-	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed."`
-	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed."`
+	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed, at most: up to the first reading that did not show it."`
+	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed, at most: up to the first reading that showed it."`
 	MaxDrainingS float64        `json:"max_draining_s" jsonschema_description:"Longest time, in s, for which IPVS kept a backend with weight 0."`
 	UnreadS      float64        `json:"unread_s" jsonschema_description:"For how long, in s, the dataplane could not be read, so that nothing is known."`
 	Backends     []StaleBackend `json:"backends" jsonschema_description:"Stale ones first, then the longest."`
@@ -303,6 +303,8 @@ type StaleBackend struct {
 	SeenS   float64 `json:"seen_s" jsonschema_description:"Run time in s of the last reading that still showed it."`
 	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first reading in which it was over, or of the log's end."`
 	Ended   bool    `json:"ended" jsonschema_description:"Whether it was over when the log ended."`
+
+	by float64 // when it was over at the latest: to_s, or when the proxy had said so before; 0 for to_s
 }
 
 // ThresholdResult is one threshold and what was measured.

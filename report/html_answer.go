@@ -179,11 +179,15 @@ func advise(f *Findings) advice {
 
 // otherAdvice is for attempts that failed while the table held.
 func otherAdvice(f *Findings) advice {
-	behind, read := 0.0, false
+	var longest *Stale
 	for _, n := range f.Nodes {
-		if n.Stale != nil {
-			behind, read = max(behind, n.Stale.MaxS), true
+		if n.Stale != nil && (longest == nil || n.Stale.MaxS > longest.MaxS) {
+			longest = n.Stale
 		}
+	}
+	behind := 0.0
+	if longest != nil {
+		behind = longest.MaxS
 	}
 	failing := 0.0
 	for _, s := range f.Spikes {
@@ -203,23 +207,23 @@ func otherAdvice(f *Findings) advice {
 		}
 	case remedies[top].Do != "":
 		return remedies[top]
-	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
+	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
-	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
+	case outlivedRules(f, failing > 3*behind+1): // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
-			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, goes on failing until that is removed or expires.", seconds(failing), moment(behind)), f.lingering()},
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, goes on failing until that is removed or expires.", seconds(failing), stretch(behind)), f.lingering()},
 		}
 	}
 	if n, healed := hungProxy(f); healed != nil {
 		return advice{
 			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch how old its last synchronisation is, and restart one that hangs.", n),
-			Why: append([]string{fmt.Sprintf("A backend was out of date for up to %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", moment(behind), spikeName(healed))}, keptAdvice(f)...),
+			Why: append([]string{fmt.Sprintf("A backend was out of date for %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", longest.Longest(), spikeName(healed))}, keptAdvice(f)...),
 		}
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
-		Why: []string{fmt.Sprintf("A backend was out of date for up to %s. Pods that are told to end serve on during a preStop sleep.", moment(behind))},
+		Why: []string{fmt.Sprintf("A backend was out of date for %s. Pods that are told to end serve on during a preStop sleep.", longest.Longest())},
 	}
 }
 

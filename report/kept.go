@@ -55,6 +55,21 @@ func keptText(n, kept uint64) string {
 	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: their entries were there from before", kept)
 }
 
+// outlived says whether most of the looked up attempts that were led astray were
+// by entries from before, where rules led there no more. It is not known where
+// none was looked up.
+func (c *Cause) outlived() (most, known bool) {
+	return 2*c.Proof.kept > c.Proof.AutopsiesAgree, c.Proof.AutopsiesAgree > 0
+}
+
+// outlivedRules is that of the main cause; guess where it is not known.
+func outlivedRules(f *Findings, guess bool) bool {
+	if most, known := f.Causes[0].outlived(); known {
+		return most
+	}
+	return guess
+}
+
 // keptAdvice says so where rules that were right again did not help all: entries
 // that were made before outlive them.
 func keptAdvice(f *Findings) []string {

@@ -33,7 +33,7 @@ func TestStaleRules(t *testing.T) {
 	assert.InDelta(t, 9.0, *f.Spikes[2].StoppedS, 1e-9)
 	require.NotNil(t, f.Reproduced)
 	assert.True(t, *f.Reproduced)
-	assert.Contains(t, f.Headline, "node1 kept up to 2 stale backends, for 6.0 s of that time")
+	assert.Contains(t, f.Headline, "node1 kept up to 2 stale backends, for 5.8 s to 6.0 s of that time")
 	out := strings.Join(strings.Fields(render(t, "text", f)), " ")
 	assert.Contains(t, out, "it went on until heal began")
 	assert.Contains(t, out, "before it 199/s failed, and none of those due from 9.0 s")

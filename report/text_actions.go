@@ -270,11 +270,19 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst == nil || worst.Stale.UnreadS > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	of, most := worst.Stale.during(*s.StartS, *s.EndS)
+	least, most, atOnce := worst.Stale.during(*s.StartS, *s.EndS)
+	outlived, known := s.Causes[0].outlived()
+	if !known {
+		outlived = most < (*s.EndS-*s.StartS)/2
+	}
 	switch {
-	case of >= (*s.EndS-*s.StartS)/2:
-		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(most, "stale backend"), stretch(of))
-	case worst.Stale.Other > 0:
+	case !outlived && most > 0:
+		kept := plural(atOnce, "stale backend")
+		if atOnce > 1 {
+			kept = "up to " + kept
+		}
+		return fmt.Sprintf(": %s kept %s, for %s of that time", worst.Name, kept, within(least, most))
+	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
 	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s%s", stretch(worst.Stale.MaxS), drainedInto(f))
@@ -296,26 +304,37 @@ func drainedInto(f *Findings) string {
 }
 
 // during is for how much of a stretch of time any of the listed backends was
-// stale, in s, and how many of them at once.
-func (s *Stale) during(from, to float64) (sum float64, most uint64) {
+// stale, in s, at least and at most, and how many of them at once.
+func (s *Stale) during(from, to float64) (least, most float64, atOnce uint64) {
 	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool {
-		return b.What != "stale" || b.ToS <= from || b.FromS >= to
+		return b.What != "stale" || b.over() <= from || b.FromS >= to
 	})
 	slices.SortFunc(list, func(x, y StaleBackend) int { return cmp.Compare(x.FromS, y.FromS) })
 	for i, b := range list {
 		var now uint64
 		for _, c := range list[:i+1] {
-			if c.ToS > b.FromS {
+			if c.over() > b.FromS {
 				now++
 			}
 		}
-		most = max(most, now)
-		if a := max(from, b.FromS); min(to, b.ToS) > a {
-			sum += min(to, b.ToS) - a
-			from = min(to, b.ToS)
+		atOnce = max(atOnce, now)
+	}
+	return covered(list, from, to, func(b *StaleBackend) float64 { return b.SeenS }),
+		covered(list, from, to, (*StaleBackend).over), atOnce
+}
+
+// covered is how much of a stretch of time the backends, in order of from_s,
+// cover up to when each ends.
+func covered(list []StaleBackend, from, to float64, end func(*StaleBackend) float64) (sum float64) {
+	for i := range list {
+		b := &list[i]
+		a, z := max(from, b.FromS), min(to, end(b))
+		if z > a {
+			sum += z - a
+			from = z
 		}
 	}
-	return sum, most
+	return sum
 }
 
 // stretch is a length of time for people.
