@@ -173,8 +173,8 @@ type Spike struct {
 	BeginS         float64           `json:"begin_s" jsonschema_description:"Run time in s at which the action began."`
 	DoneS          *float64          `json:"done_s" jsonschema_description:"Run time in s at which its effect was complete; null where the log does not say."`
 	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
-	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due, which can be a timeout before its begin; null without any."`
-	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
+	StartS         *float64          `json:"start_s" jsonschema_description:"Begin of the step of the load series in which the first of the attempts that failed was due, in s of run time, which can be a timeout before its begin; null without any."`
+	EndS           *float64          `json:"end_s" jsonschema_description:"End of the step in which the last of them was due; null without any."`
 	Nodes          []string          `json:"nodes" jsonschema_description:"Nodes it was done to; empty where it is not done to nodes, or was to all."`
 	FailedBy       map[string]uint64 `json:"failed_by" jsonschema_description:"Attempts due between start_s and end_s that failed, by the node they entered by; empty where there is one node only."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
@@ -188,10 +188,16 @@ type Spike struct {
 	StoppedS       *float64          `json:"stopped_s" jsonschema_description:"Run time in s from which no attempt failed any more for at least 2 s, although they did before the action; null where they did not, or went on."`
 	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
 	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
-	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end."`
+	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end: false also where failures end with what the next action does."`
 	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Events         []string          `json:"events" jsonschema_description:"Kubernetes' Events of the type Warning about nodes and the run's pods, and all about nodes, that came from its begin to end_s: at the same time, which makes none of them a cause; at most 5."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
+
+	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
+	// toEnd says that it had not recovered where the traffic ended, and next
+	// which action began before it had.
+	toEnd bool
+	next  string
 }
 
 // Backend is what one pod served.

@@ -54,7 +54,7 @@ func TestLostConnectionsAreNotHidden(t *testing.T) {
 func TestHeadlineOfAnAction(t *testing.T) {
 	s := Spike{Action: "to-zero", Kind: "scale", Number: 1, BeginS: 2, StartS: ref(2.0), EndS: ref(6.0), Failures: 799, Causes: []Cause{{Cause: drainingBackend, Share: 1}}}
 	f := &Findings{Spikes: []Spike{s}, Causes: []Cause{{Cause: drainingBackend, Failures: 807}}}
-	assert.Contains(t, spikeHeadline(f, &s), "799 of the 807 attempts that failed did so when to-zero (scale) began, for 4.0 s, 100 % of them because of draining_backend")
+	assert.Contains(t, spikeHeadline(f, &s), "799 of the 807 attempts that failed did so when to-zero (scale) began, for about 4.0 s, 100 % of them because of draining_backend")
 	f.Causes[0].Failures = 799
 	assert.Contains(t, spikeHeadline(f, &s), "799 attempts failed when to-zero (scale) began")
 }

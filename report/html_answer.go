@@ -192,7 +192,8 @@ func otherAdvice(f *Findings) advice {
 	failing := 0.0
 	for _, s := range f.Spikes {
 		if s.StartS != nil && s.EndS != nil {
-			failing = max(failing, *s.EndS-*s.StartS)
+			from, to, _ := s.lasted()
+			failing = max(failing, to-from)
 		}
 	}
 	switch top, _, _ := mainCause(f); {

@@ -95,6 +95,14 @@ func (b *bins) at(k int64) *bin {
 	return &b.last[k&(binPage-1)]
 }
 
+// get returns the bin, nil where there is none.
+func (b *bins) get(k int64) *bin {
+	if page := b.pages[k>>6]; page != nil {
+		return &page[k&(binPage-1)]
+	}
+	return nil
+}
+
 // all are the bins in which something was counted, in order of time.
 func (b *bins) all() iter.Seq2[int64, *bin] {
 	return func(yield func(int64, *bin) bool) {

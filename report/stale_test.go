@@ -68,6 +68,6 @@ func TestOutOfDateForAPartOfTheTime(t *testing.T) {
 	}
 	f := s.analyze()
 	require.Equal(t, map[string]uint64{"stale_backend": 32}, causesOf(f))
-	assert.True(t, strings.Contains(f.Headline, ": node1 kept 1 stale backend, for at most 400 ms of that time"), f.Headline)
+	assert.True(t, strings.Contains(f.Headline, ": node1 kept 1 stale backend, for at most 350 ms of that time"), f.Headline)
 	assert.Contains(t, advise(f).Do, "nodes sent to pods that were gone")
 }

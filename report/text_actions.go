@@ -149,7 +149,8 @@ func costText(s *Spike, next string) string {
 		return fmt.Sprintf("no attempt failed of those due to %s", seconds(*s.WatchedToS))
 	}
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(*s.StartS), seconds(*s.EndS), percent(s.PeakErrorRatio))
+	from, to, _ := s.lasted()
+	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(from), seconds(to), percent(s.PeakErrorRatio))
 	if len(s.FailedBy) > 0 {
 		var all uint64
 		for _, n := range s.FailedBy {
@@ -164,6 +165,8 @@ func costText(s *Spike, next string) string {
 	case s.Recovered:
 	case next != "":
 		fmt.Fprintf(b, "; it went on until %s began", next)
+	case s.toEnd:
+		b.WriteString("; it went on until the traffic ended")
 	default:
 		b.WriteString("; it was not seen to recover")
 	}
@@ -219,7 +222,8 @@ func worstSpike(f *Findings) *Spike {
 
 // spikeHeadline is the answer where an action cost attempts and the table held.
 func spikeHeadline(f *Findings, s *Spike) string {
-	when := fmt.Sprintf("from %s after %s began", stretch(*s.StartS-s.BeginS), spikeName(s))
+	from, to, exact := s.lasted()
+	when := fmt.Sprintf("from %s after %s began", stretch(from-s.BeginS), spikeName(s))
 	if *s.StartS <= s.BeginS {
 		when = fmt.Sprintf("when %s began", spikeName(s))
 	}
@@ -227,7 +231,16 @@ func spikeHeadline(f *Findings, s *Spike) string {
 	if _, _, all := mainCause(f); all > s.Failures {
 		what = fmt.Sprintf("%d of the %d attempts that failed did so", s.Failures, all)
 	}
-	text := fmt.Sprintf("%s %s, for %s", what, when, stretch(*s.EndS-*s.StartS))
+	text := what + " " + when
+	switch {
+	case !exact:
+		text += ", for about " + stretch(to-from)
+	case to > from:
+		text += ", for " + stretch(to-from)
+	}
+	if s.toEnd {
+		text += " until the traffic ended"
+	}
 	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
 		text += fmt.Sprintf(", %s of them because of %s%s", percent(s.Causes[0].Share), s.Causes[0].Cause, mechanism(f, s))
 	}
@@ -270,10 +283,14 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst == nil || worst.Stale.UnreadS > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	least, most, atOnce := worst.Stale.during(*s.StartS, *s.EndS)
+	from, to, _ := s.lasted()
+	if to <= from { // one attempt's
+		from, to = *s.StartS, *s.EndS
+	}
+	least, most, atOnce := worst.Stale.during(from, to)
 	outlived, known := s.Causes[0].outlived()
 	if !known {
-		outlived = most < (*s.EndS-*s.StartS)/2
+		outlived = most < (to-from)/2
 	}
 	switch {
 	case !outlived && most > 0:
