@@ -143,7 +143,9 @@ func TestInconclusiveIsDoubted(t *testing.T) {
 func TestHeadlineOfAPodThatWentOnTakingIn(t *testing.T) {
 	s := Spike{Action: "take-out", Kind: "delete_pod", Number: 1, BeginS: 6, StartS: ref(18.0), EndS: ref(21.0), Failures: 60, Causes: []Cause{{Cause: staleBackend, Share: 1}}}
 	f := &Findings{Spikes: []Spike{s}, Nodes: []Node{{Name: "node1", Stale: &Stale{MaxS: 0.4}}}, Backends: []Backend{{Name: "web-1", Service: "web", DrainingShare: ref(0.499)}}}
-	assert.Contains(t, spikeHeadline(f, &s), "although no rule did for longer than 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	assert.Contains(t, spikeHeadline(f, &s), ": entries from before still led them to pods that were gone; the rules of node1 did for at most 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	f.ipvs = true
+	assert.Contains(t, spikeHeadline(f, &s), ": clients used source ports again, and IPVS kept sending those to pods that were gone; the rules of node1 did for at most 400 ms; while")
 	f.Backends[0].DrainingShare = ref(0.02)
 	assert.NotContains(t, spikeHeadline(f, &s), "terminating")
 }

@@ -213,7 +213,7 @@ func otherAdvice(f *Findings) advice {
 	case outlivedRules(f, failing > 3*behind+1): // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
-			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, goes on failing until that is removed or expires.", seconds(failing), stretch(behind)), f.lingering()},
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: whoever has an old entry is led by it, whatever the rules say.", stretch(failing), stretch(behind)), f.lingering()},
 		}
 	}
 	if n, healed := hungProxy(f); healed != nil {

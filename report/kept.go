@@ -87,9 +87,21 @@ func wasWere(n uint64) string {
 	return "were"
 }
 
+// datagrams says whether that traffic sends datagrams.
+func (f *Findings) datagrams(traffic string) bool {
+	return slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Name == traffic && t.Shape == "udp" })
+}
+
 // sendsDatagrams says whether any traffic does.
 func (f *Findings) sendsDatagrams() bool {
 	return slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Shape == "udp" })
+}
+
+func (f *Findings) protocol() string {
+	if f.sendsDatagrams() {
+		return "udp"
+	}
+	return "tcp"
 }
 
 // oldEntries says for how long the entries of a pod that has gone stay, and what

@@ -43,6 +43,39 @@ func TestEntriesThatOutliveTheRules(t *testing.T) {
 	assert.NotContains(t, why[0], "conntrack -D", "that deletes none of IPVS's own")
 }
 
+// Each advice to delete entries names those that are meant, and no others.
+func TestAdviceDeletesNoMoreThanIsMeant(t *testing.T) {
+	of := func(shape, cause string) []string {
+		f := behindFor(0.006, 7)
+		f.Causes[0].Cause, f.Traffic[0].Shape = cause, shape
+		f.Environment.Timeouts = map[string]float64{"udp_timeout": 30, "udp_timeout_stream": 120, "tcp_timeout_syn_sent": 120}
+		return advise(&f).Why
+	}
+	udp := of("udp", staleBackend)[1]
+	assert.Contains(t, udp, "Each datagram renews such an entry for 30 s (nf_conntrack_udp_timeout), or 120 s (nf_conntrack_udp_timeout_stream) once there were answers, so that it never expires while a client goes on sending")
+	assert.Contains(t, udp, "conntrack -D -p udp --orig-dst SERVICE --reply-src POD, ")
+	assert.Contains(t, of("short_lived", staleBackend)[1], "stays for 120 s (nf_conntrack_tcp_timeout_syn_sent)")
+	assert.Contains(t, of("short_lived", untranslated)[1], "conntrack -D -p tcp --orig-dst SERVICE --reply-src SERVICE, ")
+}
+
+// Datagrams are not sent again, so that no step is theirs.
+func TestNoRetriesOfDatagrams(t *testing.T) {
+	of := func(shape string, longest float64) chart {
+		f := &Findings{Traffic: []Traffic{{Name: "a", Shape: shape}}, Timeline: Timeline{Latency: []LatencySeries{{
+			Traffic: "a", StepS: 1, T: []float64{0}, P50Ms: []*float64{ref(1.0)}, P90Ms: []*float64{ref(2.0)}, P99Ms: []*float64{ref(3.0)}, MaxMs: []*float64{ref(longest)},
+		}}}}
+		c := &charts{f: f}
+		c.latency()
+		require.Len(t, c.over, 1)
+		return c.over[0]
+	}
+	for _, longest := range []float64{26, 1200} {
+		assert.NotContains(t, of("udp", longest).Note, "SYN")
+		assert.Empty(t, of("udp", longest).Lines)
+		assert.Contains(t, of("short_lived", longest).Note, "TCP sends a lost SYN again")
+	}
+}
+
 // Of a single one, and where all were led by old entries, it reads as it should.
 func TestWhereEntriesLedInWords(t *testing.T) {
 	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: the entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1))

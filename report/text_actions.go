@@ -302,7 +302,11 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s%s", stretch(worst.Stale.MaxS), drainedInto(f))
+	rules := fmt.Sprintf("the rules of %s did for at most %s", worst.Name, stretch(worst.Stale.MaxS))
+	if f.ipvs {
+		return fmt.Sprintf(": clients used source ports again, and IPVS kept sending those to pods that were gone; %s%s", rules, drainedInto(f))
+	}
+	return fmt.Sprintf(": entries from before still led them to pods that were gone; %s%s", rules, drainedInto(f))
 }
 
 // drainedInto says which pod most went on to take in what old entries led to
