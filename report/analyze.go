@@ -406,6 +406,10 @@ func (l *log) notMeasured(f *Findings) []string {
 	for _, k := range l.lossOrder {
 		if (k.What == "failures" || k.What == "autopsies") && l.losses[k] > 0 {
 			what, was := k.What, "were"
+			if k.What == "autopsies" {
+				out = append(out, fmt.Sprintf("%s of failed attempts %s not made: %s", plural(l.losses[k], "look-up"), wasWere(l.losses[k]), k.Why))
+				continue
+			}
 			if l.losses[k] == 1 {
 				what, was = strings.TrimSuffix(k.What, "s"), "was"
 			}

@@ -82,3 +82,16 @@ func TestWhereEntriesLedInWords(t *testing.T) {
 	assert.Equal(t, ", although their node's rules led there no more: the entries were there from before", keptText(5, 5))
 	assert.Empty(t, keptText(5, 0))
 }
+
+// Look-ups that were not made are not told as if they had been.
+func TestLookUpsThatWereNotMade(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
+	s.fill("web", 50, 0, 5)
+	s.records = append(s.records,
+		runlog.Record{Host: "controller", T: 5, Loss: &runlog.Loss{What: "autopsies", Count: 539, Why: "more attempts failed than are looked up, at most 20 a second"}},
+		runlog.Record{Host: "client", T: 5, Loss: &runlog.Loss{What: "failures", Count: 2, Why: "too many"}},
+	)
+	f := s.analyze()
+	assert.Contains(t, f.NotMeasured, "539 look-ups of failed attempts were not made: more attempts failed than are looked up, at most 20 a second")
+	assert.Contains(t, f.NotMeasured, "2 failures were counted and not recorded one by one: too many")
+}
