@@ -1,6 +1,7 @@
 package report
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -210,4 +211,43 @@ func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
 	assert.False(t, *f.Reproduced)
 	assert.Contains(t, render(t, "junit", f), `name="expect: table_full &gt; 10"`)
 	assert.Contains(t, render(t, "markdown", f), "not shown")
+}
+
+// From when to when attempts failed is said as their records say it, not by the
+// steps they are counted in; and that nothing ended it but the traffic.
+func TestWhenAttemptsFailedAroundAnAction(t *testing.T) {
+	run := func(until float64, unrecorded float64) *Findings {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 8))
+		s.act("late", "restart_proxy", 1, 1.501, 1.9, "")
+		for i := range 800 {
+			due := float64(i) / 100
+			if due >= 1.85 && due < until-0.001 && i%2 == 1 {
+				s.fail("web", due, runlog.ConnectTimeout, 1)
+				continue
+			}
+			s.enter(due)
+			s.ok("web", due)
+		}
+		s.records = slices.DeleteFunc(s.records, func(r runlog.Record) bool { return r.Failure != nil && r.Failure.Due == unrecorded })
+		return s.analyze()
+	}
+	f := run(2.5, 0)
+	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "33 attempts failed from 349 ms after late (restart_proxy) began, for 640 ms")
+	assert.Equal(t, []string{"1.850 s", "2.490 s", "yes"}, []string{f.Spikes[0].DueFrom(), f.Spikes[0].DueTo(), f.Spikes[0].Calmed()})
+	assert.InDelta(t, 1.8, *f.Spikes[0].StartS, 1e-9, "the step, as summary.json says")
+	f = run(2.5, 2.45)
+	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "from 299 ms after late (restart_proxy) began, for about 700 ms", "one in the last step is not known")
+	assert.Equal(t, "about 1.8 s", f.Spikes[0].DueFrom())
+	f = run(8, 0)
+	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "for 6.1 s until the traffic ended")
+	assert.Equal(t, "no, to the end of the traffic", f.Spikes[0].Calmed())
+	assert.Contains(t, actionLines(f)[0], "; it went on until the traffic ended")
+	f = run(7, 0)
+	assert.NotContains(t, spikeHeadline(f, &f.Spikes[0]), "until the traffic ended")
+	assert.Equal(t, "no", f.Spikes[0].Calmed(), "1 s without a failure is not enough")
+	f = run(1.86, 0)
+	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "1 attempt failed from 349 ms after late (restart_proxy) began.")
+
+	s, _ := hangRun(t)
+	assert.Equal(t, "not before heal", s.analyze().Spikes[1].Calmed())
 }

@@ -108,7 +108,7 @@ func (l *log) findings() *Findings {
 	f := &Findings{
 		Format: FormatVersion, Doubts: []string{}, NotMeasured: []string{}, Spikes: []Spike{}, Traffic: []Traffic{},
 		Backends: []Backend{}, Nodes: []Node{}, UndoErrors: []string{},
-		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0,
+		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0, ipvs: l.cluster.ipvs,
 	}
 	if h := l.header; h != nil {
 		f.Scenario, f.Target, f.Environment = h.Scenario, h.Target, environment(h)
@@ -416,6 +416,10 @@ func (l *log) notMeasured(f *Findings) []string {
 	for _, k := range l.lossOrder {
 		if (k.What == "failures" || k.What == "autopsies") && l.losses[k] > 0 {
 			what, was := k.What, "were"
+			if k.What == "autopsies" {
+				out = append(out, fmt.Sprintf("%s of failed attempts %s not made: %s", plural(l.losses[k], "look-up"), wasWere(l.losses[k]), k.Why))
+				continue
+			}
 			if l.losses[k] == 1 {
 				what, was = strings.TrimSuffix(k.What, "s"), "was"
 			}

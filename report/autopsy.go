@@ -79,6 +79,7 @@ type autopsy struct {
 	addr         uint32  // index in log.addrs of what the entry leads to
 	seen         uint8   // finding, if the address was usable all the time
 	is           uint8   // finding, set by decide
+	kept         bool    // the rules led there no more when it was sent, so that its entry is from before
 }
 
 func (l *log) addAutopsy(r *runlog.Record) {
@@ -177,6 +178,9 @@ func (l *log) decideAll(v *lane, c class, list []autopsy) {
 		if l.ambiguous(v.t, &list[i]) {
 			list[i].is = uint8(unclear)
 		}
+		if f := finding(list[i].is); f == staleDNAT || f == drainDNAT {
+			list[i].kept = l.unruled(v.node, v.t.info.To, l.addrs[list[i].addr], list[i].due+float64(list[i].sent))
+		}
 	}
 }
 
@@ -260,17 +264,15 @@ func (l *log) looked(it *item) *autopsies {
 	return count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
 }
 
-// between are the class's look-ups of attempts due from a to b.
-func (v *lane) between(c class, a, b float64) *autopsies {
-	sum := &autopsies{}
+// between are the class's look-ups of attempts due from a to b, which are edges
+// of bins: a due time on an edge belongs to the later bin.
+func (v *lane) between(c class, a, b float64) []autopsy {
 	list := v.autopsies[c]
-	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
-	for ; i < len(list) && list[i].due < b+slop; i++ {
-		if list[i].is != uint8(unclear) {
-			sum[list[i].is]++
-		}
+	first := func(at float64) int {
+		return sort.Search(len(list), func(i int) bool { return list[i].due >= at-1e-9 })
 	}
-	return sum
+	i := first(a)
+	return list[i:max(i, first(b))]
 }
 
 // isBackend says whether addr is a pod of the service. Without the header it

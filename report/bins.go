@@ -47,6 +47,17 @@ func (b *bins) at(k int64) *bin {
 	return &b.last[k&(binPage-1)]
 }
 
+// get returns the bin, nil where there is none.
+func (b *bins) get(k int64) *bin {
+	if page := b.pages[k>>4]; page != nil {
+		return &page[k&(binPage-1)]
+	}
+	if i, ok := b.summed(k >> 4); ok {
+		return &b.sums[i].bin
+	}
+	return nil
+}
+
 func (b *bins) summed(page int64) (int, bool) {
 	return slices.BinarySearchFunc(b.sums, page, func(f foldedPage, page int64) int { return cmp.Compare(f.page, page) })
 }

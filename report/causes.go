@@ -63,6 +63,7 @@ type tally struct {
 	hosts    map[string]bool
 	kinds    map[*lane]map[class]bool
 	looked   autopsies // of kinds, between from and to
+	kept     uint64    // of looked: an entry of before led them where no rule did any more
 	agree    found
 	shared   bool
 	later    uint64         // of failures: something was lost while they waited, not at their start
@@ -300,8 +301,14 @@ func (a *attribution) unplaced() {
 func (t *tally) look() {
 	for v, classes := range t.kinds {
 		for c := range classes {
-			for f, n := range v.between(c, t.from, t.to) {
-				t.looked[f] += n
+			for _, x := range v.between(c, t.from, t.to) {
+				if x.is == uint8(unclear) {
+					continue
+				}
+				t.looked[x.is]++
+				if f, leads := leadsTo[t.cause]; leads && x.kept && finding(x.is) == f {
+					t.kept++
+				}
 			}
 		}
 	}
@@ -430,7 +437,7 @@ func (t *tally) proof() Evidence {
 	e := Evidence{
 		FromS: finite(t.from), ToS: finite(t.to), Traffic: t.traffic, Nodes: t.entered, Counter: t.counter,
 		LostPackets: uint64(math.Round(t.packets)), Hosts: slices.Sorted(maps.Keys(t.hosts)),
-		Autopsies: t.looked.total(), Shared: t.shared,
+		Autopsies: t.looked.total(), Shared: t.shared, kept: t.kept,
 	}
 	if e.Hosts == nil {
 		e.Hosts = []string{}

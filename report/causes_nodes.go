@@ -111,6 +111,7 @@ func mergeTallies(list []*tally) *tally {
 		sum.counter, sum.how = cmpOr(sum.counter, t.counter), cmpOr(sum.how, t.how)
 		sum.agree |= t.agree
 		sum.shared = sum.shared || t.shared
+		sum.kept += t.kept
 		maps.Copy(sum.hosts, t.hosts)
 		maps.Copy(sum.kinds, t.kinds)
 		maps.Copy(sum.ties, t.ties)

@@ -29,8 +29,10 @@ const (
 // cluster is what the log says of endpoints, dataplanes and actions.
 type cluster struct {
 	services map[string]*endpointLog
-	planes   map[string][]plane // by node
-	failures map[string]string  // of readings, by node: the first
+	planes   map[string][]plane     // by node
+	failures map[string]string      // of readings, by node: the first
+	syncs    map[string][]proxySync // by node, in order
+	ipvs     bool                   // some reading was of IPVS
 	acts     []*act
 	going    []*act  // those that latencies can still belong to
 	dropped  uint64  // occurrences beyond maxActs
@@ -53,6 +55,25 @@ type plane struct {
 	before   float64 // of the last reading that was not yet
 	failed   bool    // it could not be read: nothing is known
 	services []runlog.ProgrammedService
+}
+
+// proxySync is what a proxy says it has programmed.
+type proxySync struct {
+	t    float64
+	pods map[string]string // by service, their names
+}
+
+// maxSyncs bounds how many of them are kept of a node.
+const maxSyncs = 20_000
+
+func (l *log) addSync(node string, t float64, e *runlog.Event) {
+	c := &l.cluster
+	if c.syncs == nil {
+		c.syncs = map[string][]proxySync{}
+	}
+	if len(c.syncs[node]) < maxSyncs {
+		c.syncs[node] = append(c.syncs[node], proxySync{t, e.Fields})
+	}
 }
 
 // act is one occurrence of an action.
@@ -88,6 +109,7 @@ func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
 		c.planes, c.failures = map[string][]plane{}, map[string]string{}
 	}
 	l.node(node)
+	c.ipvs = c.ipvs || d.Mode == "ipvs"
 	if d.Failed != "" && c.failures[node] == "" {
 		c.failures[node] = d.Failed
 	}

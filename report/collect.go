@@ -128,6 +128,7 @@ type badBin struct {
 	lost       uint64
 	firstDue   float64 // of a failed attempt; NaN where no Failure record says
 	firstLate  float64 // s it was started after that
+	lastDue    float64 // the same of the last
 	firstStart [classes]float64
 	lastStart  [classes]float64 // where recorded is not 0
 	recorded   [classes]uint64  // failures, one by one
@@ -446,6 +447,9 @@ func (l *log) addFailure(f *runlog.Failure) {
 		if math.IsNaN(d.firstDue) || f.Due < d.firstDue {
 			d.firstDue, d.firstLate = f.Due, max(0, f.Start-f.Due)
 		}
+		if f.Due > d.lastDue {
+			d.lastDue = f.Due
+		}
 		d.firstStart[c] = least(d.firstStart[c], f.Start)
 		if d.recorded[c]++; d.recorded[c] == 1 || f.Start > d.lastStart[c] {
 			d.lastStart[c] = f.Start
@@ -510,6 +514,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	if e.Kind == "proxy" && e.Name == "metrics" {
 		l.addProxyMetrics(r.Host, e)
 		return // numbers to add up
+	}
+	if e.Kind == "proxy" && e.Name == "synced" {
+		l.addSync(r.Host, r.T, e)
 	}
 	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" && e.Name == "ended" {
 		p.begun()

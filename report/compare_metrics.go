@@ -32,7 +32,7 @@ func runMetrics() []metric {
 		{name: "errors", unit: "%", about: "failed attempts, of those that ended", less: true, gate: true, abs: 0.1, rel: 0.05, of: errorShare},
 		{name: "failures_per_action", unit: "attempts", about: "failed attempts for each time an action was done", less: true, gate: true, abs: 2, rel: 0.1, of: failuresPerAction},
 		{name: "spike", unit: "s", about: "longest time for which attempts failed around an action", less: true, gate: true, abs: 0.3, rel: 0.1, of: longestSpike},
-		{name: "stale", unit: "s", about: "longest time for which a node sent new connections to a pod that was not usable any more", less: true, gate: true, abs: 0.4, rel: 0.1, of: longestStale},
+		{name: "stale", unit: "s", about: "longest time for which a node sent new connections to a pod that was not usable any more, at most", less: true, gate: true, abs: 0.4, rel: 0.1, of: longestStale},
 		{name: "drop_at", unit: "s", about: "when the node began to drop because its table was full", gate: true, abs: 0.2, rel: 0.02, of: dropAt},
 		{name: "failures", unit: "attempts", about: "failed attempts", less: true, abs: 2, rel: 0.05, of: failedAttempts},
 		{name: "entries_at_drop", unit: "entries", about: "entries in the table then", neutral: true, abs: 50, rel: 0.01, of: entriesAtDrop},

@@ -52,7 +52,7 @@ func (a *attribution) evidence(t *tally) string {
 	}
 	if f, leads := leadsTo[t.cause]; leads {
 		if n := t.looked.of(foundAny(f)); n > 0 {
-			parts = append(parts, leadText(t.cause, n))
+			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept))
 		}
 	} else if n := t.looked.total(); n > 0 {
 		parts = append(parts, autopsyText(t))
@@ -141,10 +141,15 @@ var leadsTo = map[string]finding{staleBackend: staleDNAT, drainingBackend: drain
 
 // leadText says where the entries of such attempts led.
 func leadText(cause string, n uint64) string {
+	they, were, their := "they", "were", "their"
+	if n == 1 {
+		they, were, their = "it", "was", "its"
+	}
 	to := map[string]string{
-		staleBackend: "an address that was no usable pod of the service when they were sent", drainingBackend: "a pod that was terminating when they were sent, and not to be used any more",
-		backendGone:  "a pod that was usable when they were sent, and ended before they failed",
-		untranslated: "the service's own address: no rule had translated their first packet, and later ones follow its entry, whatever the rules are by then",
+		staleBackend:    fmt.Sprintf("an address that was no usable pod of the service when %s %s sent", they, were),
+		drainingBackend: fmt.Sprintf("a pod that was terminating when %s %s sent, and not to be used any more", they, were),
+		backendGone:     fmt.Sprintf("a pod that was usable when %s %s sent, and ended before %s failed", they, were, they),
+		untranslated:    fmt.Sprintf("the service's own address: no rule had translated %s first packet, and later ones follow its entry, whatever the rules are by then", their),
 	}[cause]
 	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)
 }

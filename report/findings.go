@@ -67,6 +67,7 @@ type Findings struct {
 	Timeline    Timeline    `json:"timeline" jsonschema_description:"The run as series, thinned out for plotting."`
 
 	unsound []string // see Unsound
+	ipvs    bool     // some node's dataplane is IPVS
 	aborted bool     // ended early, as abort_on asked
 }
 
@@ -160,6 +161,8 @@ type Evidence struct {
 	Autopsies      uint64            `json:"autopsies" jsonschema_description:"Failed attempts of the same kind that were looked up in the node's table."`
 	AutopsiesAgree uint64            `json:"autopsies_agree" jsonschema_description:"Of those, how many were found as this cause predicts."`
 	Shared         bool              `json:"shared" jsonschema_description:"Other traffic competed for the same increments, which were split by offered connections."`
+
+	kept uint64 // of those looked up, whose entry was there from before, where rules led no more
 }
 
 // Spike is what an action did to the traffic: each time it was done is one.
@@ -170,8 +173,8 @@ type Spike struct {
 	BeginS         float64           `json:"begin_s" jsonschema_description:"Run time in s at which the action began."`
 	DoneS          *float64          `json:"done_s" jsonschema_description:"Run time in s at which its effect was complete; null where the log does not say."`
 	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
-	StartS         *float64          `json:"start_s" jsonschema_description:"Run time in s at which the first of the attempts that failed was due, which can be a timeout before its begin; null without any."`
-	EndS           *float64          `json:"end_s" jsonschema_description:"Run time in s up to which attempts were due that failed; null without any."`
+	StartS         *float64          `json:"start_s" jsonschema_description:"Begin of the step of the load series in which the first of the attempts that failed was due, in s of run time, which can be a timeout before its begin; null without any."`
+	EndS           *float64          `json:"end_s" jsonschema_description:"End of the step in which the last of them was due; null without any."`
 	Nodes          []string          `json:"nodes" jsonschema_description:"Nodes it was done to; empty where it is not done to nodes, or was to all."`
 	FailedBy       map[string]uint64 `json:"failed_by" jsonschema_description:"Attempts due between start_s and end_s that failed, by the node they entered by; empty where there is one node only."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
@@ -185,10 +188,16 @@ type Spike struct {
 	StoppedS       *float64          `json:"stopped_s" jsonschema_description:"Run time in s from which no attempt failed any more for at least 2 s, although they did before the action; null where they did not, or went on."`
 	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
 	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
-	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end."`
+	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end: false also where failures end with what the next action does."`
 	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Events         []string          `json:"events" jsonschema_description:"Kubernetes' Events of the type Warning about nodes and the run's pods, and all about nodes, that came from its begin to end_s: at the same time, which makes none of them a cause; at most 5."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
+
+	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
+	// toEnd says that it had not recovered where the traffic ended, and next
+	// which action began before it had.
+	toEnd bool
+	next  string
 }
 
 // Backend is what one pod served.
@@ -281,8 +290,8 @@ type Ports struct {
 // Stale is how far a node's dataplane was from the endpoints of the API server.
 type Stale struct {
 	MaxBackends  uint64         `json:"max_backends" jsonschema_description:"Most backends at once that new connections were sent to and should not have been."`
-	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed."`
-	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed."`
+	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed, at most: up to the first reading that did not show it."`
+	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed, at most: up to the first reading that showed it."`
 	MaxDrainingS float64        `json:"max_draining_s" jsonschema_description:"Longest time, in s, for which IPVS kept a backend with weight 0."`
 	UnreadS      float64        `json:"unread_s" jsonschema_description:"For how long, in s, the dataplane could not be read, so that nothing is known."`
 	Backends     []StaleBackend `json:"backends" jsonschema_description:"Stale ones first, then the longest."`
@@ -300,6 +309,8 @@ type StaleBackend struct {
 	SeenS   float64 `json:"seen_s" jsonschema_description:"Run time in s of the last reading that still showed it."`
 	ToS     float64 `json:"to_s" jsonschema_description:"Run time in s of the first reading in which it was over, or of the log's end."`
 	Ended   bool    `json:"ended" jsonschema_description:"Whether it was over when the log ended."`
+
+	by float64 // when it was over at the latest: to_s, or when the proxy had said so before; 0 for to_s
 }
 
 // ThresholdResult is one threshold and what was measured.

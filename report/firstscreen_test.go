@@ -54,7 +54,7 @@ func TestLostConnectionsAreNotHidden(t *testing.T) {
 func TestHeadlineOfAnAction(t *testing.T) {
 	s := Spike{Action: "to-zero", Kind: "scale", Number: 1, BeginS: 2, StartS: ref(2.0), EndS: ref(6.0), Failures: 799, Causes: []Cause{{Cause: drainingBackend, Share: 1}}}
 	f := &Findings{Spikes: []Spike{s}, Causes: []Cause{{Cause: drainingBackend, Failures: 807}}}
-	assert.Contains(t, spikeHeadline(f, &s), "799 of the 807 attempts that failed did so when to-zero (scale) began, for 4.0 s, 100 % of them because of draining_backend")
+	assert.Contains(t, spikeHeadline(f, &s), "799 of the 807 attempts that failed did so when to-zero (scale) began, for about 4.0 s, 100 % of them because of draining_backend")
 	f.Causes[0].Failures = 799
 	assert.Contains(t, spikeHeadline(f, &s), "799 attempts failed when to-zero (scale) began")
 }
@@ -143,7 +143,9 @@ func TestInconclusiveIsDoubted(t *testing.T) {
 func TestHeadlineOfAPodThatWentOnTakingIn(t *testing.T) {
 	s := Spike{Action: "take-out", Kind: "delete_pod", Number: 1, BeginS: 6, StartS: ref(18.0), EndS: ref(21.0), Failures: 60, Causes: []Cause{{Cause: staleBackend, Share: 1}}}
 	f := &Findings{Spikes: []Spike{s}, Nodes: []Node{{Name: "node1", Stale: &Stale{MaxS: 0.4}}}, Backends: []Backend{{Name: "web-1", Service: "web", DrainingShare: ref(0.499)}}}
-	assert.Contains(t, spikeHeadline(f, &s), "although no rule did for longer than 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	assert.Contains(t, spikeHeadline(f, &s), ": entries from before still led them to pods that were gone; the rules of node1 did for at most 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	f.ipvs = true
+	assert.Contains(t, spikeHeadline(f, &s), ": clients used source ports again, and IPVS kept sending those to pods that were gone; the rules of node1 did for at most 400 ms; while")
 	f.Backends[0].DrainingShare = ref(0.02)
 	assert.NotContains(t, spikeHeadline(f, &s), "terminating")
 }

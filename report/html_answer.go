@@ -195,16 +195,21 @@ func floodWhy(s *Sizing) []string {
 
 // otherAdvice is for attempts that failed while the table held.
 func otherAdvice(f *Findings) advice {
-	behind, read := 0.0, false
+	var longest *Stale
 	for _, n := range f.Nodes {
-		if n.Stale != nil {
-			behind, read = max(behind, n.Stale.MaxS), true
+		if n.Stale != nil && (longest == nil || n.Stale.MaxS > longest.MaxS) {
+			longest = n.Stale
 		}
+	}
+	behind := 0.0
+	if longest != nil {
+		behind = longest.MaxS
 	}
 	failing := 0.0
 	for _, s := range f.Spikes {
 		if s.StartS != nil && s.EndS != nil {
-			failing = max(failing, *s.EndS-*s.StartS)
+			from, to, _ := s.lasted()
+			failing = max(failing, to-from)
 		}
 	}
 	switch top, _, _ := mainCause(f); {
@@ -219,23 +224,23 @@ func otherAdvice(f *Findings) advice {
 		}
 	case remedies[top].Do != "":
 		return remedies[top]
-	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
+	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
-	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
+	case outlivedRules(f, failing > 3*behind+1): // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
-			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: who kept an entry of before, in conntrack or IPVS, goes on failing until that is removed or expires.", seconds(failing), moment(behind)), lingering(f)},
+			Why: []string{fmt.Sprintf("Attempts failed for %s, and no backend was out of date for longer than %s: whoever has an old entry is led by it, whatever the rules say.", stretch(failing), stretch(behind)), f.lingering()},
 		}
 	}
 	if n, healed := hungProxy(f); healed != nil {
 		return advice{
 			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch how old its last synchronisation is, and restart one that hangs.", n),
-			Why: []string{fmt.Sprintf("A backend was out of date for up to %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", moment(behind), spikeName(healed))},
+			Why: append([]string{fmt.Sprintf("A backend was out of date for %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", longest.Longest(), spikeName(healed))}, keptAdvice(f)...),
 		}
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
-		Why: []string{fmt.Sprintf("A backend was out of date for up to %s. Pods that are told to end serve on during a preStop sleep.", moment(behind))},
+		Why: []string{fmt.Sprintf("A backend was out of date for %s. Pods that are told to end serve on during a preStop sleep.", longest.Longest())},
 	}
 }
 
@@ -276,16 +281,6 @@ func staleUntil(s *Stale, begin float64, done *float64) bool {
 	return slices.ContainsFunc(s.Backends, func(b StaleBackend) bool {
 		return b.What == "stale" && b.Ended && b.ToS-b.FromS > 2 && b.ToS >= begin-0.5 && b.ToS <= *done+0.5
 	})
-}
-
-// lingering is what ends such entries in time.
-func lingering(f *Findings) string {
-	for _, t := range f.Traffic {
-		if t.Shape == "udp" {
-			return "Delete the UDP entries of a pod that goes (kube-proxy does, for services it knows: conntrack -D -p udp), or let clients open a new socket after a timeout."
-		}
-	}
-	return "For IPVS set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; else delete the entries of a pod that goes (conntrack -D), or let clients connect anew from another source port."
 }
 
 // remedies are what to do about the causes that say by themselves what is to be

@@ -105,10 +105,13 @@ func (c *charts) latency() {
 		}
 		// The steps stay out of sight where nothing comes near the first: the
 		// axis would be empty between.
-		if longest >= 500 {
+		switch {
+		case c.f.datagrams(s.Traffic):
+			ch.Note = fmt.Sprintf("A datagram is not sent again by itself: the longest successful attempt took %s ms.", number(longest))
+		case longest >= 500:
 			ch.Lines = []chartLine{{1000, "1 s: SYN again"}, {3000, "3 s: SYN again"}, {5000, "5 s: DNS again"}}
 			ch.Note = "TCP sends a lost SYN again after 1 s and 3 s, and glibc's resolver asks again after 5 s."
-		} else {
+		default:
 			ch.Note = fmt.Sprintf("No successful attempt came near the 1 s after which TCP sends a lost SYN again: the longest took %s ms.", number(longest))
 		}
 		c.over = append(c.over, ch)

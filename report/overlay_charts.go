@@ -248,7 +248,8 @@ func (c *overlayCharts) latency(runs []laid, marks []chartMark) {
 				ch.Note = strings.TrimSpace(ch.Note + " Run " + l.name + " has no such traffic, or none of its attempts succeeded.")
 			}
 		}
-		if mostIn(ch.Series) >= 500 {
+		datagrams := slices.ContainsFunc(runs, func(r laid) bool { return r.f.datagrams(name) })
+		if mostIn(ch.Series) >= 500 && !datagrams {
 			ch.Lines = []chartLine{{1000, "1 s: SYN again"}, {3000, "3 s: SYN again"}, {5000, "5 s: DNS again"}}
 		}
 		c.all = append(c.all, ch)

@@ -68,18 +68,23 @@ type behind struct {
 // to an address where nothing listens any more, or that it rejects: at once.
 func (it *item) refusal() bool { return it.class == refused || it.class == unreachable }
 
-// sent is when the item's attempts were sent, and how many of those that can be
-// true of possible that is known of: all where each failure of its bin was
-// recorded; else those that were not late, of which all can be among the failed.
-func (it *item) sent(possible found) (from, to float64, n uint64) {
+// recorded says whether each failure of the item's bin and class was recorded.
+func (it *item) recorded() bool {
 	var of uint64
 	for o, c := range it.bad.outcomes {
 		if it.t.class(o) == it.class {
 			of += c
 		}
 	}
+	return it.bad.recorded[it.class] == of
+}
+
+// sent is when the item's attempts were sent, and how many of those that can be
+// true of possible that is known of: all where each failure of its bin was
+// recorded; else those that were not late, of which all can be among the failed.
+func (it *item) sent(possible found) (from, to float64, n uint64) {
 	n = it.allow(possible)
-	if it.bad.recorded[it.class] == of {
+	if it.recorded() {
 		return it.bad.firstStart[it.class], it.bad.lastStart[it.class], n
 	}
 	return it.start(), it.end(), n - min(n, it.lates)

@@ -101,7 +101,7 @@ func hangRun(t *testing.T) (*sim, uint64) {
 	s.endpoints(3.01, "1 ST", "2 ST", "3 RS", "4 RS")
 	s.endpoints(3.02, "3 RS", "4 RS")
 	s.act("heal", "restart_proxy", 1, 9, 9.01, "")
-	s.plane(9.05, programmed(3, 4))
+	s.read(9.05, programmed(3, 4))
 	var failed uint64
 	for i, due := range dues(0, 13, 200) {
 		switch {

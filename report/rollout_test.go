@@ -33,7 +33,7 @@ func TestStaleRules(t *testing.T) {
 	assert.InDelta(t, 9.0, *f.Spikes[2].StoppedS, 1e-9)
 	require.NotNil(t, f.Reproduced)
 	assert.True(t, *f.Reproduced)
-	assert.Contains(t, f.Headline, "node1 kept up to 2 stale backends, for 6.0 s of that time")
+	assert.Contains(t, f.Headline, "node1 kept up to 2 stale backends, for 5.8 s to 6.0 s of that time")
 	out := strings.Join(strings.Fields(render(t, "text", f)), " ")
 	assert.Contains(t, out, "it went on until heal began")
 	assert.Contains(t, out, "before it 199/s failed, and none of those due from 9.0 s")
@@ -238,7 +238,7 @@ func TestOldEntriesOfUDP(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"stale_backend": failed}, causesOf(f), "none of them is put down to the 3 ms of its termination")
 	assert.Equal(t, failed, f.Spikes[0].Failures)
 	assert.False(t, f.Spikes[0].Recovered)
-	assert.Contains(t, f.Headline, "old entries led them to pods that were gone, although no rule did for longer than 29 ms")
+	assert.Contains(t, f.Headline, ": entries from before still led them to pods that were gone; the rules of node1 did for at most 29 ms")
 }
 
 // A later pod of the same address is as good as any, once it is ready.
@@ -574,4 +574,33 @@ func TestSilenceWithoutEndpoints(t *testing.T) {
 	}
 	assert.Equal(t, map[string]uint64{"no_endpoint": 300}, run(false))
 	assert.Equal(t, map[string]uint64{"stale_backend": 150, "unknown": 150}, run(true))
+}
+
+// In the step in which the last endpoint went, each failure that is recorded says
+// when it was sent; where one is not, it may have been before. A look-up belongs
+// to one step only.
+func TestStepInWhichTheLastEndpointWent(t *testing.T) {
+	run := func(unrecorded float64) *Findings {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 6))
+		s.endpoints(-0.4, "1 RS")
+		s.endpoints(3.005)
+		for i := range 600 {
+			due := float64(i) / 100
+			if due <= 3.005 {
+				s.enter(due)
+				s.ok("web", due)
+				continue
+			}
+			s.lookedUp("web", due, 0.9, runlog.ConnectTimeout, 0, "", false)
+		}
+		s.records = slices.DeleteFunc(s.records, func(r runlog.Record) bool { return r.Failure != nil && r.Failure.Due == unrecorded })
+		return s.analyze()
+	}
+	f := run(0)
+	assert.Equal(t, map[string]uint64{"no_endpoint": 299}, causesOf(f))
+	assert.Equal(t, uint64(299), f.Causes[0].Proof.Autopsies)
+	f = run(3.05)
+	require.Equal(t, map[string]uint64{"no_endpoint": 290, "unknown": 9}, causesOf(f))
+	assert.Equal(t, uint64(290), f.Causes[0].Proof.Autopsies)
+	assert.Equal(t, uint64(8), f.Causes[1].Proof.Autopsies, "that due at 3.1 s is of the next step")
 }

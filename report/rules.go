@@ -37,7 +37,7 @@ func (a *attribution) misled() {
 func (a *attribution) untranslated() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || !a.l.hasEndpoint(s, it.lane.stays(), it.start(), it.end()) {
+		if s == nil || !a.hadEndpoint(it, s) {
 			continue
 		}
 		if n := it.allow(foundAny(noDNAT)); n > 0 && (it.class == silent || it.class == refused || it.class == unreachable) {
@@ -199,7 +199,7 @@ func (a *attribution) gainsOf(node string, of func(interval) uint64) []supply {
 func (a *attribution) withoutEndpoint() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || a.l.hasEndpoint(s, it.lane.stays(), it.start(), it.end()) {
+		if s == nil || a.hadEndpoint(it, s) {
 			continue
 		}
 		can := ^found(0)
@@ -221,6 +221,18 @@ func (a *attribution) withoutEndpoint() {
 			a.of(noEndpoint, it).how = how + " when they were due"
 		}
 	}
+}
+
+// hadEndpoint says whether the service had an endpoint that the item's attempts
+// could be sent to when they were: where each is recorded, from when the first was
+// until the last was, clocks considered; else at any time of their bin, in part of which there
+// may have been none.
+func (a *attribution) hadEndpoint(it *item, s *runlog.ServiceInfo) bool {
+	from, to := it.start(), it.end()
+	if it.recorded() {
+		from, to = it.bad.firstStart[it.class]-a.l.clockBound, it.bad.lastStart[it.class]+a.l.clockBound
+	}
+	return a.l.hasEndpoint(s, it.lane.stays(), from, to)
 }
 
 // resets explains connections that were reset or closed early. A packet that

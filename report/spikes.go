@@ -130,6 +130,9 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		if shared.StartS != nil {
 			shared.Causes, shared.FailedBy = a.between(*shared.StartS, *shared.EndS), l.failedBy(*shared.StartS, *shared.EndS)
 		}
+		if j < len(acts) && !shared.Recovered {
+			shared.next = acts[j].name
+		}
 		before = &shared
 		for k, x := range acts[i:j] {
 			s := shared
@@ -214,7 +217,85 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	}
 	s.Before = f.rate(min(from, begin-5*f.width), to)
 	f.measure(&s, begin, to, done, until)
+	if s.StartS != nil && s.Before == 0 {
+		s.due = l.dueBetween(*s.StartS, *s.EndS, f.width)
+	}
 	return s
+}
+
+// dueSpan is when the first and the last of some attempts were due, s.
+type dueSpan struct{ first, last float64 }
+
+// dueBetween is when the first and the last of those attempts were due that
+// failed in the first and the last step of a stretch; nil unless each of these
+// was recorded.
+func (l *log) dueBetween(from, to, step float64) *dueSpan {
+	d := dueSpan{math.Inf(1), math.Inf(-1)}
+	for _, t := range l.order {
+		if t.width <= 0 {
+			continue
+		}
+		for _, at := range []float64{from, to - step} {
+			for k := int64(math.Floor(at/t.width + slop)); t.start(k) < at+step-slop; k++ {
+				b := t.bins.get(k)
+				if b == nil || b.failed() == 0 {
+					continue
+				}
+				var recorded uint64
+				for _, n := range b.bad.recorded {
+					recorded += n
+				}
+				if recorded != b.failed() {
+					return nil
+				}
+				d.first, d.last = min(d.first, b.bad.firstDue), max(d.last, b.bad.lastDue)
+			}
+		}
+	}
+	if d.last < d.first {
+		return nil
+	}
+	return &d
+}
+
+// lasted is from when to when the attempts that failed were due, in s, as exactly
+// as it is known.
+func (s *Spike) lasted() (from, to float64, exact bool) {
+	if s.due != nil {
+		return s.due.first, s.due.last, true
+	}
+	if s.EndS == nil {
+		return *s.StartS, *s.StartS, false
+	}
+	return *s.StartS, *s.EndS, false
+}
+
+// DueFrom and DueTo are the same for a table.
+func (s Spike) DueFrom() string { from, _, exact := s.lasted(); return toStep(from, exact) }
+
+// DueTo is where DueFrom's stretch ends.
+func (s Spike) DueTo() string { _, to, exact := s.lasted(); return toStep(to, exact) }
+
+func toStep(at float64, exact bool) string {
+	if exact {
+		return moment(at)
+	}
+	return "about " + seconds(at)
+}
+
+// Calmed says whether the failures ended, before the next action or the end.
+func (s Spike) Calmed() string {
+	switch {
+	case s.StartS == nil:
+		return "–"
+	case s.Recovered:
+		return "yes"
+	case s.toEnd:
+		return "no, to the end of the traffic"
+	case s.next != "":
+		return "not before " + s.next
+	}
+	return "no"
 }
 
 // measure finds the stretch in which more failed than before the action. Those
@@ -274,6 +355,7 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	}
 	x, y := f.start(first), f.start(last+1)
 	s.StartS, s.EndS = &x, &y
+	s.toEnd = !s.Recovered && math.IsInf(until, 1) && !slices.ContainsFunc(f.due[last+1:], func(n float64) bool { return n > 0 })
 	s.Failures = uint64(max(0, math.Round(total)))
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
+	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -21,7 +23,7 @@ func (l *log) staleOf(node string) *Stale {
 	if len(planes) == 0 || len(l.cluster.services) == 0 {
 		return nil
 	}
-	w := &staleWatch{l: l, out: &Stale{Backends: []StaleBackend{}}, open: map[staleKey]*StaleBackend{}}
+	w := &staleWatch{l: l, node: node, out: &Stale{Backends: []StaleBackend{}}, open: map[staleKey]*StaleBackend{}}
 	read := false
 	// What comes after the last attempt, such as a cluster that is put back, is logged
 	// for as long as it takes, and not read.
@@ -106,6 +108,7 @@ type staleKey struct {
 // staleWatch follows differences over time.
 type staleWatch struct {
 	l    *log
+	node string
 	out  *Stale
 	open map[staleKey]*StaleBackend
 	seen float64 // of the last reading that showed what was before
@@ -171,6 +174,9 @@ func (w *staleWatch) note(t float64, now map[staleKey]bool) {
 
 func (w *staleWatch) close(b *StaleBackend, t float64, ended bool) {
 	b.ToS, b.Ended, b.SeenS = t, ended, min(t, max(b.FromS, w.seen))
+	if b.by = t; ended {
+		b.by = w.l.overBy(w.node, b)
+	}
 	switch b.What {
 	case "stale":
 		w.out.MaxS = max(w.out.MaxS, t-b.FromS)
@@ -182,6 +188,67 @@ func (w *staleWatch) close(b *StaleBackend, t float64, ended bool) {
 	w.out.Backends = append(w.out.Backends, *b)
 	if len(w.out.Backends) >= 50*maxStale {
 		w.sort() // a soak's are many
+	}
+}
+
+// overBy is when the difference was over at the latest: in the first reading that
+// shows it no more, or before, where the proxy says that it had programmed so by then.
+func (l *log) overBy(node string, b *StaleBackend) float64 {
+	syncs := l.cluster.syncs[node]
+	first := sort.Search(len(syncs), func(i int) bool { return syncs[i].t >= b.SeenS })
+	for _, s := range syncs[first:] {
+		if s.t >= b.ToS {
+			break
+		}
+		// Only what names pods as endpoints do says anything.
+		names, known := strings.Fields(s.pods[b.Service]), map[string]bool{}
+		for _, e := range l.cluster.services[b.Service].at(s.t) {
+			known[e.Name] = true
+		}
+		if !slices.ContainsFunc(names, func(n string) bool { return !known[n] }) && slices.Contains(names, b.Pod) == (b.What == "missing") {
+			return s.t
+		}
+	}
+	return b.ToS
+}
+
+// span is for how long it was so, in s, at least and at most.
+func (b *StaleBackend) span() (least, most float64) {
+	return max(0, b.SeenS-b.FromS), max(0, b.over()-b.FromS)
+}
+
+func (b *StaleBackend) over() float64 {
+	if b.by > 0 {
+		return b.by
+	}
+	return b.ToS
+}
+
+// Longest is for how long one of the backends took new connections and should not
+// have, as exactly as readings and the proxy tell.
+func (s *Stale) Longest() string {
+	var least, most float64
+	for i := range s.Backends {
+		if b := &s.Backends[i]; b.What == "stale" {
+			x, y := b.span()
+			least, most = max(least, x), max(most, y)
+		}
+	}
+	if most == 0 || s.Other > 0 {
+		most = s.MaxS
+	}
+	return within(least, most)
+}
+
+// within is a length of time that is known between bounds.
+func within(least, most float64) string {
+	switch x, y := stretch(least), stretch(most); {
+	case x == y:
+		return y
+	case least < 0.0005:
+		return "at most " + y
+	default:
+		return x + " to " + y
 	}
 }
 

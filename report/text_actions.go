@@ -149,7 +149,8 @@ func costText(s *Spike, next string) string {
 		return fmt.Sprintf("no attempt failed of those due to %s", seconds(*s.WatchedToS))
 	}
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(*s.StartS), seconds(*s.EndS), percent(s.PeakErrorRatio))
+	from, to, _ := s.lasted()
+	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(from), seconds(to), percent(s.PeakErrorRatio))
 	if len(s.FailedBy) > 0 {
 		var all uint64
 		for _, n := range s.FailedBy {
@@ -164,6 +165,8 @@ func costText(s *Spike, next string) string {
 	case s.Recovered:
 	case next != "":
 		fmt.Fprintf(b, "; it went on until %s began", next)
+	case s.toEnd:
+		b.WriteString("; it went on until the traffic ended")
 	default:
 		b.WriteString("; it was not seen to recover")
 	}
@@ -219,7 +222,8 @@ func worstSpike(f *Findings) *Spike {
 
 // spikeHeadline is the answer where an action cost attempts and the table held.
 func spikeHeadline(f *Findings, s *Spike) string {
-	when := fmt.Sprintf("from %s after %s began", stretch(*s.StartS-s.BeginS), spikeName(s))
+	from, to, exact := s.lasted()
+	when := fmt.Sprintf("from %s after %s began", stretch(from-s.BeginS), spikeName(s))
 	if *s.StartS <= s.BeginS {
 		when = fmt.Sprintf("when %s began", spikeName(s))
 	}
@@ -227,7 +231,16 @@ func spikeHeadline(f *Findings, s *Spike) string {
 	if _, _, all := mainCause(f); all > s.Failures {
 		what = fmt.Sprintf("%d of the %d attempts that failed did so", s.Failures, all)
 	}
-	text := fmt.Sprintf("%s %s, for %s", what, when, stretch(*s.EndS-*s.StartS))
+	text := what + " " + when
+	switch {
+	case !exact:
+		text += ", for about " + stretch(to-from)
+	case to > from:
+		text += ", for " + stretch(to-from)
+	}
+	if s.toEnd {
+		text += " until the traffic ended"
+	}
 	if len(s.Causes) > 0 && s.Causes[0].Cause != unknownCause {
 		text += fmt.Sprintf(", %s of them because of %s%s", percent(s.Causes[0].Share), s.Causes[0].Cause, mechanism(f, s))
 	}
@@ -270,14 +283,30 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst == nil || worst.Stale.UnreadS > 0:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	of, most := worst.Stale.during(*s.StartS, *s.EndS)
+	from, to, _ := s.lasted()
+	if to <= from { // one attempt's
+		from, to = *s.StartS, *s.EndS
+	}
+	least, most, atOnce := worst.Stale.during(from, to)
+	outlived, known := s.Causes[0].outlived()
+	if !known {
+		outlived = most < (to-from)/2
+	}
 	switch {
-	case of >= (*s.EndS-*s.StartS)/2:
-		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(most, "stale backend"), stretch(of))
-	case worst.Stale.Other > 0:
+	case !outlived && most > 0:
+		kept := plural(atOnce, "stale backend")
+		if atOnce > 1 {
+			kept = "up to " + kept
+		}
+		return fmt.Sprintf(": %s kept %s, for %s of that time", worst.Name, kept, within(least, most))
+	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	return fmt.Sprintf(": old entries led them to pods that were gone, although no rule did for longer than %s%s", stretch(worst.Stale.MaxS), drainedInto(f))
+	rules := fmt.Sprintf("the rules of %s did for at most %s", worst.Name, stretch(worst.Stale.MaxS))
+	if f.ipvs {
+		return fmt.Sprintf(": clients used source ports again, and IPVS kept sending those to pods that were gone; %s%s", rules, drainedInto(f))
+	}
+	return fmt.Sprintf(": entries from before still led them to pods that were gone; %s%s", rules, drainedInto(f))
 }
 
 // drainedInto says which pod most went on to take in what old entries led to
@@ -296,26 +325,37 @@ func drainedInto(f *Findings) string {
 }
 
 // during is for how much of a stretch of time any of the listed backends was
-// stale, in s, and how many of them at once.
-func (s *Stale) during(from, to float64) (sum float64, most uint64) {
+// stale, in s, at least and at most, and how many of them at once.
+func (s *Stale) during(from, to float64) (least, most float64, atOnce uint64) {
 	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool {
-		return b.What != "stale" || b.ToS <= from || b.FromS >= to
+		return b.What != "stale" || b.over() <= from || b.FromS >= to
 	})
 	slices.SortFunc(list, func(x, y StaleBackend) int { return cmp.Compare(x.FromS, y.FromS) })
 	for i, b := range list {
 		var now uint64
 		for _, c := range list[:i+1] {
-			if c.ToS > b.FromS {
+			if c.over() > b.FromS {
 				now++
 			}
 		}
-		most = max(most, now)
-		if a := max(from, b.FromS); min(to, b.ToS) > a {
-			sum += min(to, b.ToS) - a
-			from = min(to, b.ToS)
+		atOnce = max(atOnce, now)
+	}
+	return covered(list, from, to, func(b *StaleBackend) float64 { return b.SeenS }),
+		covered(list, from, to, (*StaleBackend).over), atOnce
+}
+
+// covered is how much of a stretch of time the backends, in order of from_s,
+// cover up to when each ends.
+func covered(list []StaleBackend, from, to float64, end func(*StaleBackend) float64) (sum float64) {
+	for i := range list {
+		b := &list[i]
+		a, z := max(from, b.FromS), min(to, end(b))
+		if z > a {
+			sum += z - a
+			from = z
 		}
 	}
-	return sum, most
+	return sum
 }
 
 // stretch is a length of time for people.

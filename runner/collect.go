@@ -245,7 +245,7 @@ func (c *collector) trailer(t *runlog.Trailer) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.missed > 0 {
-		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.missed, Why: "more failures than look-ups are allowed"}})
+		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.missed, Why: fmt.Sprintf("more attempts failed than are looked up, at most %d a second", autopsiesPerSecond)}})
 	}
 	t.Records = c.last
 	c.own(runlog.Record{Trailer: t})

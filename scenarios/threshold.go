@@ -60,7 +60,7 @@ func Metrics() []Metric {
 		{"invalid", Count, false, false, "increase of the kernel's counter"},
 		{"clashres", Count, false, true, "increase of the kernel's counter (clash_resolve)"},
 		{"chainlength", Count, false, true, "increase of the kernel's counter (chain_toolong)"},
-		{"stale", Time, false, true, "longest time for which a node sent new connections to a backend that was not usable any more"},
+		{"stale", Time, false, true, "longest time for which a node sent new connections to a backend that was not usable any more, up to the first reading of its rules that shows it no more"},
 		{"stale_backends", Count, false, true, "most of those backends at once"},
 		{"draining_share", Ratio, false, true, "largest share of its service's connections that a pod accepted while it was terminating, others were usable, and no node was programmed to give it new ones"},
 		{"held_lost", Count, true, true, "held connections that were lost"},

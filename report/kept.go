@@ -1,0 +1,136 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// unruled says whether the readings of a node's rules, clocks considered, show
+// that these led no new connection of the service to the address at that time. A
+// reading holds until another is recorded, which is as soon as it differs.
+func (l *log) unruled(node, service string, addr netip.Addr, at float64) bool {
+	if node == "" && len(l.nodeList) == 1 {
+		node = l.nodeList[0].name
+	}
+	planes := l.cluster.planes[node]
+	a, b := at-l.clockBound, at+l.clockBound
+	i, found := slices.BinarySearchFunc(planes, a, func(p plane, t float64) int { return cmp.Compare(p.t, t) })
+	if !found {
+		i--
+	}
+	if i < 0 {
+		return false
+	}
+	for ; i < len(planes); i++ {
+		led, known := planes[i].leadsTo(service)
+		if planes[i].failed || !known || slices.Contains(led, addr) {
+			return false
+		}
+		until := planes[i].seen + heldReading
+		if i+1 < len(planes) {
+			until = min(until, planes[i+1].before)
+		}
+		if until >= b {
+			return true
+		}
+	}
+	return false
+}
+
+// keptText says how many of n looked up attempts an entry of before led where
+// the node's rules led nobody any more; empty for none.
+func keptText(n, kept uint64) string {
+	switch {
+	case kept == 0:
+		return ""
+	case kept == n && n == 1:
+		return ", although its node's rules led there no more: the entry was there from before"
+	case kept == n:
+		return ", although their node's rules led there no more: the entries were there from before"
+	case kept == 1:
+		return "; 1 of them was sent when its node's rules led there no more: its entry was there from before"
+	}
+	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: their entries were there from before", kept)
+}
+
+// outlived says whether most of the looked up attempts that were led astray were
+// by entries from before, where rules led there no more. It is not known where
+// none was looked up.
+func (c *Cause) outlived() (most, known bool) {
+	return 2*c.Proof.kept > c.Proof.AutopsiesAgree, c.Proof.AutopsiesAgree > 0
+}
+
+// outlivedRules is that of the main cause; guess where it is not known.
+func outlivedRules(f *Findings, guess bool) bool {
+	if most, known := f.Causes[0].outlived(); known {
+		return most
+	}
+	return guess
+}
+
+// keptAdvice says so where rules that were right again did not help all: entries
+// that were made before outlive them.
+func keptAdvice(f *Findings) []string {
+	if len(f.Causes) == 0 || f.Causes[0].Proof.kept == 0 {
+		return nil
+	}
+	n := f.Causes[0].Proof.kept
+	return []string{fmt.Sprintf("New rules do not end it for whoever has an old entry: %s looked up %s sent when the rules led there no more. %s", plural(n, "attempt"), wasWere(n), f.lingering())}
+}
+
+func wasWere(n uint64) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
+}
+
+// datagrams says whether that traffic sends datagrams.
+func (f *Findings) datagrams(traffic string) bool {
+	return slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Name == traffic && t.Shape == "udp" })
+}
+
+// sendsDatagrams says whether any traffic does.
+func (f *Findings) sendsDatagrams() bool {
+	return slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.Shape == "udp" })
+}
+
+func (f *Findings) protocol() string {
+	if f.sendsDatagrams() {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// oldEntries says for how long the entries of a pod that has gone stay, and what
+// removes them. Linux does not renew an entry in SYN_SENT for another SYN since 6.2
+// ("do not renew entry stuck in tcp SYN_SENT state", in stable kernels, too).
+func (f *Findings) oldEntries() string {
+	remove := "conntrack -D -p %s --orig-dst SERVICE --reply-src POD, with the addresses of the service and of the pod that has gone, removes it."
+	if f.sendsDatagrams() {
+		return fmt.Sprintf("Each datagram renews such an entry for %s, or %s once there were answers, so that it never expires while a client goes on sending from the same port. "+remove,
+			f.timeout("udp_timeout"), f.timeout("udp_timeout_stream"), "udp")
+	}
+	return fmt.Sprintf("The entry of a SYN that got no answer stays for %s, on older kernels from the last SYN that met it. "+remove, f.timeout("tcp_timeout_syn_sent"), "tcp")
+}
+
+// timeout is one of the node's, with its name.
+func (f *Findings) timeout(name string) string {
+	if s := f.Environment.Timeouts[name]; s > 0 {
+		return fmt.Sprintf("%g s (nf_conntrack_%s)", s, name)
+	}
+	return "nf_conntrack_" + name
+}
+
+// lingering is what ends such entries in time.
+func (f *Findings) lingering() string {
+	switch {
+	case f.sendsDatagrams():
+		return f.oldEntries() + " kube-proxy does that for services it knows. Or let clients open a new socket after a timeout."
+	case f.ipvs:
+		return "Set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; or let clients connect anew from another source port."
+	}
+	return f.oldEntries() + " Or let clients connect anew from another source port."
+}
