@@ -123,6 +123,16 @@ func (c *Comparison) about() string {
 	switch {
 	case len(c.Arms) == 0:
 		return "There are no arms."
+	case c.Test == "" && len(c.Metrics) == 0:
+		return "Nothing was measured that could stand beside each other."
+	case c.Test == "" && least == 0:
+		var none []string
+		for _, a := range c.Arms {
+			if len(a.trials) == 0 {
+				none = append(none, a.Name)
+			}
+		}
+		return fmt.Sprintf("No run counts of %s: a plain table of the others, without a test.", listed(none))
 	case c.Test == "" && least <= 1:
 		return "One trial of each arm: a plain table, without a test. Whether another trial would show the same, nobody can tell from one."
 	case c.Test == "":

@@ -190,11 +190,37 @@ func (c *Comparison) incomplete() []string {
 		switch {
 		case len(a.Runs) == 0:
 			out = append(out, fmt.Sprintf("no data: %s was not run", a.Name))
+		case len(a.discarded()) == len(a.Runs):
+			out = append(out, fmt.Sprintf("no data: %s of %s, of which none counts: %s", plural(uint64(len(a.Runs)), "run was made", "runs were made"), a.Name, a.whyDiscarded()))
 		case sound < c.Trials && len(out) == 0:
 			out = append(out, fmt.Sprintf("%s has %d of %d planned trials", a.Name, sound, c.Trials))
 		}
 	}
 	return out
+}
+
+// sound is how many runs count and say something.
+func (a *ArmFindings) sound() (n int) {
+	for _, r := range a.Runs {
+		if r.Discarded == "" && len(r.Unsound) == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// discarded are the runs that do not count.
+func (a *ArmFindings) discarded() []TrialFindings {
+	return slices.DeleteFunc(slices.Clone(a.Runs), func(r TrialFindings) bool { return r.Discarded == "" })
+}
+
+// whyDiscarded is like: bypass/1: the generator could not keep up; bypass/1-again-1: ...
+func (a *ArmFindings) whyDiscarded() string {
+	var out []string
+	for _, r := range a.discarded() {
+		out = append(out, r.Dir+": "+r.Discarded)
+	}
+	return strings.Join(out, "; ")
 }
 
 // judge is the arm's verdict over all its trials: what it is asked for must
@@ -445,7 +471,11 @@ func (c *Comparison) differ() {
 		if len(a.trials) > 0 {
 			firsts = append(firsts, a.trials[0])
 		}
-		if bad := slices.DeleteFunc(slices.Clone(a.Runs), func(r TrialFindings) bool { return r.Discarded == "" }); len(bad) > 0 {
+		switch bad := a.discarded(); {
+		case len(bad) == 0:
+		case len(bad) == len(a.Runs):
+			warn("%s: %s not count, because of conditions and not of results: %s", a.Name, plural(uint64(len(bad)), "run does", "runs do"), a.whyDiscarded())
+		default:
 			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
 		}
 		for _, t := range a.trials {
