@@ -166,6 +166,9 @@ func (a *ArmFindings) made() string {
 func (c *Comparison) textTable(t *text) {
 	cols := c.columnsShown(5)
 	if len(cols) == 0 {
+		if len(c.Metrics) == 0 {
+			return // which is said below
+		}
 		t.line("  nothing was measured that could stand beside each other")
 		return
 	}

@@ -471,11 +471,7 @@ func (c *Comparison) differ() {
 		if len(a.trials) > 0 {
 			firsts = append(firsts, a.trials[0])
 		}
-		switch bad := a.discarded(); {
-		case len(bad) == 0:
-		case len(bad) == len(a.Runs):
-			warn("%s: %s not count, because of conditions and not of results: %s", a.Name, plural(uint64(len(bad)), "run does", "runs do"), a.whyDiscarded())
-		default:
+		if bad := a.discarded(); len(bad) > 0 && len(bad) < len(a.Runs) { // else a reason says it
 			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
 		}
 		for _, t := range a.trials {

@@ -242,9 +242,7 @@ func compareExperiment(base string, e *report.Experiment) (*report.Comparison, e
 			e.Scenario = f.Scenario
 		}
 		if f != nil && slices.Contains(unlisted, r) {
-			if bad := f.Disturbed(); len(bad) > 0 {
-				r.Discarded = bad[0]
-			}
+			r.Discarded = strings.Join(f.Disturbed(), "; ")
 		}
 		trials = append(trials, report.Trial{ExperimentRun: r, Findings: f})
 	}
