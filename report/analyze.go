@@ -430,7 +430,7 @@ func (l *log) notMeasured(f *Findings) []string {
 	out = append(out, l.afterCut(f)...)
 	for _, t := range f.Traffic {
 		if t.OneWay {
-			out = append(out, fmt.Sprintf("whether %s's packets arrived: nobody answers them", t.Name))
+			out = append(out, oneWayUnknown(t))
 		}
 	}
 	if len(f.Backends) == 0 {
@@ -441,4 +441,13 @@ func (l *log) notMeasured(f *Findings) []string {
 			"and steal is always 0; attempts that started late are what shows it")
 	}
 	return out
+}
+
+// oneWayUnknown is what nobody knows of traffic that waits for no answer.
+func oneWayUnknown(t Traffic) string {
+	if t.Shape == "flood" {
+		return fmt.Sprintf("how many of %s packets arrived and were answered: their senders' addresses are forged, so an answer goes astray, no handshake is completed, and nobody counts them; "+
+			"an entry in SYN_RECV is that of a packet that was answered", whose(t.Name))
+	}
+	return fmt.Sprintf("whether %s packets arrived: nobody waits for an answer to them", whose(t.Name))
 }

@@ -182,6 +182,14 @@ func outcomeList(of map[runlog.Outcome]uint64) string {
 	return strings.Join(parts, ", ")
 }
 
+// whose is the name as the owner of what follows: web's, strangers'.
+func whose(name string) string {
+	if strings.HasSuffix(name, "s") {
+		return name + "'"
+	}
+	return name + "'s"
+}
+
 // plural is n and the noun, whose plural is the last form, or ends in s.
 func plural(n uint64, forms ...string) string {
 	switch {

@@ -27,7 +27,7 @@ func (c *charts) load() []chart {
 		}
 	}
 	if len(oneWay) > 0 {
-		ch.Note = "Nobody answers " + strings.Join(oneWay, ", ") + ", so its attempts are offered, and neither succeeded nor failed."
+		ch.Note = "Nobody waits for answers to " + listed(oneWay) + ": what was sent of it is offered, and neither succeeded nor failed."
 		if len(oneWay) == len(c.f.Traffic) {
 			ch.Series = ch.Series[:1]
 		}
