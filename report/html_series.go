@@ -240,7 +240,7 @@ func (c *charts) generator() []chart {
 		{Name: "started", V: l.Started, Color: "green", Kind: "line"},
 	}
 	if len(l.Late) == len(l.T) {
-		ch.Series = append(ch.Series, chartSeries{Name: "started over 10 ms late", V: l.Late, Color: "orange", Dash: 1, Kind: "line"})
+		ch.Series = append(ch.Series, chartSeries{Name: "started " + c.f.Generator.LateOver(), V: l.Late, Color: "orange", Dash: 1, Kind: "line"})
 	}
 	if len(l.NotStarted) == len(l.T) {
 		ch.Series = append(ch.Series, chartSeries{Name: "not started", V: l.NotStarted, Color: "red", Dash: 3, Kind: "line"})

@@ -27,7 +27,7 @@ func (l *log) lateAfter() float64 {
 
 // audit says whether the generator did what it was asked.
 func (l *log) audit() (Generator, []string) {
-	var g Generator
+	g := Generator{lateAfter: l.lateAfter()}
 	var reasons []string
 	for _, t := range l.order {
 		g.Due += t.total.Due
