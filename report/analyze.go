@@ -101,7 +101,7 @@ func (l *log) findings() *Findings {
 	f := &Findings{
 		Format: FormatVersion, Doubts: []string{}, NotMeasured: []string{}, Spikes: []Spike{}, Traffic: []Traffic{},
 		Backends: []Backend{}, Nodes: []Node{}, UndoErrors: []string{},
-		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0,
+		Incomplete: len(l.unfinished()) > 0,
 	}
 	if h := l.header; h != nil {
 		f.Scenario, f.Target, f.Environment = h.Scenario, h.Target, environment(h)
@@ -116,7 +116,9 @@ func (l *log) findings() *Findings {
 	knees := map[*node]Knee{}
 	for _, n := range l.nodeList {
 		knees[n] = l.onsets(n, a)
+		n.narrowLimits(knees[n].Drop)
 	}
+	f.Causes = a.causes()
 	f.Knee = firstOf(l, knees)
 	f.Knee.ClientLoss = l.clientLoss("")
 	parted := l.parted()

@@ -109,7 +109,7 @@ func (a *attribution) occupancyText() string {
 		if a.total[n.name] > 0 && n.last != nil {
 			parts = append(parts, fmt.Sprintf("entries %d of %d", n.fullest.entries, n.fullest.limit))
 			if k := len(n.limitChanges); k > 0 && n.limitChanges[k-1].To < n.limitChanges[k-1].From {
-				parts[len(parts)-1] += fmt.Sprintf(", to which the limit was lowered from %d at %s", n.limitChanges[k-1].From, seconds(n.limitChanges[k-1].AtS))
+				parts[len(parts)-1] += fmt.Sprintf(", to which the limit was lowered from %d %s", n.limitChanges[k-1].From, n.limitChanges[k-1].when())
 			}
 		}
 	}

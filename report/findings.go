@@ -103,6 +103,8 @@ type Prediction struct {
 	PeakEntries          *uint64  `json:"peak_entries" jsonschema_description:"Entries the planned attempts need at most during the run, with an endless table."`
 	Explanation          string   `json:"explanation" jsonschema_description:"What was computed from what."`
 	UnknownTraffic       []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
+
+	lowered *LimitChange // by which it is full at FullAtS; nil where it is by the arrivals
 }
 
 // Traffic is what one traffic experienced.

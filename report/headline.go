@@ -12,7 +12,7 @@ import (
 // first, whatever else was seen.
 func headline(f *Findings) string {
 	if f.Verdict == Inconclusive && len(f.Reasons) > 0 {
-		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "."
+		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "." + limitSeen(f)
 	}
 	n := headNode(f)
 	if n == nil {

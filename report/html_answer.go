@@ -151,6 +151,11 @@ func advise(f *Findings) advice {
 	case f.Verdict == Live:
 		return advice{Do: "Nothing yet: the run is still going."}
 	case f.Verdict == Inconclusive:
+		if n := headNode(f); n != nil && lowered(n, firstOnset(n.Knee)) != nil {
+			a := loweredAdvice(f, n, lowered(n, firstOnset(n.Knee)))
+			a.Why = append(a.Why, "The run is inconclusive for the reasons above. They do not touch this: the limit was read, and whatever the generator did has not lowered it.")
+			return a
+		}
 		return advice{Do: "Nothing, on the strength of this run: it is inconclusive.", Why: []string{"Remove the reasons above, and run it again."}}
 	case s != nil && s.Meaningless && tableTrouble(f):
 		return advice{
