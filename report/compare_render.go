@@ -112,8 +112,28 @@ func (c *Comparison) renderText(w io.Writer, color bool) error {
 
 var verdictColors = map[Verdict]string{Pass: "1;32", Fail: "1;31", Inconclusive: "1;33"}
 
-// about says what kind of comparison this is.
+// about says what kind of comparison this is, and of what runs.
 func (c *Comparison) about() string {
+	s := c.kind()
+	if v := c.length(); v > 0 {
+		s += fmt.Sprintf(" Attempts were due for %s in each run.", amount(v, "s"))
+	}
+	var on []string
+	for _, a := range c.Arms {
+		for _, t := range a.trials {
+			e := t.Findings.Environment
+			if text := fmt.Sprintf("kernel %s, %s", e.Kernel, plural(uint64(max(0, e.CPUs)), "CPU")); e.Kernel != "" && !slices.Contains(on, text) { //nolint:gosec // at least 0
+				on = append(on, text)
+			}
+		}
+	}
+	if len(on) > 0 {
+		s += " Made on " + strings.Join(on, "; and on ") + "."
+	}
+	return s
+}
+
+func (c *Comparison) kind() string {
 	n := map[int]bool{}
 	least := math.MaxInt
 	for _, a := range c.Arms {

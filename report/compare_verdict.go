@@ -41,7 +41,39 @@ func (c *Comparison) measure(e *Experiment) {
 			c.Metrics = append(c.Metrics, row)
 		}
 	}
+	c.survivors()
 	slices.SortStableFunc(c.Metrics, func(a, b MetricRow) int { return boolOrder(!a.Gate, !b.Gate) })
+}
+
+// survivors marks latencies where arms lost different shares of their attempts: they
+// are of those that succeeded, and what a full table drops at once waits for nothing.
+func (c *Comparison) survivors() {
+	at := slices.IndexFunc(c.Metrics, func(r MetricRow) bool { return r.Metric == "errors" })
+	if at < 0 {
+		return
+	}
+	errors := c.Metrics[at].Arms
+	least, most := math.Inf(1), 0.0
+	for _, v := range errors {
+		if !math.IsNaN(v.median) {
+			least, most = min(least, v.median), max(most, v.median)
+		}
+	}
+	if most-least <= 5 { // points
+		return
+	}
+	for i := range c.Metrics {
+		r := &c.Metrics[i]
+		if r.Group != "p99" {
+			continue
+		}
+		r.About += "; less says nothing where fewer succeeded"
+		for k := range r.Arms {
+			if v := &r.Arms[k]; len(v.values) > 0 && errors[k].median > 0 {
+				v.Text += fmt.Sprintf(", of the %s that succeeded", percent(1-errors[k].median/100))
+			}
+		}
+	}
 }
 
 // candidates are all metrics, with the experiment's own gates and margins.
@@ -255,9 +287,14 @@ func (a *ArmFindings) judge() {
 		if !slices.ContainsFunc(a.trials, func(t Trial) bool { return t.Findings.Reproduced == nil || !*t.Findings.Reproduced }) {
 			what = "as expected"
 		}
+		f, asked := a.trials[0].Findings, []string{}
+		for _, r := range slices.Concat(f.Thresholds, f.Expected) {
+			asked = append(asked, r.Threshold)
+		}
 		if n := len(a.trials); n > 1 {
 			what += fmt.Sprintf(" in all %d trials", n)
 		}
+		what += ": " + strings.Join(asked, ", ")
 		a.Reasons = append(a.Reasons, what)
 	}
 }
@@ -393,7 +430,7 @@ func (c *Comparison) medians() string {
 func (c *Comparison) beside() string {
 	s := fmt.Sprintf("One trial of each of %s", plural(uint64(len(c.Arms)), "arm")) //nolint:gosec // a length
 	for _, x := range []struct{ metric, bad, one, value, good string }{
-		{"drop_at", "%s drop new connections", "%s drops new connections", " (from %s)", "%s never"},
+		{"drop_at", "%s drop new connections", "%s drops new connections", " (from %s)", "%s not" + c.within()},
 		{"failures", "attempts fail in %s", "attempts fail in %s", " (%s)", "none in %s"},
 	} {
 		var bad, values, good []string
@@ -425,6 +462,29 @@ func (c *Comparison) beside() string {
 		return s + "."
 	}
 	return s + ", which shows what happened, and not whether it would again."
+}
+
+// within is like: " within 5.5 s"; empty where runs had other lengths.
+func (c *Comparison) within() string {
+	if v := c.length(); v > 0 {
+		return " within " + amount(v, "s")
+	}
+	return " within their runs"
+}
+
+// length is for how long attempts were due, s; 0 where not all runs had the same.
+func (c *Comparison) length() float64 {
+	v := 0.0
+	for _, a := range c.Arms {
+		for _, t := range a.trials {
+			d := t.Findings.Environment.DurationS
+			if v != 0 && d != v {
+				return 0
+			}
+			v = d
+		}
+	}
+	return v
 }
 
 // listed is like: a, b and c.
