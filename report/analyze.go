@@ -367,7 +367,7 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 			out = append(out, fmt.Sprintf("%s was not sampled for %.1f s at a stretch", n.name, gap))
 		}
 	}
-	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < 0.05 {
+	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < busyMachine {
 		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
 	}
 	if g := f.Generator; g.Interrupted > 0 {

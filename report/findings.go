@@ -331,6 +331,24 @@ type Generator struct {
 	lateAfter float64 // s; 0 where it is not known
 }
 
+// busyMachine is the share of idle CPU below which the machine had nothing to spare.
+const busyMachine = 0.05
+
+// LimitText says whether it was the limit: what was late or not started shows
+// that it was, and that little was does not show that it was not, where the
+// machine had nothing to spare.
+func (g Generator) LimitText() string {
+	switch {
+	case g.Saturated:
+		return "yes: nothing can be said about the system"
+	case g.Due == 0:
+		return "nothing was due"
+	case g.MinIdle != nil && *g.MinIdle < busyMachine:
+		return "not shown: too few starts were late for that, but a CPU had nothing to spare"
+	}
+	return "no"
+}
+
 // LateOver is how late a late start is: over 10 ms late.
 func (g Generator) LateOver() string {
 	if g.lateAfter <= 0 {

@@ -39,10 +39,10 @@ func (l *log) audit() (Generator, []string) {
 			g.NotStarted += t.total.NotStarted[r]
 		}
 		if n := t.total.Started; n > 0 && float64(t.total.Late) > lateLimit*float64(n) {
-			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s attempts were started more than %.0f ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), whose(t.info.Name), l.lateAfter()*1000, percent(lateLimit)))
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s attempts were started more than %.0f ms late, and a run with over %.0f %% late starts is not used to judge the system", percent(float64(t.total.Late)/float64(n)), whose(t.info.Name), l.lateAfter()*1000, 100*lateLimit))
 		}
 		if d := l.tearDown(t); d != nil && *d.LateShare > lateLimit {
-			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of the connections that %s was to close were closed more than %.0f ms late, and %s is the most that says anything about the system", percent(*d.LateShare), t.info.Name, l.lateAfter()*1000, percent(lateLimit)))
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of the connections that %s was to close were closed more than %.0f ms late, and a run with over %.0f %% late ones is not used to judge the system", percent(*d.LateShare), t.info.Name, l.lateAfter()*1000, 100*lateLimit))
 		}
 		if text := l.refusedText(t); text != "" {
 			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s attempts: %s", whose(t.info.Name), text))
