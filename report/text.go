@@ -21,6 +21,9 @@ type text struct {
 func renderText(f *Findings, w io.Writer, color bool) error {
 	t := &text{color: color}
 	t.para("", t.paint("1", plain(f.Headline)))
+	if s := staged(f); s != "" {
+		t.para("", plain(s))
+	}
 	t.line("")
 	t.verdict(f)
 	if f.Capacity != nil {
