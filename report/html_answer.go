@@ -28,11 +28,20 @@ type figure struct {
 func figures(f *Findings) []figure {
 	head := headNode(f)
 	return []figure{
-		onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop")),
+		evictionFigure(f, head),
 		dropFigure(f, head),
 		lossFigure(f, head),
 		roomFigure(head),
 	}
+}
+
+// evictionFigure is when the kernel began to make room, and how often it did.
+func evictionFigure(f *Findings, head *Node) figure {
+	g := onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop"))
+	if head != nil && f.Knee.EarlyDrop != nil && head.Counters["early_drop"] > 0 {
+		g.Lines = append(g.Lines, fmt.Sprintf("early_drop +%s in all", grouped(head.Counters["early_drop"])))
+	}
+	return g
 }
 
 // lossFigure is the first attempt that failed. Of several nodes it is that of

@@ -279,6 +279,10 @@ func (c *charts) loads() {
 		}
 		return 0
 	})
+	if positions(points) < 5 {
+		c.gaps = append(c.gaps, "entries and loss against the load: it had too few values for a picture")
+		return
+	}
 	ch := chart{ID: "by-load", Kind: "load", XUnit: "attempts offered per second", Tall: true, Title: "Entries and loss against the load", Unit: "entries", Marks: []chartMark{}}
 	var entries, loss values
 	for _, p := range points {
@@ -292,4 +296,16 @@ func (c *charts) loads() {
 	}
 	ch.Note = "Each dot is one step of the run. Entries stay for a while after the load that made them, so dots of a falling load lie above those of a rising one."
 	c.byLoad = append(c.byLoad, ch)
+}
+
+// positions is how many places on the axis the points, sorted by load, take: those
+// nearer to each other than a fiftieth of it are one.
+func positions(points []LoadPoint) (n int) {
+	last := math.Inf(-1)
+	for _, p := range points {
+		if p.OfferedPerS-last >= points[len(points)-1].OfferedPerS/50 {
+			n, last = n+1, p.OfferedPerS
+		}
+	}
+	return n
 }
