@@ -32,7 +32,7 @@ func TestArmWhoseRunsDoNotCount(t *testing.T) {
 
 	e, trials = experimentWith(nil, []made{{}}, []made{{}})
 	trials[1].Discarded = "it was slow"
-	assert.Equal(t, "No run counts of b: a plain table of the others, without a test.", Compare(e, trials).about())
+	assert.Equal(t, "No run counts of b: a plain table of the others, without a test.", Compare(e, trials).kind())
 }
 
 // A comparison says what was asked of each arm, for how long and on what it was
