@@ -74,11 +74,11 @@ func levelText(f *Findings) string {
 func loweredAdvice(f *Findings, n *Node, c *LimitChange) advice {
 	a := advice{
 		Do:  fmt.Sprintf("Let nothing lower nf_conntrack_max: %s had room with %s, and has none with %s.", n.Name, grouped(c.From), grouped(c.To)),
-		Why: []string{fmt.Sprintf("At %s it was lowered%s while there were %s entries, which stay until they expire; nothing new is let in before that.", moment(c.AtS), c.by(), grouped(c.Entries))},
+		Why: []string{fmt.Sprintf("It was lowered %s%s while there were %s entries, which stay until they expire; nothing new is let in before that.", c.when(), c.by(), grouped(c.Entries))},
 	}
 	for _, s := range f.Spikes {
 		if slices.Contains(c.Actions, s.Action) && s.Kind != "conntrack_settings" {
-			a.Why = append(a.Why, "A kube-proxy writes the limit of its own configuration at each start, and releases up to 1.36 also where that lowers the present one: put the limit there (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
+			a.Why = append(a.Why, prose(s.Action)+" started a kube-proxy. It writes the limit of its own configuration at each start, in releases up to 1.36 also where that lowers the present one: put a limit there that is above what the node holds, with a margin (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
 			a.Set = fmt.Sprintf("conntrack:\n  maxPerCore: 1\n  min: %d\n", c.From)
 			return a
 		}

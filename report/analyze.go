@@ -108,7 +108,7 @@ func (l *log) findings() *Findings {
 	f := &Findings{
 		Format: FormatVersion, Doubts: []string{}, NotMeasured: []string{}, Spikes: []Spike{}, Traffic: []Traffic{},
 		Backends: []Backend{}, Nodes: []Node{}, UndoErrors: []string{},
-		Causes: a.causes(), Incomplete: len(l.unfinished()) > 0, ipvs: l.cluster.ipvs,
+		Incomplete: len(l.unfinished()) > 0, ipvs: l.cluster.ipvs,
 	}
 	if h := l.header; h != nil {
 		f.Scenario, f.Target, f.Environment = h.Scenario, h.Target, environment(h)
@@ -123,7 +123,9 @@ func (l *log) findings() *Findings {
 	knees := map[*node]Knee{}
 	for _, n := range l.nodeList {
 		knees[n] = l.onsets(n, a)
+		n.narrowLimits(knees[n].Drop)
 	}
+	f.Causes = a.causes()
 	f.Knee = firstOf(l, knees)
 	f.Knee.ClientLoss = l.clientLoss("")
 	parted := l.parted()
@@ -375,7 +377,7 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 			out = append(out, fmt.Sprintf("%s was not sampled for %.1f s at a stretch", n.name, gap))
 		}
 	}
-	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < 0.05 {
+	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < busyMachine {
 		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
 	}
 	if g := f.Generator; g.Interrupted > 0 {
@@ -444,7 +446,7 @@ func (l *log) notMeasured(f *Findings) []string {
 	out = append(out, l.afterCut(f)...)
 	for _, t := range f.Traffic {
 		if t.OneWay {
-			out = append(out, fmt.Sprintf("whether %s's packets arrived: nobody answers them", t.Name))
+			out = append(out, oneWayUnknown(t))
 		}
 	}
 	if len(f.Backends) == 0 {
@@ -455,4 +457,13 @@ func (l *log) notMeasured(f *Findings) []string {
 			"and steal is always 0; attempts that started late are what shows it")
 	}
 	return out
+}
+
+// oneWayUnknown is what nobody knows of traffic that waits for no answer.
+func oneWayUnknown(t Traffic) string {
+	if t.Shape == "flood" {
+		return fmt.Sprintf("how many of %s packets arrived and were answered: their senders' addresses are forged, so an answer goes astray, no handshake is completed, and nobody counts them; "+
+			"an entry in SYN_RECV is that of a packet that was answered", whose(t.Name))
+	}
+	return fmt.Sprintf("whether %s packets arrived: nobody waits for an answer to them", whose(t.Name))
 }

@@ -104,12 +104,12 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 		} else if tr.Shape == "idle" {
 			ok = 0
 			if tr.HeldAlive == nil {
-				t.Why = append(t.Why, fmt.Sprintf("no data: how many of %s's connections were alive is not known", tr.Name))
+				t.Why = append(t.Why, fmt.Sprintf("no data: how many of %s connections were alive is not known", whose(tr.Name)))
 			} else {
 				ok = *tr.HeldAlive
 			}
 			if want := idleCount(s, tr.Name); tr.Due != want {
-				t.Why = append(t.Why, fmt.Sprintf("%d of %s's connections were due, and %d were asked for", tr.Due, tr.Name, want))
+				t.Why = append(t.Why, fmt.Sprintf("%d of %s connections were due, and %d were asked for", tr.Due, whose(tr.Name), want))
 			}
 			lost = tr.Due - min(tr.Due, ok)
 		}

@@ -68,7 +68,7 @@ func (s searchLog) write(t *testing.T) []byte {
 			x.Loss = s.controlLoss
 		}
 		if s.silentAbove > 0 && r.Load > s.silentAbove {
-			x.Inconclusive, x.Why = true, []string{"the generator could not keep up: 9 % of subscribers's attempts were started more than 10 ms late, and 5 % is the most that says anything about the system"}
+			x.Inconclusive, x.Why = true, []string{"the generator could not keep up: 9 % of subscribers' attempts were started more than 10 ms late, and a run with over 5 % late starts is not used to judge the system"}
 		}
 		done = append(done, x.Trial)
 		add(runlog.Record{T: x.Elapsed, Trial: &x})

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -44,4 +45,23 @@ func TestMostEntriesInAState(t *testing.T) {
 
 	s.records = append(s.records, walked(9.5, 259144, map[string]uint64{"CLOSE_WAIT": 500, "TIME_WAIT": 500}))
 	assert.NotContains(t, headline(s.analyze()), "CLOSE_WAIT", "half is not most")
+}
+
+// With long gaps between walks the last one while traffic is due can be of the
+// very begin.
+func TestCensusThatSaysMost(t *testing.T) {
+	at := func(walks ...runlog.Record) float64 {
+		s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+		s.records = append(s.records, walks...)
+		f := s.analyze()
+		require.NotNil(t, f.Nodes[0].Census)
+		return f.Nodes[0].Census.AtS
+	}
+	few, many := map[string]uint64{"TIME_WAIT": 88}, map[string]uint64{"TIME_WAIT": 3000}
+	empty := walked(-0.6, 259144, nil)
+	later := walked(10.2, 0, many)
+	later.Census.WithoutBallast = true
+	assert.InDelta(t, 10.2, at(empty, walked(0.1, 259144, few), later, walked(11.4, 259144, many)), 0.01)
+	assert.InDelta(t, 9, at(empty, walked(9, 259144, many), walked(11.4, 259144, map[string]uint64{"TIME_WAIT": 3100})), 0.01, "what clients have closed since is another picture")
+	assert.InDelta(t, 9, at(empty, walked(9, 259144, few), walked(11.4, 259144, few)), 0.01)
 }

@@ -38,6 +38,27 @@ func (n *node) noteLimit(s tableSample) {
 	n.limitChanges = append(n.limitChanges, LimitChange{AtS: (from + s.t) / 2, UncertaintyS: (s.t-from)/2 + (before.took+s.took)/2, From: before.limit, To: s.limit, Entries: s.entries})
 }
 
+// narrowLimits says more exactly when the limit was lowered where a first loss
+// for a full table cannot be explained by the limit before: the new one was in
+// force by then.
+func (n *node) narrowLimits(drop *Onset) {
+	if drop == nil || drop.Entries == nil {
+		return
+	}
+	for i := range n.limitChanges {
+		c := &n.limitChanges[i]
+		from, to, by := c.AtS-c.UncertaintyS, c.AtS+c.UncertaintyS, drop.AtS+drop.UncertaintyS
+		if c.To < c.From && float64(*drop.Entries) < 0.99*float64(c.From) && by > from && by < to {
+			c.AtS, c.UncertaintyS = (from+by)/2, (by-from)/2
+		}
+	}
+}
+
+// when is like: between 11.80 s and 11.85 s.
+func (c *LimitChange) when() string {
+	return fmt.Sprintf("between %.2f s and %.2f s", c.AtS-c.UncertaintyS, c.AtS+c.UncertaintyS)
+}
+
 // addRefill notes what an action did to the ballast.
 func (n *node) addRefill(t float64, e *runlog.Event) {
 	inserted, _ := strconv.ParseFloat(e.Fields["inserted"], 64)
@@ -145,11 +166,11 @@ func limitText(n *Node) string {
 	}
 	s := fmt.Sprintf("%d when traffic began", n.LimitChanges[0].From)
 	for _, c := range n.LimitChanges {
-		within := ""
-		if c.UncertaintyS >= 0.05 { // else an action could seem to begin after what it did
-			within = " +- " + seconds(c.UncertaintyS)
+		from := seconds(c.AtS) + " on"
+		if c.UncertaintyS >= 0.02 { // else an action could seem to begin after what it did, or a loss before
+			from = "a moment " + c.when() + " on"
 		}
-		s += fmt.Sprintf("; %d from %s%s on%s", c.To, seconds(c.AtS), within, c.by())
+		s += fmt.Sprintf("; %d from %s%s", c.To, from, c.by())
 		if c.Entries > c.To {
 			s += fmt.Sprintf(", when there were %d entries, %d more than that", c.Entries, c.Entries-c.To)
 		}
@@ -179,6 +200,20 @@ func lowered(n *Node, o *Onset) *LimitChange {
 		return nil
 	}
 	return last
+}
+
+// limitSeen says so where a limit was seen to be lowered to less than there was,
+// which no doubt about the generator touches.
+func limitSeen(f *Findings) string {
+	n := headNode(f)
+	if n == nil {
+		return ""
+	}
+	c := lowered(n, firstOnset(n.Knee))
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf(" But %s's limit was seen to be lowered from %d to %d%s, to less than it held, and it dropped new connections.", n.Name, c.From, c.To, c.by())
 }
 
 // loweredText is the same for a headline.

@@ -62,7 +62,7 @@ func TestLimitLowered(t *testing.T) {
 	require.NotNil(t, n.Knee.ClientLoss)
 	assert.InDelta(t, 902./700, *n.Knee.ClientLoss.Occupancy, 0.01, "not a share of the limit that was just lowered")
 	assert.Equal(t, map[string]uint64{"table_full": failed}, causesOf(f))
-	assert.Contains(t, f.Causes[0].Evidence, "902 of 700, to which the limit was lowered from 2000 at 4.")
+	assert.Contains(t, f.Causes[0].Evidence, "902 of 700, to which the limit was lowered from 2000 between 3.9")
 	require.NotNil(t, f.Predicted.FullAtS)
 	assert.InDelta(t, 4.015, *f.Predicted.FullAtS, c.UncertaintyS)
 	assert.Contains(t, f.Headline, "since its limit was lowered from 2000 to 700 (restart)")
@@ -107,5 +107,39 @@ func TestLimitRaised(t *testing.T) {
 	require.NotNil(t, f.Nodes[0].Knee.Drop)
 	assert.InDelta(t, 5, f.Nodes[0].Knee.Drop.AtS, 0.1)
 	assert.NotContains(t, f.Headline, "lowered")
-	assert.Contains(t, limitText(&f.Nodes[0]), "2200 from 1.")
+	assert.Contains(t, limitText(&f.Nodes[0]), "2200 from a moment between 0.9")
+}
+
+// When a limit was lowered lies between two samples; a loss that the old limit
+// cannot explain came after that, not before. And that it was lowered needs no
+// sound generator.
+func TestLimitWasLoweredBeforeTheFirstLoss(t *testing.T) {
+	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
+	lowers(s, 4.032, 700, "restart", "restart_proxy")
+	for _, due := range dues(0, 10, 100) {
+		s.bin("web", due).Late = 1
+		if due < 4.032 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	n := f.Nodes[0]
+	require.NotNil(t, n.Knee.Drop)
+	c, by := n.LimitChanges[0], n.Knee.Drop.AtS+n.Knee.Drop.UncertaintyS
+	assert.LessOrEqual(t, c.AtS+c.UncertaintyS, by+1e-9)
+	assert.InDelta(t, 4.032, c.AtS, c.UncertaintyS+1e-9)
+	assert.Contains(t, f.Causes[0].Evidence, "lowered from 2000 "+c.when())
+	assert.Contains(t, predictionText(f.Predicted), "full when the limit was lowered, "+c.when()+"; measured 4.")
+	assert.Nil(t, f.Predicted.RelativeError, "what is measured has narrowed it")
+
+	require.Equal(t, Inconclusive, f.Verdict)
+	assert.Contains(t, f.Headline, "But node1's limit was seen to be lowered from 2000 to 700 (restart)")
+	a := advise(f)
+	assert.Contains(t, a.Do, "Let nothing lower nf_conntrack_max")
+	assert.Contains(t, strings.Join(a.Why, " "), "restart started a kube-proxy. It writes the limit of its own configuration")
+	assert.Contains(t, strings.Join(a.Why, " "), "They do not touch this")
 }

@@ -32,6 +32,8 @@ type Comparison struct {
 
 	Arms    []ArmFindings `json:"arms"`
 	Metrics []MetricRow   `json:"metrics" jsonschema_description:"Those that decide first."`
+
+	source string // of the scenario; empty where runs were named
 }
 
 // ArmFindings is one arm's runs.
@@ -110,7 +112,7 @@ func (c *Comparison) ExitCode() int { return ExitCode(&Findings{Verdict: c.Verdi
 // nothing: what is missing makes the verdict inconclusive.
 func Compare(e *Experiment, trials []Trial) *Comparison {
 	c := &Comparison{
-		Format: ComparisonVersion, Scenario: e.Scenario, Trials: e.Trials, Seed: e.Seed, Alpha: alpha,
+		Format: ComparisonVersion, Scenario: e.Scenario, Trials: e.Trials, Seed: e.Seed, Alpha: alpha, source: e.Source,
 		Reasons: []string{}, Warnings: []string{}, Order: []string{}, Arms: []ArmFindings{}, Metrics: []MetricRow{},
 	}
 	for _, t := range trials {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 )
 
 // comparisonView is what the template sees.
@@ -11,25 +12,38 @@ type comparisonView struct {
 	*Comparison
 	sheet
 	About string
-	Wide  bool // what metrics are is said below the table
-	Laid  []laidArm
+	YAML  string // of the scenario
+	Wide  bool   // what metrics are is said below the table
+	Laid  laidArms
+}
+
+type laidArms []laidArm
+
+// Any is whether a run is shown of any arm.
+func (l laidArms) Any() bool { return slices.ContainsFunc(l, func(a laidArm) bool { return a.Shown }) }
+
+// Choice is whether that of any arm was chosen from several.
+func (l laidArms) Choice() bool {
+	return slices.ContainsFunc(l, func(a laidArm) bool { return a.Of > 1 })
 }
 
 // A laidArm is an arm as it is in the plots.
 type laidArm struct {
 	Name, Color, Dir string
 	Shown            bool
+	Of               int // sound runs that the one shown was chosen from
 	Findings         *Findings
 }
 
 // renderHTML writes the page, which is one HTML file that needs nothing else.
 func (c *Comparison) renderHTML(w io.Writer) error {
 	var runs []laid
-	v := comparisonView{Comparison: c, About: c.about(), Wide: len(c.Arms) > 3}
+	v := comparisonView{Comparison: c, About: c.about(), YAML: c.source, Wide: len(c.Arms) > 3}
 	for i := range c.Arms {
 		a := &c.Arms[i]
 		l := laidArm{Name: a.Name, Findings: a.typical()}
 		if l.Findings != nil {
+			l.Of = a.sound()
 			l.Shown, l.Color, l.Dir = true, runColors[len(runs)%len(runColors)].name, a.Runs[a.Typical].Dir
 			runs = append(runs, laid{a.Name, l.Findings})
 		}

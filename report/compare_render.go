@@ -112,8 +112,28 @@ func (c *Comparison) renderText(w io.Writer, color bool) error {
 
 var verdictColors = map[Verdict]string{Pass: "1;32", Fail: "1;31", Inconclusive: "1;33"}
 
-// about says what kind of comparison this is.
+// about says what kind of comparison this is, and of what runs.
 func (c *Comparison) about() string {
+	s := c.kind()
+	if v := c.length(); v > 0 {
+		s += fmt.Sprintf(" Attempts were due for %s in each run.", amount(v, "s"))
+	}
+	var on []string
+	for _, a := range c.Arms {
+		for _, t := range a.trials {
+			e := t.Findings.Environment
+			if text := fmt.Sprintf("kernel %s, %s", e.Kernel, plural(uint64(max(0, e.CPUs)), "CPU")); e.Kernel != "" && !slices.Contains(on, text) { //nolint:gosec // at least 0
+				on = append(on, text)
+			}
+		}
+	}
+	if len(on) > 0 {
+		s += " Made on " + strings.Join(on, "; and on ") + "."
+	}
+	return s
+}
+
+func (c *Comparison) kind() string {
 	n := map[int]bool{}
 	least := math.MaxInt
 	for _, a := range c.Arms {
@@ -123,6 +143,16 @@ func (c *Comparison) about() string {
 	switch {
 	case len(c.Arms) == 0:
 		return "There are no arms."
+	case c.Test == "" && len(c.Metrics) == 0:
+		return "Nothing was measured that could stand beside each other."
+	case c.Test == "" && least == 0:
+		var none []string
+		for _, a := range c.Arms {
+			if len(a.trials) == 0 {
+				none = append(none, a.Name)
+			}
+		}
+		return fmt.Sprintf("No run counts of %s: a plain table of the others, without a test.", listed(none))
 	case c.Test == "" && least <= 1:
 		return "One trial of each arm: a plain table, without a test. Whether another trial would show the same, nobody can tell from one."
 	case c.Test == "":
@@ -156,6 +186,9 @@ func (a *ArmFindings) made() string {
 func (c *Comparison) textTable(t *text) {
 	cols := c.columnsShown(5)
 	if len(cols) == 0 {
+		if len(c.Metrics) == 0 {
+			return // which is said below
+		}
 		t.line("  nothing was measured that could stand beside each other")
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -200,7 +201,7 @@ func TestHeadlineOfOneTrialEach(t *testing.T) {
 		arms []made
 		want string
 	}{
-		{[]made{{drop: 4, failed: 9}, {}, {drop: 1.35, failed: 20}}, "One trial of each of 3 arms: a (from 4 s) and c (from 1.35 s) drop new connections, b never."},
+		{[]made{{drop: 4, failed: 9}, {}, {drop: 1.35, failed: 20}}, "One trial of each of 3 arms: a (from 4 s) and c (from 1.35 s) drop new connections, b not within 10 s."},
 		{[]made{{failed: 9}, {}, {}}, "One trial of each of 3 arms: attempts fail in a (9), none in b and c."},
 		{[]made{{}, {}}, "One trial of each of 2 arms, which shows what happened, and not whether it would again."},
 	} {
@@ -344,6 +345,11 @@ func TestEntriesPerAttempt(t *testing.T) {
 	f.Timeline.Nodes = []NodeSeries{node}
 	f.Nodes[0].Knee.Drop = &Onset{AtS: 6, UncertaintyS: 0.1}
 	assert.InDelta(t, 2, entriesPerAttempt(f), 0.01)
+	at := slices.Index(f.Timeline.Nodes[0].T, 5.7) // a stall just before the end
+	require.Positive(t, at)
+	f.Timeline.Nodes[0].Entries[at] -= 400
+	assert.InDelta(t, 2, entriesPerAttempt(f), 0.01, "entries that come late are none less")
+	f.Timeline.Nodes[0].Entries[at] += 400
 	f.Nodes[0].Knee.Drop = nil
 	assert.Less(t, entriesPerAttempt(f), 1.5, "without the onset it would be too low")
 	f.Sizing = &Sizing{Parts: []SizingPart{{ResidenceS: 5}}}

@@ -41,7 +41,39 @@ func (c *Comparison) measure(e *Experiment) {
 			c.Metrics = append(c.Metrics, row)
 		}
 	}
+	c.survivors()
 	slices.SortStableFunc(c.Metrics, func(a, b MetricRow) int { return boolOrder(!a.Gate, !b.Gate) })
+}
+
+// survivors marks latencies where arms lost different shares of their attempts: they
+// are of those that succeeded, and what a full table drops at once waits for nothing.
+func (c *Comparison) survivors() {
+	at := slices.IndexFunc(c.Metrics, func(r MetricRow) bool { return r.Metric == "errors" })
+	if at < 0 {
+		return
+	}
+	errors := c.Metrics[at].Arms
+	least, most := math.Inf(1), 0.0
+	for _, v := range errors {
+		if !math.IsNaN(v.median) {
+			least, most = min(least, v.median), max(most, v.median)
+		}
+	}
+	if most-least <= 5 { // points
+		return
+	}
+	for i := range c.Metrics {
+		r := &c.Metrics[i]
+		if r.Group != "p99" {
+			continue
+		}
+		r.About += "; less says nothing where fewer succeeded"
+		for k := range r.Arms {
+			if v := &r.Arms[k]; len(v.values) > 0 && errors[k].median > 0 {
+				v.Text += fmt.Sprintf(", of the %s that succeeded", percent(1-errors[k].median/100))
+			}
+		}
+	}
 }
 
 // candidates are all metrics, with the experiment's own gates and margins.
@@ -190,11 +222,37 @@ func (c *Comparison) incomplete() []string {
 		switch {
 		case len(a.Runs) == 0:
 			out = append(out, fmt.Sprintf("no data: %s was not run", a.Name))
+		case len(a.discarded()) == len(a.Runs):
+			out = append(out, fmt.Sprintf("no data: %s of %s, of which none counts: %s", plural(uint64(len(a.Runs)), "run was made", "runs were made"), a.Name, a.whyDiscarded()))
 		case sound < c.Trials && len(out) == 0:
 			out = append(out, fmt.Sprintf("%s has %d of %d planned trials", a.Name, sound, c.Trials))
 		}
 	}
 	return out
+}
+
+// sound is how many runs count and say something.
+func (a *ArmFindings) sound() (n int) {
+	for _, r := range a.Runs {
+		if r.Discarded == "" && len(r.Unsound) == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// discarded are the runs that do not count.
+func (a *ArmFindings) discarded() []TrialFindings {
+	return slices.DeleteFunc(slices.Clone(a.Runs), func(r TrialFindings) bool { return r.Discarded == "" })
+}
+
+// whyDiscarded is like: bypass/1: the generator could not keep up; bypass/1-again-1: ...
+func (a *ArmFindings) whyDiscarded() string {
+	var out []string
+	for _, r := range a.discarded() {
+		out = append(out, r.Dir+": "+r.Discarded)
+	}
+	return strings.Join(out, "; ")
 }
 
 // judge is the arm's verdict over all its trials: what it is asked for must
@@ -229,9 +287,14 @@ func (a *ArmFindings) judge() {
 		if !slices.ContainsFunc(a.trials, func(t Trial) bool { return t.Findings.Reproduced == nil || !*t.Findings.Reproduced }) {
 			what = "as expected"
 		}
+		f, asked := a.trials[0].Findings, []string{}
+		for _, r := range slices.Concat(f.Thresholds, f.Expected) {
+			asked = append(asked, r.Threshold)
+		}
 		if n := len(a.trials); n > 1 {
 			what += fmt.Sprintf(" in all %d trials", n)
 		}
+		what += ": " + strings.Join(asked, ", ")
 		a.Reasons = append(a.Reasons, what)
 	}
 }
@@ -367,7 +430,7 @@ func (c *Comparison) medians() string {
 func (c *Comparison) beside() string {
 	s := fmt.Sprintf("One trial of each of %s", plural(uint64(len(c.Arms)), "arm")) //nolint:gosec // a length
 	for _, x := range []struct{ metric, bad, one, value, good string }{
-		{"drop_at", "%s drop new connections", "%s drops new connections", " (from %s)", "%s never"},
+		{"drop_at", "%s drop new connections", "%s drops new connections", " (from %s)", "%s not" + c.within()},
 		{"failures", "attempts fail in %s", "attempts fail in %s", " (%s)", "none in %s"},
 	} {
 		var bad, values, good []string
@@ -399,6 +462,29 @@ func (c *Comparison) beside() string {
 		return s + "."
 	}
 	return s + ", which shows what happened, and not whether it would again."
+}
+
+// within is like: " within 5.5 s"; empty where runs had other lengths.
+func (c *Comparison) within() string {
+	if v := c.length(); v > 0 {
+		return " within " + amount(v, "s")
+	}
+	return " within their runs"
+}
+
+// length is for how long attempts were due, s; 0 where not all runs had the same.
+func (c *Comparison) length() float64 {
+	v := 0.0
+	for _, a := range c.Arms {
+		for _, t := range a.trials {
+			d := t.Findings.Environment.DurationS
+			if v != 0 && d != v {
+				return 0
+			}
+			v = d
+		}
+	}
+	return v
 }
 
 // listed is like: a, b and c.
@@ -445,7 +531,7 @@ func (c *Comparison) differ() {
 		if len(a.trials) > 0 {
 			firsts = append(firsts, a.trials[0])
 		}
-		if bad := slices.DeleteFunc(slices.Clone(a.Runs), func(r TrialFindings) bool { return r.Discarded == "" }); len(bad) > 0 {
+		if bad := a.discarded(); len(bad) > 0 && len(bad) < len(a.Runs) { // else a reason says it
 			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
 		}
 		for _, t := range a.trials {

@@ -42,7 +42,7 @@ func (a *ArmFindings) causes() string {
 			}
 		}
 	}
-	s := fmt.Sprintf("%s's failed attempts, %d in %s", a.Name, all, plural(uint64(len(a.trials)), "trial"))
+	s := fmt.Sprintf("%s failed attempts, %d in %s", whose(a.Name), all, plural(uint64(len(a.trials)), "trial"))
 	names := make([]string, 0, len(sums))
 	for name, n := range sums {
 		if n > 0 {

@@ -109,7 +109,7 @@ func (a *attribution) occupancyText() string {
 		if a.total[n.name] > 0 && n.last != nil {
 			parts = append(parts, fmt.Sprintf("entries %d of %d", n.fullest.entries, n.fullest.limit))
 			if k := len(n.limitChanges); k > 0 && n.limitChanges[k-1].To < n.limitChanges[k-1].From {
-				parts[len(parts)-1] += fmt.Sprintf(", to which the limit was lowered from %d at %s", n.limitChanges[k-1].From, seconds(n.limitChanges[k-1].AtS))
+				parts[len(parts)-1] += fmt.Sprintf(", to which the limit was lowered from %d %s", n.limitChanges[k-1].From, n.limitChanges[k-1].when())
 			}
 		}
 	}
@@ -185,6 +185,14 @@ func outcomeList(of map[runlog.Outcome]uint64) string {
 		parts = append(parts, fmt.Sprintf("%d %s", of[o], o))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// whose is the name as the owner of what follows: web's, strangers'.
+func whose(name string) string {
+	if strings.HasSuffix(name, "s") {
+		return name + "'"
+	}
+	return name + "'s"
 }
 
 // plural is n and the noun, whose plural is the last form, or ends in s.

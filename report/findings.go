@@ -1,6 +1,8 @@
 package report
 
 import (
+	"fmt"
+
 	"github.com/tablefull/tablefull/report/runlog"
 )
 
@@ -102,6 +104,8 @@ type Prediction struct {
 	PeakEntries          *uint64  `json:"peak_entries" jsonschema_description:"Entries the planned attempts need at most during the run, with an endless table."`
 	Explanation          string   `json:"explanation" jsonschema_description:"What was computed from what."`
 	UnknownTraffic       []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
+
+	lowered *LimitChange // by which it is full at FullAtS; nil where it is by the arrivals
 }
 
 // Traffic is what one traffic experienced.
@@ -334,6 +338,34 @@ type Generator struct {
 	InFlight    uint64   `json:"in_flight" jsonschema_description:"The log does not say how they ended."`
 	Saturated   bool     `json:"saturated" jsonschema_description:"The generator is the limit, so nothing can be said about the system."`
 	MinIdle     *float64 `json:"min_idle" jsonschema_description:"Lowest share of idle CPU over 3 s, 0 to 1."`
+
+	lateAfter float64 // s; 0 where it is not known
+}
+
+// busyMachine is the share of idle CPU below which the machine had nothing to spare.
+const busyMachine = 0.05
+
+// LimitText says whether it was the limit: what was late or not started shows
+// that it was, and that little was does not show that it was not, where the
+// machine had nothing to spare.
+func (g Generator) LimitText() string {
+	switch {
+	case g.Saturated:
+		return "yes: nothing can be said about the system"
+	case g.Due == 0:
+		return "nothing was due"
+	case g.MinIdle != nil && *g.MinIdle < busyMachine:
+		return "not shown: too few starts were late for that, but a CPU had nothing to spare"
+	}
+	return "no"
+}
+
+// LateOver is how late a late start is: over 10 ms late.
+func (g Generator) LateOver() string {
+	if g.lateAfter <= 0 {
+		return "late"
+	}
+	return fmt.Sprintf("over %.0f ms late", g.lateAfter*1000)
 }
 
 // Environment is where and with what it ran.
@@ -383,7 +415,7 @@ type LoadSeries struct {
 	OK         []float64 `json:"ok" jsonschema_description:"Of those, succeeded per second."`
 	Failed     []float64 `json:"failed" jsonschema_description:"Of those, failed per second."`
 	Started    []float64 `json:"started" jsonschema_description:"Of those, started per second."`
-	Late       []float64 `json:"late" jsonschema_description:"Of those started, more than 10 ms late, per second."`
+	Late       []float64 `json:"late" jsonschema_description:"Of those started, more than 10 ms (in a private kernel 30 ms) late, per second."`
 	NotStarted []float64 `json:"not_started" jsonschema_description:"Of those due, that the generator could not start, per second."`
 	// EndsKnownToS is where a log that was cut off begins to be silent about
 	// attempts. Steps that it does not have all attempts of are left out.

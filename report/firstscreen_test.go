@@ -118,7 +118,7 @@ func TestHeadlineSaysWhatAnAttemptTakes(t *testing.T) {
 // before what changed it.
 func TestLimitChangesSayHowExactTheyAre(t *testing.T) {
 	n := &Node{LimitChanges: []LimitChange{{AtS: 0.93, UncertaintyS: 0.12, From: 131072, To: 262144, Actions: []string{"administrator"}}}}
-	assert.Contains(t, limitText(n), "262144 from 0.9 s +- 0.1 s on (administrator)")
+	assert.Contains(t, limitText(n), "262144 from a moment between 0.81 s and 1.05 s on (administrator)")
 	n.LimitChanges[0].UncertaintyS = 0.01
 	assert.Contains(t, limitText(n), "262144 from 0.9 s on")
 }

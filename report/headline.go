@@ -12,7 +12,7 @@ import (
 // first, whatever else was seen.
 func headline(f *Findings) string {
 	if f.Verdict == Inconclusive && len(f.Reasons) > 0 {
-		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "."
+		return "Inconclusive: " + strings.TrimSuffix(f.Reasons[0], ".") + "." + limitSeen(f)
 	}
 	n := headNode(f)
 	if n == nil {
@@ -51,7 +51,7 @@ func headline(f *Findings) string {
 	}
 	for _, t := range f.Traffic {
 		if t.TearDown != nil && t.TearDown.Failed > 0 {
-			s += fmt.Sprintf("; %d of %s's %s not torn down", t.TearDown.Failed, t.Name, plural(t.TearDown.Due, "connection was", "connections were"))
+			s += fmt.Sprintf("; %d of %s %s not torn down", t.TearDown.Failed, whose(t.Name), plural(t.TearDown.Due, "connection was", "connections were"))
 		}
 		if t.HeldLost != nil && *t.HeldLost > 0 {
 			s += fmt.Sprintf("; %s lost %s%s", t.Name, plural(*t.HeldLost, "held connection"), lostBecause(&t))

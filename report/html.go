@@ -71,6 +71,7 @@ type view struct {
 	*Findings
 	Figures   []figure
 	Advice    advice
+	Staged    string   // the faults that the scenario put in itself; empty for none
 	Why       []string // reasons, but for what was expected where all was shown
 	Shown     []string // what was expected, where all of it was shown
 	Alone     string   // what the settings leave out; empty for nothing
@@ -94,7 +95,7 @@ type view struct {
 }
 
 func (p Page) view(f *Findings) (*view, error) {
-	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Alone: settingsNote(f), LimitsTop: f.Verdict == Inconclusive}
+	v := &view{Findings: f, Figures: figures(f), Advice: advise(f), Staged: staged(f), Alone: settingsNote(f), LimitsTop: f.Verdict == Inconclusive}
 	c := newCharts(f)
 	v.First, v.Over, v.ByLoad, v.Gaps = c.first, c.over, c.byLoad, c.gaps
 	v.Why, v.Shown = reasonsApart(f)

@@ -31,11 +31,20 @@ type figure struct {
 func figures(f *Findings) []figure {
 	head := headNode(f)
 	return []figure{
-		onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop")),
+		evictionFigure(f, head),
 		dropFigure(f, head),
 		lossFigure(f, head),
 		roomFigure(head),
 	}
+}
+
+// evictionFigure is when the kernel began to make room, and how often it did.
+func evictionFigure(f *Findings, head *Node) figure {
+	g := onsetFigure(f, "early_drop", "entries are evicted", "early", f.Knee.EarlyDrop, counted(head, "early_drop"))
+	if head != nil && f.Knee.EarlyDrop != nil && head.Counters["early_drop"] > 0 {
+		g.Lines = append(g.Lines, fmt.Sprintf("early_drop +%s in all", grouped(head.Counters["early_drop"])))
+	}
+	return g
 }
 
 // lossFigure is the first attempt that failed. Of several nodes it is that of
@@ -154,6 +163,11 @@ func advise(f *Findings) advice {
 	case f.Verdict == Live:
 		return advice{Do: "Nothing yet: the run is still going."}
 	case f.Verdict == Inconclusive:
+		if n := headNode(f); n != nil && lowered(n, firstOnset(n.Knee)) != nil {
+			a := loweredAdvice(f, n, lowered(n, firstOnset(n.Knee)))
+			a.Why = append(a.Why, "The run is inconclusive for the reasons above. They do not touch this: the limit was read, and whatever the generator did has not lowered it.")
+			return a
+		}
 		return advice{Do: "Nothing, on the strength of this run: it is inconclusive.", Why: []string{"Remove the reasons above, and run it again."}}
 	case s != nil && s.Meaningless && tableTrouble(f):
 		return advice{

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -239,16 +240,27 @@ func (c *charts) entries(node string) []chart {
 			ch.Series = slices.Insert(ch.Series, 1, chartSeries{Name: "lowest of the step", V: floats(s.EntriesMin), Color: "sky", Dash: 2, Kind: "line"})
 		}
 		ch.Note = unmarkedNote(c.f)
-		c.entriesAxis(&ch, s)
+		c.entriesAxis(&ch, s, 0)
+		if most := mostIn(ch.Series[:1]); c.f.Verdict != Live && ch.Limit > 0 && most < farBelow*ch.Limit {
+			// Beside its limit it would be a flat line at the bottom.
+			limit := ch.Limit
+			ch.Series, ch.Limit = slices.DeleteFunc(ch.Series, func(s chartSeries) bool { return s.Name == "limit" }), 0
+			c.entriesAxis(&ch, s, limit)
+			ch.Note = strings.TrimSpace(fmt.Sprintf("The limit of %s is far above and not drawn: the table was at most %s full. %s", number(limit), percent(most/limit), ch.Note))
+		}
 		out = append(out, ch)
 	}
 	return out
 }
 
-// entriesAxis chooses what of the axis is shown. A table that is mostly
+// farBelow is the share of the limit up to which a table is shown without it.
+const farBelow = 0.03
+
+// entriesAxis chooses what of the axis is shown, without a limit that is left out
+// where one is given. A table that is mostly
 // ballast would be a flat line at the top: then it is the part in which
 // something happens. What came before traffic and after it does not count.
-func (c *charts) entriesAxis(ch *chart, s NodeSeries) {
+func (c *charts) entriesAxis(ch *chart, s NodeSeries, leftOut float64) {
 	last := c.to
 	if l := c.f.Timeline.Load; len(l.T) > 0 {
 		last = l.T[len(l.T)-1] + l.StepS
@@ -256,11 +268,14 @@ func (c *charts) entriesAxis(ch *chart, s NodeSeries) {
 	low, high := math.Inf(1), 0.0
 	for i, t := range s.T {
 		e, limit := float64(s.Entries[i]), float64(s.Limit[i])
-		high = max(high, e, limit)
+		if high = max(high, e); leftOut == 0 {
+			high = max(high, limit)
+		}
 		if t >= c.from && t <= last {
 			low = min(low, e)
 		}
 		switch {
+		case leftOut > 0:
 		case i == 0:
 			ch.Limit = limit
 		case ch.Limit != limit:

@@ -27,7 +27,7 @@ func (c *charts) load() []chart {
 		}
 	}
 	if len(oneWay) > 0 {
-		ch.Note = "Nobody answers " + strings.Join(oneWay, ", ") + ", so its attempts are offered, and neither succeeded nor failed."
+		ch.Note = "Nobody waits for answers to " + listed(oneWay) + ": what was sent of it is offered, and neither succeeded nor failed."
 		if len(oneWay) == len(c.f.Traffic) {
 			ch.Series = ch.Series[:1]
 		}
@@ -243,7 +243,7 @@ func (c *charts) generator() []chart {
 		{Name: "started", V: l.Started, Color: "green", Kind: "line"},
 	}
 	if len(l.Late) == len(l.T) {
-		ch.Series = append(ch.Series, chartSeries{Name: "started over 10 ms late", V: l.Late, Color: "orange", Dash: 1, Kind: "line"})
+		ch.Series = append(ch.Series, chartSeries{Name: "started " + c.f.Generator.LateOver(), V: l.Late, Color: "orange", Dash: 1, Kind: "line"})
 	}
 	if len(l.NotStarted) == len(l.T) {
 		ch.Series = append(ch.Series, chartSeries{Name: "not started", V: l.NotStarted, Color: "red", Dash: 3, Kind: "line"})
@@ -282,6 +282,10 @@ func (c *charts) loads() {
 		}
 		return 0
 	})
+	if positions(points) < 5 {
+		c.gaps = append(c.gaps, "entries and loss against the load: it had too few values for a picture")
+		return
+	}
 	ch := chart{ID: "by-load", Kind: "load", XUnit: "attempts offered per second", Tall: true, Title: "Entries and loss against the load", Unit: "entries", Marks: []chartMark{}}
 	var entries, loss values
 	for _, p := range points {
@@ -295,4 +299,16 @@ func (c *charts) loads() {
 	}
 	ch.Note = "Each dot is one step of the run. Entries stay for a while after the load that made them, so dots of a falling load lie above those of a rising one."
 	c.byLoad = append(c.byLoad, ch)
+}
+
+// positions is how many places on the axis the points, sorted by load, take: those
+// nearer to each other than a fiftieth of it are one.
+func positions(points []LoadPoint) (n int) {
+	last := math.Inf(-1)
+	for _, p := range points {
+		if p.OfferedPerS-last >= points[len(points)-1].OfferedPerS/50 {
+			n, last = n+1, p.OfferedPerS
+		}
+	}
+	return n
 }

@@ -17,6 +17,9 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	}
 	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
 	p("**%s**\n", md(f.Headline))
+	if s := staged(f); s != "" {
+		p("%s\n", md(s))
+	}
 	mdList(p, "", f.Reasons)
 	mdAdvice(p, f)
 	mdPicture(p, f, picture)
@@ -49,7 +52,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 func mdAdvice(p func(string, ...any), f *Findings) {
 	a := advise(f)
 	switch {
-	case f.Verdict == Inconclusive:
+	case f.Verdict == Inconclusive && limitSeen(f) == "":
 		return // the reasons say it
 	case f.Capacity != nil:
 		a = f.Capacity.advise()

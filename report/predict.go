@@ -141,6 +141,11 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 		p.PeakEntries = &total
 		if reached {
 			p.FullAtS = &at
+			for i := range n.limitChanges {
+				if c := n.limitChanges[i]; c.AtS == at {
+					p.lowered = &c
+				}
+			}
 			if !need.evictable {
 				p.DropAtS = &at
 			}
@@ -148,7 +153,7 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 		said = append(said, l.arrivalText(n.name))
 	}
 	for _, c := range n.limitChanges {
-		said = append(said, fmt.Sprintf("limit %d from %s on", c.To, seconds(c.AtS)))
+		said = append(said, fmt.Sprintf("limit %d from a moment %s on", c.To, c.when()))
 	}
 	for _, r := range n.refills {
 		said = append(said, fmt.Sprintf("%+.0f entries of ballast at %s", r.by, seconds(r.t)))
@@ -213,7 +218,7 @@ func (p *Prediction) measure(n *node, k Knee, room float64) {
 	if p.MeasuredAtS != nil {
 		end = *p.MeasuredAtS
 	}
-	if p.FullAtS != nil && p.MeasuredAtS != nil && *p.FullAtS > 0 {
+	if p.FullAtS != nil && p.MeasuredAtS != nil && *p.FullAtS > 0 && p.lowered == nil {
 		e := (*p.MeasuredAtS - *p.FullAtS) / *p.FullAtS
 		p.RelativeError = &e
 	}

@@ -271,7 +271,9 @@ func (iv interval) nearLimit(arrivals float64) bool {
 
 // addCensus keeps the last walk that ended while traffic was due, and any
 // other only for want of one: before it there is nothing to see, and after it
-// clients have closed what they held.
+// clients have closed what they held. But with long gaps between walks the last
+// one can be of the very begin: a later one that found more than twice as much
+// says more.
 func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	n.walks++
 	if c.Failed != "" {
@@ -291,9 +293,17 @@ func (l *log) addCensus(n *node, t float64, c *runlog.Census) {
 	during := func(t float64) bool {
 		return t > 0 && (l.header == nil || l.header.Duration <= 0 || t <= l.header.Duration)
 	}
-	if n.census == nil || during(t) || !during(n.censusAt) {
+	if n.census == nil || during(t) || n.censusAt <= 0 || own(c) > 2*own(n.census) {
 		n.census, n.censusAt = c, t
 	}
+}
+
+// own is how many entries a walk found that are no ballast.
+func own(c *runlog.Census) uint64 {
+	if c.WithoutBallast {
+		return c.Entries
+	}
+	return c.Entries - min(c.Entries, c.Ballast)
 }
 
 // noteStates keeps the most entries by state.

@@ -362,7 +362,7 @@ func (n *node) countedNeed(computed uint64) (entries uint64, how string) {
 	if computed > 0 {
 		how += fmt.Sprintf(", which is more than the %d that the attempts due in this run need by themselves", computed)
 	}
-	if dropped > 0 || computed == 0 {
+	if dropped > 0 {
 		how += fmt.Sprintf(", and %d entries that were dropped or evicted: an upper bound, because some of those would have expired, or were asked for again", dropped)
 	}
 	return n.peak + dropped, how

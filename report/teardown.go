@@ -147,13 +147,13 @@ func countsText(counts map[string]uint64) string {
 func (d *TearDown) lost(tr *Traffic, count uint64, tracked bool) (lost uint64, why string) {
 	switch {
 	case d == nil:
-		return 0, fmt.Sprintf("no data: none of %s's connections was due to be closed", tr.Name)
+		return 0, fmt.Sprintf("no data: none of %s connections was due to be closed", whose(tr.Name))
 	case tr.Succeeded == nil || *tr.Succeeded != count:
-		return 0, fmt.Sprintf("not all of %s's connections could be opened, so not all could be torn down", tr.Name)
+		return 0, fmt.Sprintf("not all of %s connections could be opened, so not all could be torn down", whose(tr.Name))
 	case d.Due != count:
-		return 0, fmt.Sprintf("%d of %s's connections were due to be closed, and %d were asked for", d.Due, tr.Name, count)
+		return 0, fmt.Sprintf("%d of %s connections were due to be closed, and %d were asked for", d.Due, whose(tr.Name), count)
 	case tracked && d.Entries == nil:
-		return 0, fmt.Sprintf("no data: the table was not walked after the last of %s's connections was torn down", tr.Name)
+		return 0, fmt.Sprintf("no data: the table was not walked after the last of %s connections was torn down", whose(tr.Name))
 	}
 	return max(d.Due-min(d.Due, d.Closed), d.Entries["ESTABLISHED"]), ""
 }

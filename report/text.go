@@ -21,6 +21,9 @@ type text struct {
 func renderText(f *Findings, w io.Writer, color bool) error {
 	t := &text{color: color}
 	t.para("", t.paint("1", plain(f.Headline)))
+	if s := staged(f); s != "" {
+		t.para("", plain(s))
+	}
 	t.line("")
 	t.verdict(f)
 	if f.Capacity != nil {
@@ -224,6 +227,9 @@ func predictionText(p *Prediction) string {
 	s := "never full in this run"
 	if p.FullAtS != nil {
 		s = fmt.Sprintf("full at %.3f s", *p.FullAtS)
+		if p.lowered != nil {
+			s = "full when the limit was lowered, " + p.lowered.when()
+		}
 	} else if p.PeakEntries == nil {
 		s = "cannot be computed"
 	}
@@ -232,6 +238,8 @@ func predictionText(p *Prediction) string {
 		// Adding 0 makes a rounded -0 positive.
 		off := math.Round(*p.RelativeError*1000)/10 + 0
 		s += fmt.Sprintf(", measured %.3f s +- %.3f s (%+.1f %%)", *p.MeasuredAtS, *p.MeasuredUncertaintyS, off)
+	case p.MeasuredAtS != nil && p.lowered != nil:
+		s += fmt.Sprintf("; measured %.3f s +- %.3f s", *p.MeasuredAtS, *p.MeasuredUncertaintyS)
 	case p.MeasuredAtS != nil:
 		s += fmt.Sprintf(", but it was at %.3f s", *p.MeasuredAtS)
 	case p.FullAtS != nil:

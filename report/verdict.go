@@ -27,7 +27,7 @@ func (l *log) lateAfter() float64 {
 
 // audit says whether the generator did what it was asked.
 func (l *log) audit() (Generator, []string) {
-	var g Generator
+	g := Generator{lateAfter: l.lateAfter()}
 	var reasons []string
 	for _, t := range l.order {
 		g.Due += t.total.Due
@@ -39,13 +39,13 @@ func (l *log) audit() (Generator, []string) {
 			g.NotStarted += t.total.NotStarted[r]
 		}
 		if n := t.total.Started; n > 0 && float64(t.total.Late) > lateLimit*float64(n) {
-			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s's attempts were started more than %.0f ms late, and %s is the most that says anything about the system", percent(float64(t.total.Late)/float64(n)), t.info.Name, l.lateAfter()*1000, percent(lateLimit)))
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of %s attempts were started more than %.0f ms late, and a run with over %.0f %% late starts is not used to judge the system", percent(float64(t.total.Late)/float64(n)), whose(t.info.Name), l.lateAfter()*1000, 100*lateLimit))
 		}
 		if d := l.tearDown(t); d != nil && *d.LateShare > lateLimit {
-			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of the connections that %s was to close were closed more than %.0f ms late, and %s is the most that says anything about the system", percent(*d.LateShare), t.info.Name, l.lateAfter()*1000, percent(lateLimit)))
+			reasons = append(reasons, fmt.Sprintf("the generator could not keep up: %s of the connections that %s was to close were closed more than %.0f ms late, and a run with over %.0f %% late ones is not used to judge the system", percent(*d.LateShare), t.info.Name, l.lateAfter()*1000, 100*lateLimit))
 		}
 		if text := l.refusedText(t); text != "" {
-			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s's attempts: %s", t.info.Name, text))
+			reasons = append(reasons, fmt.Sprintf("the generator could not start all of %s attempts: %s", whose(t.info.Name), text))
 		}
 	}
 	if g.Started > 0 {
@@ -238,7 +238,7 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 	}
 	for _, t := range f.Traffic {
 		if t.TearDown != nil && t.TearDown.Failed > 0 {
-			other = append(other, fmt.Sprintf("%s's connections were not all torn down: %s", t.Name, t.TearDown.text()))
+			other = append(other, fmt.Sprintf("%s connections were not all torn down: %s", whose(t.Name), t.TearDown.text()))
 		}
 		if t.HeldLost == nil || *t.HeldLost == 0 {
 			continue

@@ -172,17 +172,26 @@ func (x *experiment) trial(ctx context.Context, i int, dir string, f runFlags, s
 			return nil
 		}
 		x.Runs[len(x.Runs)-1].Discarded = bad[0]
+		if err := x.write(dir); err != nil { // or nobody would know of it, should the next one be cut off
+			return err
+		}
 		say("%s does not count and is made again: %s", x.Order[i], bad[0])
 	}
 }
 
-// turn makes one run, in DIR/ARM/TRIAL, or TRIAL-again-N where it was made before.
-func (x *experiment) turn(ctx context.Context, dir string, turn runner.Turn, again int, f runFlags, s Streams) (*report.Findings, error) {
-	name := fmt.Sprint(turn.Trial)
+// trialDir is where a run is, below the experiment's directory: ARM/TRIAL, or
+// ARM/TRIAL-again-N where the trial was made before.
+func trialDir(arm string, trial, again int) string {
 	if again > 0 {
-		name += fmt.Sprintf("-again-%d", again)
+		return fmt.Sprintf("%s/%d-again-%d", arm, trial, again)
 	}
-	r := report.ExperimentRun{Arm: x.arms[turn.Arm].Name, Trial: turn.Trial, Dir: filepath.ToSlash(filepath.Join(x.arms[turn.Arm].Name, name))}
+	return fmt.Sprintf("%s/%d", arm, trial)
+}
+
+// turn makes one run, in its [trialDir].
+func (x *experiment) turn(ctx context.Context, dir string, turn runner.Turn, again int, f runFlags, s Streams) (*report.Findings, error) {
+	arm := x.arms[turn.Arm].Name
+	r := report.ExperimentRun{Arm: arm, Trial: turn.Trial, Dir: trialDir(arm, turn.Trial, again)}
 	sc := *x.arms[turn.Arm].Scenario
 	sc.Seed = turn.Seed
 	findings, err := runInto(ctx, &sc, runFlags{

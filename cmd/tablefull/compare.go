@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tablefull/tablefull/report"
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner"
 )
 
@@ -223,17 +225,15 @@ func readExperiment(dir string) (*report.Experiment, error) {
 	if e.Margins == nil {
 		e.Margins = map[string]string{}
 	}
-	if len(e.Runs) < len(e.Order) && e.Problem == "" {
-		e.Problem = fmt.Sprintf("it was cut off: %d of %d runs are there", len(e.Runs), len(e.Order))
-	}
 	return e, nil
 }
 
 // compareExperiment reads the runs and compares them. A run that cannot be read
 // is one without data.
 func compareExperiment(base string, e *report.Experiment) (*report.Comparison, error) {
+	unlisted := unlistedRuns(base, e)
 	var trials []report.Trial
-	for _, r := range e.Runs {
+	for _, r := range slices.Concat(e.Runs, unlisted) {
 		f, err := analyzeDir(filepath.Join(base, filepath.FromSlash(r.Dir)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -241,9 +241,42 @@ func compareExperiment(base string, e *report.Experiment) (*report.Comparison, e
 		if f != nil && e.Scenario == "" {
 			e.Scenario = f.Scenario
 		}
+		if f != nil && slices.Contains(unlisted, r) {
+			r.Discarded = strings.Join(f.Disturbed(), "; ")
+		}
 		trials = append(trials, report.Trial{ExperimentRun: r, Findings: f})
 	}
+	count := 0
+	for _, t := range trials {
+		if t.Discarded == "" {
+			count++
+		}
+	}
+	if count < len(e.Order) && e.Problem == "" {
+		e.Problem = fmt.Sprintf("it was cut off: %d of %d planned trials have a run that was not to be made again", count, len(e.Order))
+	}
 	return report.Compare(e, trials), nil
+}
+
+// unlistedRuns are the runs of planned trials that have a directory below base
+// and are not in e, whose process ended before it could write them down.
+func unlistedRuns(base string, e *report.Experiment) []report.ExperimentRun {
+	var out []report.ExperimentRun
+	for _, planned := range e.Order {
+		arm, number, _ := strings.Cut(planned, "/")
+		trial, err := strconv.Atoi(number)
+		if err != nil {
+			continue
+		}
+		for again := range maxAgain + 1 {
+			r := report.ExperimentRun{Arm: arm, Trial: trial, Dir: trialDir(arm, trial, again)}
+			_, err := runlog.StatDir(filepath.Join(base, filepath.FromSlash(r.Dir)))
+			if err == nil && !slices.ContainsFunc(e.Runs, func(x report.ExperimentRun) bool { return x.Dir == r.Dir }) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
 }
 
 // comparisonFiles are the renderings that an experiment leaves.
