@@ -150,6 +150,7 @@ func (l *log) findings() *Findings {
 	}
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
+	f.noPod = l.noPodTimes()
 	for i := range f.Spikes {
 		f.Spikes[i].Ties, f.Spikes[i].Events = tiesOf(f, &f.Spikes[i]), l.eventsOf(&f.Spikes[i])
 	}

@@ -260,17 +260,20 @@ func (l *log) looked(it *item) *autopsies {
 	return count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
 }
 
-// between are the class's look-ups of attempts due from a to b.
-func (v *lane) between(c class, a, b float64) *autopsies {
-	sum := &autopsies{}
+// between are the class's look-ups of attempts due from a to b, without those
+// that say nothing, which are vague.
+func (v *lane) between(c class, a, b float64) (sum *autopsies, vague uint64) {
+	sum = &autopsies{}
 	list := v.autopsies[c]
 	i := sort.Search(len(list), func(i int) bool { return list[i].due >= a-slop })
 	for ; i < len(list) && list[i].due < b+slop; i++ {
-		if list[i].is != uint8(unclear) {
-			sum[list[i].is]++
+		if list[i].is == uint8(unclear) {
+			vague++
+			continue
 		}
+		sum[list[i].is]++
 	}
-	return sum
+	return sum, vague
 }
 
 // isBackend says whether addr is a pod of the service. Without the header it

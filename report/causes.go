@@ -63,6 +63,7 @@ type tally struct {
 	hosts    map[string]bool
 	kinds    map[*lane]map[class]bool
 	looked   autopsies // of kinds, between from and to
+	unclear  uint64    // look-ups of such attempts that say nothing
 	agree    found
 	shared   bool
 	later    uint64         // of failures: something was lost while they waited, not at their start
@@ -300,9 +301,11 @@ func (a *attribution) unplaced() {
 func (t *tally) look() {
 	for v, classes := range t.kinds {
 		for c := range classes {
-			for f, n := range v.between(c, t.from, t.to) {
+			sum, vague := v.between(c, t.from, t.to)
+			for f, n := range sum {
 				t.looked[f] += n
 			}
+			t.unclear += vague
 		}
 	}
 }

@@ -68,6 +68,7 @@ type Findings struct {
 
 	unsound []string // see Unsound
 	aborted bool     // ended early, as abort_on asked
+	noPod   []noPodTime
 }
 
 // Knee holds the three onsets. A null onset did not happen, or could not be

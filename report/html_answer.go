@@ -186,9 +186,10 @@ func otherAdvice(f *Findings) advice {
 		}
 	}
 	failing := 0.0
-	for _, s := range f.Spikes {
-		if s.StartS != nil && s.EndS != nil {
-			failing = max(failing, *s.EndS-*s.StartS)
+	var empty *noPodTime // in the longest of them
+	for i := range f.Spikes {
+		if s := &f.Spikes[i]; s.StartS != nil && s.EndS != nil && *s.EndS-*s.StartS > failing {
+			failing, empty = *s.EndS-*s.StartS, f.withoutPod(s)
 		}
 	}
 	switch top, _, _ := mainCause(f); {
@@ -205,6 +206,8 @@ func otherAdvice(f *Findings) advice {
 		return remedies[top]
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || !read || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+	case empty != nil:
+		return noPodAdvice(empty)
 	case failing > 3*behind+1: // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
@@ -266,7 +269,7 @@ func staleUntil(s *Stale, begin float64, done *float64) bool {
 func lingering(f *Findings) string {
 	for _, t := range f.Traffic {
 		if t.Shape == "udp" {
-			return "Delete the UDP entries of a pod that goes (kube-proxy does, for services it knows: conntrack -D -p udp), or let clients open a new socket after a timeout."
+			return "Delete the UDP entries of a pod that goes (conntrack -D -p udp; kube-proxy does, while the service has another serving pod), or let clients open a new socket after a timeout."
 		}
 	}
 	return "For IPVS set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; else delete the entries of a pod that goes (conntrack -D), or let clients connect anew from another source port."

@@ -271,7 +271,9 @@ func mechanism(f *Findings, s *Spike) string {
 		return ": they were sent to addresses that were no usable pods any more"
 	}
 	of, most := worst.Stale.during(*s.StartS, *s.EndS)
-	switch {
+	switch n := f.withoutPod(s); {
+	case n != nil:
+		return fmt.Sprintf(": %s had no usable pod for %s of that time, and old entries led them to pods that were gone, so that nobody refused them", n.service, stretch(min(n.to, *s.EndS)-max(n.from, *s.StartS)))
 	case of >= (*s.EndS-*s.StartS)/2:
 		return fmt.Sprintf(": %s kept up to %s, for %s of that time", worst.Name, plural(most, "stale backend"), stretch(of))
 	case worst.Stale.Other > 0:
