@@ -277,6 +277,8 @@ type Ports struct {
 	Backend   string  `json:"backend" jsonschema_description:"Pod address and port to which most were taken; empty for none."`
 	MostTaken uint64  `json:"most_taken" jsonschema_description:"Entries to it in the walk that found most."`
 	AtS       float64 `json:"at_s" jsonschema_description:"Run time in s of that walk."`
+
+	first uint64 // taken when the first clash was counted, about; 0 where none was
 }
 
 // Stale is how far a node's dataplane was from the endpoints of the API server.

@@ -44,6 +44,9 @@ func lossFigure(f *Findings, head *Node) figure {
 		o = head.Knee.ClientLoss
 	}
 	g := onsetFigure(f, "client loss", "first attempt that failed", "loss", o, answered(f))
+	if top, _, _ := mainCause(f); top == snatPorts && o != nil && head != nil && head.Ports != nil && head.Ports.early() != "" {
+		g.Lines = append(g.Lines, prose(head.Ports.early()))
+	}
 	for _, t := range f.Traffic {
 		if t.HeldLost != nil && *t.HeldLost > 0 {
 			g.Lines = append(g.Lines, prose(fmt.Sprintf("but %s lost", plural(*t.HeldLost, "held connection"))))
