@@ -67,6 +67,8 @@ type CapacityTrial struct {
 	Why          []string `json:"why" jsonschema_description:"Why it does not."`
 	EndedS       float64  `json:"ended_s" jsonschema_description:"When it ended, s since the search began."`
 	Dir          string   `json:"dir" jsonschema_description:"Its own run log, relative to the search's."`
+
+	closed string // how connections were torn down, of a search for that rate; empty where it is not known
 }
 
 const perSecondUnit = "1/s"
@@ -99,6 +101,9 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 			var why string
 			if lost, why = tr.TearDown.lost(tr, uint64(max(0, c.Idle.Count)), s.Tracked(c.To)); why != "" {
 				t.Why = append(t.Why, why)
+			}
+			if d := tr.TearDown; d != nil && d.RatePerS != nil && d.LongestMs != nil {
+				t.ClosedPerS, t.LongestMs = *d.RatePerS, *d.LongestMs
 			}
 		} else if tr.Shape == "idle" {
 			ok = 0
@@ -228,6 +233,9 @@ func capacityTrial(t *runlog.Trial) CapacityTrial {
 		Number: t.Number, Kind: string(t.Kind), Load: t.Load, Due: t.Due, Lost: t.Lost, LossRatio: t.Loss, Traffic: t.Traffic,
 		FreeAtStart: t.Free, PeakEntries: t.Peak, Causes: []string{}, Inconclusive: t.Inconclusive, Why: append([]string{}, t.Why...),
 		EndedS: t.Elapsed, Dir: t.Dir,
+	}
+	if t.ClosedPerS > 0 {
+		out.closed = fmt.Sprintf("closed at %s, each within %s ms", perSecond(t.ClosedPerS), ms(&t.LongestMs))
 	}
 	names := make([]string, 0, len(t.Causes))
 	for name := range t.Causes {

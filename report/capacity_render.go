@@ -8,6 +8,7 @@ import (
 
 	"github.com/tablefull/tablefull/report/picture"
 	"github.com/tablefull/tablefull/report/search"
+	"github.com/tablefull/tablefull/scenarios"
 )
 
 // endWords say how a search ended, in the tables.
@@ -47,14 +48,26 @@ func (c *Capacity) trialRows() [][]string {
 	return out
 }
 
+// dueAndLost are the headings of what was due in a trial and what was lost of it.
+func (c *Capacity) dueAndLost() (due, lost string) {
+	if c.Measure == scenarios.TeardownRate {
+		return "to close", "unclosed"
+	}
+	return "due", "lost"
+}
+
 // showed is what a trial means: good, or bad with the causes, or why it says
 // nothing.
 func (t *CapacityTrial) showed(c *Capacity) string {
+	closed := ""
+	if t.closed != "" {
+		closed = ", " + t.closed
+	}
 	switch {
 	case t.Inconclusive:
 		return "says nothing: " + strings.Join(t.Why, "; ")
 	case t.LossRatio == 0:
-		return "holds"
+		return "holds" + closed
 	}
 	s := "bad"
 	if len(c.Goals) > 1 {
@@ -69,7 +82,7 @@ func (t *CapacityTrial) showed(c *Capacity) string {
 	if len(t.Causes) > 0 {
 		s += ": " + strings.Join(t.Causes, ", ")
 	}
-	return s
+	return s + closed
 }
 
 // advise says what to change for more than what holds, from what bounded it.
@@ -107,7 +120,12 @@ func (c *Capacity) advise() advice {
 
 // about says what was turned, and where the search began.
 func (c *Capacity) about() string {
-	s := fmt.Sprintf("%s from %s to %s, trials of %g s", c.Knob, c.load(c.Min), c.load(c.Max), c.TrialS)
+	s := fmt.Sprintf("%s from %s to %s, ", c.Knob, c.load(c.Min), c.load(c.Max))
+	if c.Measure == scenarios.TeardownRate {
+		s += fmt.Sprintf("each trial lasts until all connections are closed and counts as %g s", c.TrialS)
+	} else {
+		s += fmt.Sprintf("trials of %g s", c.TrialS)
+	}
 	if c.Predicted != nil {
 		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(*c.Predicted))
 	}
@@ -126,7 +144,8 @@ func (t *text) capacity(c *Capacity) {
 		t.line("  %-10s %12s %12s %12s  %s", r[0], r[1], r[2], r[3], r[4])
 	}
 	t.line("")
-	t.line("%5s %-8s %11s %9s %9s %9s  %s", "trial", "", "load", "due", "lost", "loss", "")
+	due, lost := c.dueAndLost()
+	t.line("%5s %-8s %11s %9s %9s %9s  %s", "trial", "", "load", due, lost, "loss", "")
 	for _, r := range c.trialRows() {
 		t.para(fmt.Sprintf("%5s %-8s %11s %9s %9s %9s  ", r[0], r[1], r[2], r[3], r[4], r[5]), plain(shortened(r[7], 60)))
 	}
@@ -151,7 +170,8 @@ func mdCapacity(p func(string, ...any), c *Capacity) {
 		p("| %s |", strings.Join(mdAll(r), " | "))
 	}
 	p("\n<details><summary>%s</summary>\n", plural(uint64(len(c.Trials)), "trial"))
-	p("| trial | | load | due | lost | loss | most entries | |\n|---:|---|---:|---:|---:|---:|---:|---|")
+	due, lost := c.dueAndLost()
+	p("| trial | | load | %s | %s | loss | most entries | |\n|---:|---|---:|---:|---:|---:|---:|---|", due, lost)
 	for _, r := range c.trialRows() {
 		r[7] = shortened(r[7], 200)
 		p("| %s |", strings.Join(mdAll(r), " | "))
