@@ -33,7 +33,7 @@ func (a *attribution) evidence(t *tally) string {
 	case natClash, listenOverflow:
 		parts = append(parts, a.counterText(t), lostText(t.failures, t))
 	case evicted:
-		parts = append(parts, a.counterText(t), fmt.Sprintf("%s waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
+		parts = append(parts, a.counterText(t), fmt.Sprintf("%s at least waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
 	case drainingBackend:
 		if t.counter != "" {
 			parts = append(parts, a.counterText(t))

@@ -74,6 +74,11 @@ func (c *charts) causes() []chart {
 		}
 		return nil
 	}
+	if has := func(cause string) bool {
+		return slices.ContainsFunc(c.f.Causes, func(x Cause) bool { return x.Cause == cause })
+	}; has(tableFull) && has(evicted) {
+		ch.Note = "How many of the attempts without an answer were dropped and how many were evicted is known over the whole stretch, and not of each step: they are spread evenly."
+	}
 	paint(ch.Series, "red", "blue", "orange", "purple", "green", "sky", "yellow", "ink")
 	return []chart{c.stopped(ch, l.StepS)}
 }
