@@ -39,11 +39,14 @@ func figures(f *Findings) []figure {
 // the one that is shown, whose entries it names. Connections that were lost
 // later are no failed attempts, and are not hidden either.
 func lossFigure(f *Findings, head *Node) figure {
-	o := f.Knee.ClientLoss
+	o, of := f.Knee.ClientLoss, ""
 	if len(f.Nodes) > 1 && head != nil && head.Knee.ClientLoss != nil {
-		o = head.Knee.ClientLoss
+		o, of = head.Knee.ClientLoss, head.Name
 	}
 	g := onsetFigure(f, "client loss", "first attempt that failed", "loss", o, answered(f))
+	if of != "" && o.OfferedPerS != nil {
+		g.Lines[len(g.Lines)-1] += " to " + of
+	}
 	if top, _, _ := mainCause(f); top == snatPorts && o != nil && head != nil && head.Ports != nil && head.Ports.early() != "" {
 		g.Lines = append(g.Lines, prose(head.Ports.early()))
 	}

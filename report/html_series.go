@@ -15,6 +15,9 @@ func (c *charts) load() []chart {
 		return nil
 	}
 	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: meansOver(l.StepS), Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
+	if len(c.f.Nodes) > 1 {
+		ch.Title += ", all nodes together"
+	}
 	ch.Series = []chartSeries{
 		{Name: "offered", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "succeeded", V: l.OK, Color: "green", Kind: "line"},
