@@ -475,7 +475,7 @@ func (c *Capacity) doubts() []string {
 	out := []string{}
 	silent := 0
 	for _, t := range c.Trials {
-		if t.Inconclusive {
+		if t.Inconclusive && t.Kind != string(search.Warmup) { // that one counts for nothing anyway
 			silent++
 		}
 	}

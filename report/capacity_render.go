@@ -127,9 +127,16 @@ func (c *Capacity) about() string {
 		s += fmt.Sprintf("trials of %g s", c.TrialS)
 	}
 	if c.Predicted != nil {
-		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(*c.Predicted))
+		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(fourDigits(*c.Predicted)))
 	}
 	return s
+}
+
+// fourDigits rounds to as many digits, or to the unit: no arithmetic about
+// traffic is right to more.
+func fourDigits(v float64) float64 {
+	unit := min(1, math.Pow(10, math.Floor(math.Log10(max(v, 1e-9)))-3))
+	return math.Round(v/unit) * unit
 }
 
 func (t *text) capacity(c *Capacity) {

@@ -89,7 +89,7 @@ func (c *charts) causes() []chart {
 func (c *charts) latency() {
 	for i, s := range c.f.Timeline.Latency {
 		if i >= latencyPlots {
-			c.gaps = append(c.gaps, fmt.Sprintf("latency of %d more traffics: it is in summary.json", len(c.f.Timeline.Latency)-latencyPlots))
+			c.gaps = append(c.gaps, fmt.Sprintf("latency of %s: it is in summary.json", plural(uint64(len(c.f.Timeline.Latency)-latencyPlots), "more traffic")))
 			break
 		}
 		ch := chart{
