@@ -151,6 +151,9 @@ func (l *log) findings() *Findings {
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
 	f.noPod = l.noPodTimes()
+	if l.header != nil {
+		f.gateway = slices.ContainsFunc(l.header.Services, func(s runlog.ServiceInfo) bool { return s.Gateway != "" })
+	}
 	for i := range f.Spikes {
 		f.Spikes[i].Ties, f.Spikes[i].Events = tiesOf(f, &f.Spikes[i]), l.eventsOf(&f.Spikes[i])
 	}

@@ -135,3 +135,15 @@ func TestWarmUpIsNoTrialMadeAgain(t *testing.T) {
 		assert.InDelta(t, want, fourDigits(v), 1e-9)
 	}
 }
+
+// What takes fewer entries is said of what the run had.
+func TestAdviceOfEntriesPerAttempt(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.header.Traffic[0].EntriesPerAttempt = 2
+	s.fill("web", 700, 0, 10)
+	why := func() string { return strings.Join(advise(s.analyze()).Why, "\n") }
+	assert.Contains(t, why(), "Fewer entries per attempt help as well.")
+	s.header.Services = append(s.header.Services, s.header.Services[0])
+	s.header.Services[1].Name, s.header.Services[1].Gateway = "gw", "web"
+	assert.Contains(t, why(), "keep-alive before and behind the gateway.")
+}

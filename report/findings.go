@@ -69,6 +69,7 @@ type Findings struct {
 	unsound []string // see Unsound
 	aborted bool     // ended early, as abort_on asked
 	noPod   []noPodTime
+	gateway bool // a service of it sends on what it gets
 }
 
 // Knee holds the three onsets. A null onset did not happen, or could not be

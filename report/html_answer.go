@@ -379,7 +379,11 @@ func crowded(f *Findings, s *Sizing) advice {
 		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
 	}
 	if costly(f) != "" {
-		a.Why = append(a.Why, "Fewer entries per attempt help as well: keep-alive before and behind a gateway, no tracking of a tunnel's own packets.")
+		s := "Fewer entries per attempt help as well"
+		if f.gateway {
+			s += ": keep-alive before and behind the gateway"
+		}
+		a.Why = append(a.Why, s+".")
 	}
 	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))
 	return a
