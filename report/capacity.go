@@ -68,7 +68,8 @@ type CapacityTrial struct {
 	EndedS       float64  `json:"ended_s" jsonschema_description:"When it ended, s since the search began."`
 	Dir          string   `json:"dir" jsonschema_description:"Its own run log, relative to the search's."`
 
-	closed string // how connections were torn down, of a search for that rate; empty where it is not known
+	evicted uint64 // early_drop, of all nodes; 0 where that was not recorded
+	closed  string // how connections were torn down, of a search for that rate; empty where it is not known
 }
 
 const perSecondUnit = "1/s"
@@ -130,6 +131,7 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 	full := -1.0
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
+		t.Evicted += n.Counters["early_drop"]
 		why := strangeStart(n, s.Conntrack.Headroom)
 		// Of a cluster's nodes only those are filled that traffic enters by.
 		if beside := n.AgedOut == nil && slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.AgedOut != nil }); beside {
@@ -232,7 +234,7 @@ func capacityTrial(t *runlog.Trial) CapacityTrial {
 	out := CapacityTrial{
 		Number: t.Number, Kind: string(t.Kind), Load: t.Load, Due: t.Due, Lost: t.Lost, LossRatio: t.Loss, Traffic: t.Traffic,
 		FreeAtStart: t.Free, PeakEntries: t.Peak, Causes: []string{}, Inconclusive: t.Inconclusive, Why: append([]string{}, t.Why...),
-		EndedS: t.Elapsed, Dir: t.Dir,
+		EndedS: t.Elapsed, Dir: t.Dir, evicted: t.Evicted,
 	}
 	if t.ClosedPerS > 0 {
 		out.closed = fmt.Sprintf("closed at %s, each within %s ms", perSecond(t.ClosedPerS), ms(&t.LongestMs))

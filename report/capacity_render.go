@@ -59,15 +59,18 @@ func (c *Capacity) dueAndLost() (due, lost string) {
 // showed is what a trial means: good, or bad with the causes, or why it says
 // nothing.
 func (t *CapacityTrial) showed(c *Capacity) string {
-	closed := ""
+	also := ""
 	if t.closed != "" {
-		closed = ", " + t.closed
+		also = ", " + t.closed
+	}
+	if t.evicted > 0 {
+		also += fmt.Sprintf("; early_drop %d", t.evicted)
 	}
 	switch {
 	case t.Inconclusive:
 		return "says nothing: " + strings.Join(t.Why, "; ")
 	case t.LossRatio == 0:
-		return "holds" + closed
+		return "holds" + also
 	}
 	s := "bad"
 	if len(c.Goals) > 1 {
@@ -82,7 +85,7 @@ func (t *CapacityTrial) showed(c *Capacity) string {
 	if len(t.Causes) > 0 {
 		s += ": " + strings.Join(t.Causes, ", ")
 	}
-	return s + closed
+	return s + also
 }
 
 // advise says what to change for more than what holds, from what bounded it.
@@ -109,6 +112,9 @@ func (c *Capacity) advise() advice {
 	for _, t := range c.Trials {
 		if t.Load == load && t.Kind == string(search.Measure) && !t.Inconclusive && t.FreeAtStart != nil {
 			a.Why = append(a.Why, fmt.Sprintf("It had %s free when traffic began, and %s of %s failed at %s.", prose(plural(uint64(max(0, *t.FreeAtStart)), "entry", "entries")), grouped(t.Lost), grouped(t.Due), prose(c.load(load)))) //nolint:gosec // not below 0
+			if t.evicted > 0 {
+				a.Why = append(a.Why, fmt.Sprintf("%s let in there by evicting entries (early_drop), which a load that needs its entries loses.", prose(plural(t.evicted, "more was", "more were"))))
+			}
 			break
 		}
 	}

@@ -34,6 +34,9 @@ type Trial struct {
 	// what one took at most, in ms, in a search for a tear-down rate; else 0.
 	ClosedPerS float64 `json:"closed_per_s,omitempty"`
 	LongestMs  float64 `json:"longest_ms,omitempty"`
+	// Evicted is what early_drop rose by on all nodes: as many were let in at the
+	// expense of entries that were there.
+	Evicted uint64 `json:"evicted,omitempty"`
 	// Causes is why attempts failed, of all traffics.
 	Causes map[string]uint64 `json:"causes,omitempty"`
 }
