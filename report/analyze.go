@@ -370,7 +370,7 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 		}
 	}
 	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < 0.05 {
-		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
+		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them with whatever else runs on the machine, and who took how much is not told apart, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
 	}
 	if g := f.Generator; g.Interrupted > 0 {
 		out = append(out, fmt.Sprintf("%s were still going when the run ended and count neither way", plural(g.Interrupted, "attempt")))

@@ -246,7 +246,7 @@ type Node struct {
 	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full uncounted; null where none did, or it cannot be told."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal, the last not of a private kernel, which cannot see it), and self, the sampling agent's CPU time in s per s; null where not measured."`
-	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`
+	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab: of the whole machine, with the entries of all its network namespaces, and what is left of earlier ones."`
 
 	needs  *uint64 // entries that its attempts need at once at most; nil where that cannot be computed
 	others others
