@@ -191,6 +191,8 @@ type Spike struct {
 	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Events         []string          `json:"events" jsonschema_description:"Kubernetes' Events of the type Warning about nodes and the run's pods, and all about nodes, that came from its begin to end_s: at the same time, which makes none of them a cause; at most 5."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
+
+	crowded bool // others were done in the time that latencies are of
 }
 
 // Backend is what one pod served.

@@ -127,6 +127,9 @@ func spikeText(s *Spike, next string) string {
 	}
 	if s.P99Ms != nil {
 		fmt.Fprintf(b, "; p99 %s ms around it", ms(s.P99Ms))
+		if s.crowded {
+			b.WriteString(", and around others of that time")
+		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Steps)) {
 		if s.Steps[k] > 0 {
