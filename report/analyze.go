@@ -159,6 +159,10 @@ func (l *log) findings() *Findings {
 	}
 	f.Backends = l.backendFindings()
 	f.Spikes, f.OtherSpikes = l.spikes(a)
+	f.noPod = l.noPodTimes()
+	if l.header != nil {
+		f.gateway = slices.ContainsFunc(l.header.Services, func(s runlog.ServiceInfo) bool { return s.Gateway != "" })
+	}
 	for i := range f.Spikes {
 		f.Spikes[i].Ties, f.Spikes[i].Events = tiesOf(f, &f.Spikes[i]), l.eventsOf(&f.Spikes[i])
 	}
@@ -378,7 +382,7 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 		}
 	}
 	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < busyMachine {
-		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
+		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them with whatever else runs on the machine, and who took how much is not told apart, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
 	}
 	if g := f.Generator; g.Interrupted > 0 {
 		out = append(out, fmt.Sprintf("%s were still going when the run ended and count neither way", plural(g.Interrupted, "attempt")))

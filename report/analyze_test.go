@@ -160,6 +160,57 @@ func TestEvictionThenDrop(t *testing.T) {
 	assert.Contains(t, f.Causes[0].Evidence, "lost exactly one datagram each")
 }
 
+// Which attempts were evicted, of many that were dropped at the same time, is
+// not known: the plot does not put them all at the end.
+func TestEvictedAmongDropped(t *testing.T) {
+	info := finTraffic("dns", 0, 10)
+	info.Shape, info.To, info.Close, info.Residence, info.ResidueState = "udp", "web", "", 30, "UDP"
+	s := newSim(t, 262144, 4000, info)
+	var early uint64
+	for i, due := range dues(0, 10, 1000) {
+		switch {
+		case s.entries < int64(s.limit):
+			s.enter(due)
+			s.ok("dns", due)
+		case i%12 == 0, due > 4.5 && due < 5.5 && i%100 == 1: // most are dropped, ten are evicted
+			if i%12 == 0 {
+				s.bump(due, simNode, "drop", 1)
+			} else {
+				early++
+			}
+			seq := s.fail("dns", due, runlog.ResponseTimeout, 1)
+			s.autopsy("dns", seq, due, false, "", false)
+		default:
+			s.bump(due, simNode, "early_drop", 1)
+			s.ok("dns", due)
+		}
+	}
+	f := s.analyze()
+	found := causesOf(f)["evicted"]
+	require.NotZero(t, found)
+	assert.LessOrEqual(t, found, early)
+	var before, sum, both float64
+	for _, c := range f.Timeline.Causes {
+		for i, v := range c.PerS {
+			both += v * f.Timeline.Load.StepS
+			if c.Cause == "evicted" {
+				sum += v * f.Timeline.Load.StepS
+				if f.Timeline.Load.T[i] < 7 {
+					before += v * f.Timeline.Load.StepS
+				}
+			}
+		}
+	}
+	var failed float64
+	for _, v := range f.Timeline.Load.Failed {
+		failed += v * f.Timeline.Load.StepS
+	}
+	assert.InDelta(t, float64(found), sum, 0.01)
+	assert.InDelta(t, failed, both, 0.05)
+	assert.InDelta(t, sum/2, before, sum/10, "half of the failures were due in the first half")
+	assert.Contains(t, renderedHTML(t, f), "they are spread evenly")
+}
+
 func TestEvicted(t *testing.T) {
 	s := newSim(t, 262144, 10, finTraffic("web", 0, 5), floodTraffic("flood", 0, 5))
 	s.header.Traffic[0].Close = "rst"

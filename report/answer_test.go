@@ -122,3 +122,28 @@ func TestMarkdownSaysWhatToChange(t *testing.T) {
 	require.NoError(t, renderMarkdown(&Findings{Verdict: Inconclusive}, &b, ""))
 	assert.NotContains(t, b.String(), "What to change")
 }
+
+// The trial that warms up counts for nothing anyway, and is not made again.
+func TestWarmUpIsNoTrialMadeAgain(t *testing.T) {
+	predicted := 1499.918
+	c := Capacity{Unit: perSecondUnit, Predicted: &predicted, Trials: []CapacityTrial{{Kind: "warmup", Inconclusive: true}, {Kind: "search"}, {Kind: "search"}}}
+	assert.NotContains(t, strings.Join(c.doubts(), "\n"), "said nothing")
+	c.Trials[1].Inconclusive = true
+	assert.Contains(t, c.doubts()[0], "1 of 3 trials said nothing")
+	assert.Contains(t, c.about(), "by arithmetic the table holds 1500/s")
+	for v, want := range map[float64]float64{261934: 261934, 12.3456: 12.35, 0.123456: 0.1235} {
+		assert.InDelta(t, want, fourDigits(v), 1e-9)
+	}
+}
+
+// What takes fewer entries is said of what the run had.
+func TestAdviceOfEntriesPerAttempt(t *testing.T) {
+	s := newSim(t, 262144, 3000, finTraffic("web", 0, 10))
+	s.header.Traffic[0].EntriesPerAttempt = 2
+	s.fill("web", 700, 0, 10)
+	why := func() string { return strings.Join(advise(s.analyze()).Why, "\n") }
+	assert.Contains(t, why(), "Fewer entries per attempt help as well.")
+	s.header.Services = append(s.header.Services, s.header.Services[0])
+	s.header.Services[1].Name, s.header.Services[1].Gateway = "gw", "web"
+	assert.Contains(t, why(), "keep-alive before and behind the gateway.")
+}

@@ -68,6 +68,9 @@ type CapacityTrial struct {
 	Why          []string `json:"why" jsonschema_description:"Why it does not."`
 	EndedS       float64  `json:"ended_s" jsonschema_description:"When it ended, s since the search began."`
 	Dir          string   `json:"dir" jsonschema_description:"Its own run log, relative to the search's."`
+
+	evicted uint64 // early_drop, of all nodes; 0 where that was not recorded
+	closed  string // how connections were torn down, of a search for that rate; empty where it is not known
 }
 
 const perSecondUnit = "1/s"
@@ -101,6 +104,9 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 			if lost, why = tr.TearDown.lost(tr, uint64(max(0, c.Idle.Count)), s.Tracked(c.To)); why != "" {
 				t.Why = append(t.Why, why)
 			}
+			if d := tr.TearDown; d != nil && d.RatePerS != nil && d.LongestMs != nil {
+				t.ClosedPerS, t.LongestMs = *d.RatePerS, *d.LongestMs
+			}
 		} else if tr.Shape == "idle" {
 			ok = 0
 			if tr.HeldAlive == nil {
@@ -126,6 +132,7 @@ func SearchTrialOf(f *Findings, s *scenarios.Scenario) runlog.Trial {
 	full := -1.0
 	for i := range f.Nodes {
 		n := &f.Nodes[i]
+		t.Evicted += n.Counters["early_drop"]
 		why := strangeStart(n, s.Conntrack.Headroom)
 		// Of a cluster's nodes only those are filled that traffic enters by.
 		if beside := n.AgedOut == nil && slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.AgedOut != nil }); beside {
@@ -229,7 +236,10 @@ func capacityTrial(t *runlog.Trial) CapacityTrial {
 	out := CapacityTrial{
 		Number: t.Number, Kind: string(t.Kind), Load: t.Load, Due: t.Due, Lost: t.Lost, LossRatio: t.Loss, Traffic: t.Traffic,
 		FreeAtStart: t.Free, PeakEntries: t.Peak, Causes: []string{}, Inconclusive: t.Inconclusive, Why: append([]string{}, t.Why...),
-		EndedS: t.Elapsed, Dir: t.Dir,
+		EndedS: t.Elapsed, Dir: t.Dir, evicted: t.Evicted,
+	}
+	if t.ClosedPerS > 0 {
+		out.closed = fmt.Sprintf("closed at %s, each within %s ms", perSecond(t.ClosedPerS), ms(&t.LongestMs))
 	}
 	names := make([]string, 0, len(t.Causes))
 	for name := range t.Causes {
@@ -469,7 +479,7 @@ func (c *Capacity) doubts() []string {
 	out := []string{}
 	silent := 0
 	for _, t := range c.Trials {
-		if t.Inconclusive {
+		if t.Inconclusive && t.Kind != string(search.Warmup) { // that one counts for nothing anyway
 			silent++
 		}
 	}

@@ -48,14 +48,29 @@ func (c *Capacity) trialRows() [][]string {
 	return out
 }
 
+// dueAndLost are the headings of what was due in a trial and what was lost of it.
+func (c *Capacity) dueAndLost() (due, lost string) {
+	if c.Measure == scenarios.TeardownRate {
+		return "to close", "unclosed"
+	}
+	return "due", "lost"
+}
+
 // showed is what a trial means: good, or bad with the causes, or why it says
 // nothing.
 func (t *CapacityTrial) showed(c *Capacity) string {
+	also := ""
+	if t.closed != "" {
+		also = ", " + t.closed
+	}
+	if t.evicted > 0 {
+		also += fmt.Sprintf("; early_drop %d", t.evicted)
+	}
 	switch {
 	case t.Inconclusive:
 		return "says nothing: " + strings.Join(t.Why, "; ")
 	case t.LossRatio == 0:
-		return "holds"
+		return "holds" + also
 	}
 	s := "bad"
 	if len(c.Goals) > 1 {
@@ -70,7 +85,7 @@ func (t *CapacityTrial) showed(c *Capacity) string {
 	if len(t.Causes) > 0 {
 		s += ": " + strings.Join(t.Causes, ", ")
 	}
-	return s
+	return s + also
 }
 
 // advise says what to change for more than what holds, from what bounded it.
@@ -97,6 +112,9 @@ func (c *Capacity) advise() advice {
 	for _, t := range c.Trials {
 		if t.Load == load && t.Kind == string(search.Measure) && !t.Inconclusive && t.FreeAtStart != nil {
 			a.Why = append(a.Why, fmt.Sprintf("It had %s free when traffic began, and %s of %s failed at %s.", prose(plural(uint64(max(0, *t.FreeAtStart)), "entry", "entries")), grouped(t.Lost), grouped(t.Due), prose(c.load(load)))) //nolint:gosec // not below 0
+			if t.evicted > 0 {
+				a.Why = append(a.Why, fmt.Sprintf("%s let in there by evicting entries (early_drop), which a load that needs its entries loses.", prose(plural(t.evicted, "more was", "more were"))))
+			}
 			break
 		}
 	}
@@ -108,21 +126,30 @@ func (c *Capacity) advise() advice {
 
 // about says what was turned, and where the search began.
 func (c *Capacity) about() string {
-	s := fmt.Sprintf("%s from %s to %s, trials of %g s", c.Knob, c.load(c.Min), c.load(c.Max), c.TrialS)
+	s := fmt.Sprintf("%s from %s to %s, ", c.Knob, c.load(c.Min), c.load(c.Max))
 	switch c.Measure {
-	case "concurrent_connections":
-		s += " after all connections were opened"
 	case scenarios.TeardownRate:
-		s += " of closing after all connections were opened"
+		s += fmt.Sprintf("each trial lasts until all connections are closed and counts as %g s", c.TrialS)
+	case "concurrent_connections":
+		s += fmt.Sprintf("trials of %g s after all connections were opened", c.TrialS)
+	default:
+		s += fmt.Sprintf("trials of %g s", c.TrialS)
 	}
 	switch {
 	case c.Predicted == nil:
 	case c.Unit == perSecondUnit:
 		s += fmt.Sprintf("; by arithmetic the table holds about %s", perSecond(*c.Predicted))
 	default:
-		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(*c.Predicted))
+		s += fmt.Sprintf("; by arithmetic the table holds %s", c.load(fourDigits(*c.Predicted)))
 	}
 	return s
+}
+
+// fourDigits rounds to as many digits, or to the unit: no arithmetic about
+// traffic is right to more.
+func fourDigits(v float64) float64 {
+	unit := min(1, math.Pow(10, math.Floor(math.Log10(max(v, 1e-9)))-3))
+	return math.Round(v/unit) * unit
 }
 
 func (t *text) capacity(c *Capacity) {
@@ -137,7 +164,8 @@ func (t *text) capacity(c *Capacity) {
 		t.line("  %-10s %12s %12s %12s  %s", r[0], r[1], r[2], r[3], r[4])
 	}
 	t.line("")
-	t.line("%5s %-8s %11s %9s %9s %9s  %s", "trial", "", "load", "due", "lost", "loss", "")
+	due, lost := c.dueAndLost()
+	t.line("%5s %-8s %11s %9s %9s %9s  %s", "trial", "", "load", due, lost, "loss", "")
 	for _, r := range c.trialRows() {
 		t.para(fmt.Sprintf("%5s %-8s %11s %9s %9s %9s  ", r[0], r[1], r[2], r[3], r[4], r[5]), plain(shortened(r[7], 60)))
 	}
@@ -162,7 +190,8 @@ func mdCapacity(p func(string, ...any), c *Capacity) {
 		p("| %s |", strings.Join(mdAll(r), " | "))
 	}
 	p("\n<details><summary>%s</summary>\n", plural(uint64(len(c.Trials)), "trial"))
-	p("| trial | | load | due | lost | loss | most entries | |\n|---:|---|---:|---:|---:|---:|---:|---|")
+	due, lost := c.dueAndLost()
+	p("| trial | | load | %s | %s | loss | most entries | |\n|---:|---|---:|---:|---:|---:|---:|---|", due, lost)
 	for _, r := range c.trialRows() {
 		r[7] = shortened(r[7], 200)
 		p("| %s |", strings.Join(mdAll(r), " | "))

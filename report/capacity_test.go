@@ -327,3 +327,21 @@ func TestBoundsSayOfWhichRoom(t *testing.T) {
 	assert.Contains(t, f.Capacity.about(), "holds about 1500/s")
 	assert.NotContains(t, joined(f.Capacity.doubts()), "empty table")
 }
+
+// What was let in at the expense of entries that were there is said: in
+// production they are somebody's.
+func TestSearchSaysWhatWasEvicted(t *testing.T) {
+	f := &Findings{
+		Traffic: []Traffic{{Name: "queries", Shape: "udp", Due: 3029, Succeeded: ref(uint64(3006))}},
+		Nodes:   []Node{{Name: "node1", Counters: map[string]uint64{"early_drop": 6}}, {Name: "node2", Counters: map[string]uint64{}}},
+		Causes:  []Cause{{Cause: tableFull, Failures: 23}},
+	}
+	got := SearchTrialOf(f, &scenarios.Scenario{})
+	assert.EqualValues(t, 6, got.Evicted)
+	upper := 1514.6
+	got.Kind, got.Load, got.Free = search.Measure, upper, ref(int64(3000))
+	c := Capacity{Unit: perSecondUnit, TrialS: 2, Goals: []CapacityGoal{{End: string(search.Bounded), Upper: &upper}}, Trials: []CapacityTrial{capacityTrial(&got)}}
+	assert.Equal(t, "bad: table_full 23; early_drop 6", c.trialRows()[0][7])
+	why := strings.Join(c.advise().Why, "\n")
+	assert.Contains(t, why, "23 of 3,029 failed at 1,514.6/s.\n6 more were let in there by evicting entries (early_drop), which a load that needs its entries loses.")
+}

@@ -64,6 +64,7 @@ type tally struct {
 	kinds    map[*lane]map[class]bool
 	looked   autopsies // of kinds, between from and to
 	kept     uint64    // of looked: an entry of before led them where no rule did any more
+	unclear  uint64    // look-ups of such attempts that say nothing
 	agree    found
 	shared   bool
 	later    uint64         // of failures: something was lost while they waited, not at their start
@@ -303,6 +304,7 @@ func (t *tally) look() {
 		for c := range classes {
 			for _, x := range v.between(c, t.from, t.to) {
 				if x.is == uint8(unclear) {
+					t.unclear++
 					continue
 				}
 				t.looked[x.is]++

@@ -118,6 +118,7 @@ func mergeTallies(list []*tally) *tally {
 		for f, n := range t.looked {
 			sum.looked[f] += n
 		}
+		sum.unclear += t.unclear
 		sum.gained(t.deltas)
 	}
 	return sum

@@ -33,7 +33,7 @@ func (a *attribution) evidence(t *tally) string {
 	case natClash, listenOverflow:
 		parts = append(parts, a.counterText(t), lostText(t.failures, t))
 	case evicted:
-		parts = append(parts, a.counterText(t), fmt.Sprintf("%s waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
+		parts = append(parts, a.counterText(t), fmt.Sprintf("%s at least waited meanwhile and no drop explains them", plural(t.failures, "attempt")))
 	case drainingBackend:
 		if t.counter != "" {
 			parts = append(parts, a.counterText(t))
@@ -52,7 +52,7 @@ func (a *attribution) evidence(t *tally) string {
 	}
 	if f, leads := leadsTo[t.cause]; leads {
 		if n := t.looked.of(foundAny(f)); n > 0 {
-			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept))
+			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept)+t.unclearText())
 		}
 	} else if n := t.looked.total(); n > 0 {
 		parts = append(parts, autopsyText(t))
@@ -152,6 +152,15 @@ func leadText(cause string, n uint64) string {
 		untranslated:    fmt.Sprintf("the service's own address: no rule had translated %s first packet, and later ones follow its entry, whatever the rules are by then", their),
 	}[cause]
 	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)
+}
+
+// unclearText is how many more were looked up whose entry had been replaced, or
+// deleted, since they were sent.
+func (t *tally) unclearText() string {
+	if t.unclear == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", and %d more were looked up too late to tell: their entry had been made anew or deleted since", t.unclear)
 }
 
 func autopsyText(t *tally) string {

@@ -71,6 +71,8 @@ type Findings struct {
 	unsound []string // see Unsound
 	ipvs    bool     // some node's dataplane is IPVS
 	aborted bool     // ended early, as abort_on asked
+	noPod   []noPodTime
+	gateway bool // a service of it sends on what it gets
 }
 
 // Knee holds the three onsets. A null onset did not happen, or could not be
@@ -200,8 +202,9 @@ type Spike struct {
 	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
 	// toEnd says that it had not recovered where the traffic ended, and next
 	// which action began before it had.
-	toEnd bool
-	next  string
+	toEnd   bool
+	next    string
+	crowded bool // others were done in the time that latencies are of
 }
 
 // Backend is what one pod served.
@@ -257,7 +260,7 @@ type Node struct {
 	Reclaimed       *Reclaimed         `json:"reclaimed" jsonschema_description:"Entries that left a table over 95 % full uncounted; null where none did, or it cannot be told."`
 	LongestGapS     *float64           `json:"longest_gap_s" jsonschema_description:"Longest time between two samples, s."`
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal, the last not of a private kernel, which cannot see it), and self, the sampling agent's CPU time in s per s; null where not measured."`
-	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab."`
+	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab: of the whole machine, with the entries of all its network namespaces, and what is left of earlier ones."`
 
 	needs  *uint64 // entries that its attempts need at once at most; nil where that cannot be computed
 	others others
@@ -289,6 +292,8 @@ type Ports struct {
 	Backend   string  `json:"backend" jsonschema_description:"Pod address and port to which most were taken; empty for none."`
 	MostTaken uint64  `json:"most_taken" jsonschema_description:"Entries to it in the walk that found most."`
 	AtS       float64 `json:"at_s" jsonschema_description:"Run time in s of that walk."`
+
+	first uint64 // taken when the first clash was counted, about; 0 where none was
 }
 
 // Stale is how far a node's dataplane was from the endpoints of the API server.

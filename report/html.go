@@ -46,7 +46,8 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 	name, data := "report", any(v)
 	if c := f.Capacity; c != nil {
 		a := c.advise()
-		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), About: c.about(), Each: c.each(), Do: a.Do, DoWhy: a.Why}
+		due, lost := c.dueAndLost()
+		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), DueAndLost: [2]string{due, lost}, About: c.about(), Each: c.each(), Do: a.Do, DoWhy: a.Why}
 	}
 	if err := t.ExecuteTemplate(w, name, data); err != nil {
 		return fmt.Errorf("write html: %w", err)
@@ -58,6 +59,7 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 type capacityView struct {
 	*view
 	Bounds, Rows [][]string
+	DueAndLost   [2]string // headings
 	About        string
 	Each         string
 	Do           string // what to change, in one sentence

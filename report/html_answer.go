@@ -51,11 +51,17 @@ func evictionFigure(f *Findings, head *Node) figure {
 // the one that is shown, whose entries it names. Connections that were lost
 // later are no failed attempts, and are not hidden either.
 func lossFigure(f *Findings, head *Node) figure {
-	o := f.Knee.ClientLoss
+	o, of := f.Knee.ClientLoss, ""
 	if len(f.Nodes) > 1 && head != nil && head.Knee.ClientLoss != nil {
-		o = head.Knee.ClientLoss
+		o, of = head.Knee.ClientLoss, head.Name
 	}
 	g := onsetFigure(f, "client loss", "first attempt that failed", "loss", o, answered(f))
+	if of != "" && o.OfferedPerS != nil {
+		g.Lines[len(g.Lines)-1] += " to " + of
+	}
+	if top, _, _ := mainCause(f); top == snatPorts && o != nil && head != nil && head.Ports != nil && head.Ports.early() != "" {
+		g.Lines = append(g.Lines, prose(head.Ports.early()))
+	}
 	for _, t := range f.Traffic {
 		if t.HeldLost != nil && *t.HeldLost > 0 {
 			g.Lines = append(g.Lines, prose(fmt.Sprintf("but %s lost", plural(*t.HeldLost, "held connection"))))
@@ -220,10 +226,14 @@ func otherAdvice(f *Findings) advice {
 		behind = longest.MaxS
 	}
 	failing := 0.0
-	for _, s := range f.Spikes {
-		if s.StartS != nil && s.EndS != nil {
-			from, to, _ := s.lasted()
-			failing = max(failing, to-from)
+	var empty *noPodTime // in the longest of them
+	for i := range f.Spikes {
+		s := &f.Spikes[i]
+		if s.StartS == nil || s.EndS == nil {
+			continue
+		}
+		if from, to, _ := s.lasted(); to-from > failing {
+			failing, empty = to-from, f.withoutPod(s)
 		}
 	}
 	switch top, _, _ := mainCause(f); {
@@ -240,6 +250,8 @@ func otherAdvice(f *Findings) advice {
 		return remedies[top]
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
+	case empty != nil:
+		return noPodAdvice(empty)
 	case outlivedRules(f, failing > 3*behind+1): // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",
@@ -411,7 +423,11 @@ func crowded(f *Findings, s *Sizing) advice {
 		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
 	}
 	if costly(f) != "" {
-		a.Why = append(a.Why, "Fewer entries per attempt help as well: keep-alive before and behind a gateway, no tracking of a tunnel's own packets.")
+		s := "Fewer entries per attempt help as well"
+		if f.gateway {
+			s += ": keep-alive before and behind the gateway"
+		}
+		a.Why = append(a.Why, s+".")
 	}
 	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))
 	return a

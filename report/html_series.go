@@ -15,6 +15,9 @@ func (c *charts) load() []chart {
 		return nil
 	}
 	ch := chart{ID: "load", Kind: "time", XUnit: "s", Title: "Attempts, by when they were due", Unit: meansOver(l.StepS), Steps: "after", X: l.T, Marks: c.marks(c.f.Knee)}
+	if len(c.f.Nodes) > 1 {
+		ch.Title += ", all nodes together"
+	}
 	ch.Series = []chartSeries{
 		{Name: "offered", V: l.Offered, Color: "ink", Dash: 2, Kind: "line"},
 		{Name: "succeeded", V: l.OK, Color: "green", Kind: "line"},
@@ -74,6 +77,11 @@ func (c *charts) causes() []chart {
 		}
 		return nil
 	}
+	if has := func(cause string) bool {
+		return slices.ContainsFunc(c.f.Causes, func(x Cause) bool { return x.Cause == cause })
+	}; has(tableFull) && has(evicted) {
+		ch.Note = "How many of the attempts without an answer were dropped and how many were evicted is known over the whole stretch, and not of each step: they are spread evenly."
+	}
 	paint(ch.Series, "red", "blue", "orange", "purple", "green", "sky", "yellow", "ink")
 	return []chart{c.stopped(ch, l.StepS)}
 }
@@ -81,7 +89,7 @@ func (c *charts) causes() []chart {
 func (c *charts) latency() {
 	for i, s := range c.f.Timeline.Latency {
 		if i >= latencyPlots {
-			c.gaps = append(c.gaps, fmt.Sprintf("latency of %d more traffics: it is in summary.json", len(c.f.Timeline.Latency)-latencyPlots))
+			c.gaps = append(c.gaps, fmt.Sprintf("latency of %s: it is in summary.json", plural(uint64(len(c.f.Timeline.Latency)-latencyPlots), "more traffic")))
 			break
 		}
 		ch := chart{

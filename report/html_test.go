@@ -306,3 +306,16 @@ func TestValuesWithoutMeasurement(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `[1,null,262144,0.1234568,null,1e300]`, string(b))
 }
+
+// What is of the whole machine is not taken for a node's or ours.
+func TestMachineWideNumbersSayWhoseTheyAre(t *testing.T) {
+	f := goldenRuns(t)["hard"].analyze()
+	slab := uint64(125 << 20)
+	f.Nodes[0].SlabBytesPeak = &slab
+	page := renderedHTML(t, f)
+	assert.Contains(t, page, "nf_conntrack slab, of the whole machine")
+	assert.Contains(t, page, "the sampling agent, of one CPU and part of these,")
+	s := goldenRuns(t)["hard"]
+	s.cpuIdle = 0.01
+	assert.Contains(t, strings.Join(s.analyze().Doubts, "\n"), "with whatever else runs on the machine, and who took how much is not told apart")
+}

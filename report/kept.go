@@ -128,7 +128,7 @@ func (f *Findings) timeout(name string) string {
 func (f *Findings) lingering() string {
 	switch {
 	case f.sendsDatagrams():
-		return f.oldEntries() + " kube-proxy does that for services it knows. Or let clients open a new socket after a timeout."
+		return f.oldEntries() + " kube-proxy does that while the service has another serving pod. Or let clients open a new socket after a timeout."
 	case f.ipvs:
 		return "Set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; or let clients connect anew from another source port."
 	}

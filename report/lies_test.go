@@ -373,8 +373,8 @@ func TestSourcePortsRunOut(t *testing.T) {
 	f := s.analyze()
 	assert.Equal(t, map[string]uint64{"snat_ports": 600}, causesOf(f))
 	require.NotNil(t, f.Nodes[0].Ports)
-	assert.Equal(t, Ports{From: 1024, To: 2023, Count: 1000, Backend: "10.244.0.2:8080", MostTaken: 1000, AtS: 5}, *f.Nodes[0].Ports)
-	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, 1000 connections to 10.244.0.2:8080 had one each, and 600 further attempts found none. The table was at most 62.2 % full.", f.Headline)
+	assert.Equal(t, Ports{From: 1024, To: 2023, Count: 1000, Backend: "10.244.0.2:8080", MostTaken: 1000, AtS: 5, first: 1000}, *f.Nodes[0].Ports)
+	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, 1000 connections to 10.244.0.2:8080 had one each at 5.0 s, and 600 attempts found none. The table was at most 62.2 % full.", f.Headline)
 	assert.Contains(t, f.Causes[0].Evidence, "masquerading has 1000 source ports (1024-2023)")
 	assert.Contains(t, advise(f).Do, "source ports")
 
@@ -454,4 +454,30 @@ func TestRefusedByBothFamilies(t *testing.T) {
 			assert.Contains(t, c.Evidence, "OutRsts +300 on web-1")
 		}
 	}
+}
+
+// The kernel tries some of the ports and not all: attempts fail while some are
+// free, and the headline does not say that all were taken by then.
+func TestSourcePortsRunOutBeforeAllAreTaken(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 8))
+	taken := uint64(0)
+	for i, due := range dues(0, 8, 200) {
+		if i%200 == 0 {
+			s.held(due, taken)
+		}
+		if taken < 1000 && (i < 940 || i%2 == 0) {
+			taken++
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.bump(due, simNode, "insert_failed", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	s.header.Masquerade = &runlog.PortRange{From: 1024, To: 2023}
+	f := s.analyze()
+	assert.Contains(t, f.Headline, "1000 connections to 10.244.0.2:8080 had one each at 6.0 s, and 600 attempts found none, the first of them with about 951 of 1000 source ports taken: the kernel tries at most 248.")
+	assert.Contains(t, figures(f)[2].Lines, "about 951 of 1,000 source ports taken")
+	assert.Contains(t, strings.Join(advise(f).Why, " "), "That range is a setting of this run")
 }

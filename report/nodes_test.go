@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -197,6 +198,22 @@ func TestKneeOnOneNode(t *testing.T) {
 	assert.Contains(t, f.Headline, "those of node1, node3 held")
 	require.NotNil(t, f.Sizing)
 	assert.InDelta(t, 500*120/0.75, float64(*f.Sizing.RecommendedLimit), 500*120/0.75/7)
+}
+
+// Of nodes that need the same none needs the most. What is offered to one node
+// is not what the plot of all shows.
+func TestNodesThatNeedTheSame(t *testing.T) {
+	f := newNodesSim(t, 3, 10_000, 9000, 500, 9000).run(900, nil)
+	require.NotNil(t, f.Sizing)
+	notes := strings.Join(f.Sizing.Notes, "\n")
+	assert.Contains(t, notes, ", and no node needs more: a node has")
+	assert.NotContains(t, notes, "needs the most of all nodes")
+	assert.Contains(t, strings.Join(figures(f)[2].Lines, "\n"), "/s offered to node2")
+	assert.Equal(t, "Attempts, by when they were due, all nodes together", (&charts{f: f}).load()[0].Title)
+
+	s := newNodesSim(t, 3, 10_000, 9000, 500, 9000)
+	s.onePod, s.header.Services[0].Backends = true, s.header.Services[0].Backends[:1]
+	assert.Contains(t, strings.Join(s.run(900, nil).Sizing.Notes, "\n"), "the sizes are those of node1, which needs the most of all nodes")
 }
 
 // Drops of one node's table explain nothing that was lost without a trace on

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -122,6 +123,12 @@ func (n *node) portFinding(ports *runlog.PortRange) *Ports {
 	if most.taken > 0 {
 		f.Backend = most.backend.String()
 	}
+	for iv := range n.rows.intervals() {
+		if share := n.portsTaken(ports, iv.b); iv.clashes() > 0 && share >= portsShort {
+			f.first = uint64(math.Round(share * float64(ports.Count())))
+			break
+		}
+	}
 	return f
 }
 
@@ -142,20 +149,37 @@ func (a *attribution) portsOn(hosts map[string]bool) (parts []string) {
 	return parts
 }
 
+// early says how many ports were taken when the kernel first found none, where
+// that was before all were: it does not try each of them.
+func (p *Ports) early() string {
+	if p.first == 0 || p.first >= p.Count {
+		return ""
+	}
+	return fmt.Sprintf("about %d of %d source ports taken", p.first, p.Count)
+}
+
 // portsHeadline says what ran out.
 func portsHeadline(n *Node, failed uint64) string {
-	p := n.Ports
-	return fmt.Sprintf("%s ran out of source ports, not of table entries: masquerading has %d of them per pod address and port, %d connections to %s had one each, and %s found none. The table was at most %s full",
-		n.Name, p.Count, p.MostTaken, p.Backend, plural(failed, "further attempt"), fullness(n))
+	p, first := n.Ports, ""
+	if s := p.early(); s != "" {
+		first = ", the first of them with " + s + ": the kernel tries at most 248"
+	}
+	return fmt.Sprintf("%s ran out of source ports, not of table entries: masquerading has %d of them per pod address and port, %d connections to %s had one each at %s, and %s found none%s. The table was at most %s full",
+		n.Name, p.Count, p.MostTaken, p.Backend, seconds(p.AtS), plural(failed, "attempt"), first, fullness(n))
 }
 
 func portsAdvice(n *Node) advice {
 	p := n.Ports
-	return advice{
+	a := advice{
 		Do: "Not the limit: give masquerading more source ports, or the service more pods, or do not masquerade.",
 		Why: []string{
-			fmt.Sprintf("Each pod address and port has its own set of %d source ports (%d-%d) per node address: that is how many connections a node can hold to it. %s had %d.", p.Count, p.From, p.To, p.Backend, p.MostTaken),
-			"With twice the pods or node addresses it is twice as many. Connections that are closed sooner, or kept alive and used again, need fewer. externalTrafficPolicy: Local, and pod networks that are routed, do without masquerading.",
+			fmt.Sprintf("Each pod address and port has its own set of %d source ports (%d-%d) on a node: that is how many connections the node can hold to it. %s had %d.", p.Count, p.From, p.To, p.Backend, p.MostTaken),
+			"With twice the pods, or clients that enter by twice the nodes, it is twice as many. More addresses of a node are no help by themselves: masquerading takes that of the outgoing interface, and a pool needs a rule (SNAT) of its own. Connections that are closed sooner, or kept alive and used again, need fewer.",
+			"kube-proxy masquerades what comes from outside the pod network (detectLocalMode, clusterCIDR), or all with masqueradeAll; what comes by a node port it does not with externalTrafficPolicy: Local.",
 		},
 	}
+	if p.From != 1024 || p.To != 65535 {
+		a.Why = append(a.Why, "That range is a setting of this run. The kernel's own is 1024-65535, and kube-proxy has no option for it.")
+	}
+	return a
 }

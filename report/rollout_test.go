@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -603,4 +604,28 @@ func TestStepInWhichTheLastEndpointWent(t *testing.T) {
 	require.Equal(t, map[string]uint64{"no_endpoint": 290, "unknown": 9}, causesOf(f))
 	assert.Equal(t, uint64(290), f.Causes[0].Proof.Autopsies)
 	assert.Equal(t, uint64(8), f.Causes[1].Proof.Autopsies, "that due at 3.1 s is of the next step")
+}
+
+// One slow moment is no proof of every action whose time it falls in.
+func TestLatenciesOfActionsThatOverlap(t *testing.T) {
+	for between, want := range map[float64]bool{1.5: true, 7: false} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 20))
+		s.endpoints(-0.4, "1 RS", "2 RS")
+		for i := range 2 {
+			at := 3 + between*float64(i)
+			s.act("roll", "rollout", i+1, at, at+0.5, "")
+		}
+		s.fill("web", 100, 0, 20)
+		f := s.analyze()
+		require.Len(t, f.Spikes, 2)
+		for i := range f.Spikes {
+			require.NotNil(t, f.Spikes[i].P99Ms)
+			assert.Equal(t, want, strings.Contains(spikeText(&f.Spikes[i], ""), " ms around it, and around others of that time"))
+		}
+		assert.Equal(t, want, strings.Contains(renderedHTML(t, f), "p99 and longest are also those around others"))
+	}
+	nan := math.NaN()
+	acts := []*act{{begin: 0, end: 10}, {begin: 1, end: 2}, {begin: 14, end: 14}, {begin: 30, end: nan}, {begin: 99, end: 99}}
+	assert.Equal(t, []bool{true, true, true, true, true}, overlapping(acts))
+	assert.Equal(t, []bool{false, false}, overlapping([]*act{{begin: 0, end: 1}, {begin: 6.1, end: 7}}))
 }

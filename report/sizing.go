@@ -44,19 +44,36 @@ func (l *log) busiest(first *node) *node {
 	}
 	best, most := first, -1.0
 	for _, n := range l.nodeList {
-		var sum float64
-		for _, t := range l.order {
-			residence := t.info.Residence
-			if t.idle() {
-				residence = 1
-			}
-			sum += t.peakRate() * l.loadOn(n.name, t) * residence
-		}
+		sum := l.roughNeed(n)
 		if n.atStart != nil && sum > most*(1+slop) {
 			best, most = n, sum
 		}
 	}
 	return best
+}
+
+// roughNeed is what nodes are compared by: entries, or connections where they
+// are held.
+func (l *log) roughNeed(n *node) (sum float64) {
+	for _, t := range l.order {
+		residence := t.info.Residence
+		if t.idle() {
+			residence = 1
+		}
+		sum += t.peakRate() * l.loadOn(n.name, t) * residence
+	}
+	return sum
+}
+
+// mostText says how the node that is sized for stands to the others. A share of
+// the attempts that is 1 % larger than another is chance.
+func (l *log) mostText(n *node) string {
+	for _, o := range l.nodeList {
+		if o != n && l.roughNeed(o) > 0.99*l.roughNeed(n) {
+			return "and no node needs more"
+		}
+	}
+	return "which needs the most of all nodes"
 }
 
 // sizing computes what limit the traffic needs, by Little's law: entries in
@@ -80,7 +97,7 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 		return nil
 	}
 	if n != nil && l.parted() {
-		s.Notes = append(s.Notes, fmt.Sprintf("the sizes are those of %s, which needs the most of all nodes: a node has an entry for each attempt that enters by it, and one for each that another node sends on to a pod of its", n.name))
+		s.Notes = append(s.Notes, fmt.Sprintf("the sizes are those of %s, %s: a node has an entry for each attempt that enters by it, and one for each that another node sends on to a pod of its", n.name, l.mostText(n)))
 	}
 	s.flood()
 	if !whole {

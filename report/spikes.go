@@ -113,6 +113,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	f := l.failing()
 	acts := slices.Clone(l.cluster.acts)
 	slices.SortStableFunc(acts, func(x, y *act) int { return cmp.Compare(x.begin, y.begin) })
+	crowded := overlapping(acts)
 	var before *Spike
 	for i := 0; i < len(acts); {
 		j := i + 1
@@ -145,6 +146,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 				}
 			}
 			x.times(&s)
+			s.crowded = crowded[i+k]
 			out = append(out, s)
 		}
 		i = j
@@ -152,6 +154,29 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	out, n := worst(out, maxSpikes)
 	return out, n + l.cluster.dropped
 }
+
+// overlapping says of each action, in order of their begin, whether the time of
+// whose latencies it is told is also another's.
+func overlapping(acts []*act) []bool {
+	out := make([]bool, len(acts))
+	last, until := -1, math.Inf(-1) // the one before that ended last, and when its time did
+	for i, x := range acts {
+		if last >= 0 && x.begin <= until {
+			out[last], out[i] = true, true
+		}
+		end := x.end + afterAct
+		if math.IsNaN(end) {
+			end = math.Inf(1)
+		}
+		if end >= until {
+			last, until = i, end
+		}
+	}
+	return out
+}
+
+// Crowded says whether latencies around it are also those around another.
+func (s Spike) Crowded() bool { return s.crowded }
 
 // together says whether failures cannot be told to be of one action or the other.
 func (f failing) together(x, y *act) bool {

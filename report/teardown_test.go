@@ -58,6 +58,12 @@ func TestTearDown(t *testing.T) {
 	got := trial(f)
 	assert.Equal(t, "held", got.Traffic)
 	assert.Equal(t, []uint64{100, 0}, []uint64{got.Due, got.Lost})
+	c := Capacity{Measure: scenarios.TeardownRate, Unit: perSecondUnit, Min: 50, Max: 100, TrialS: 1.5, Trials: []CapacityTrial{capacityTrial(&got)}}
+	c.Trials[0].Kind = "search"
+	assert.Equal(t, "holds, closed at 100/s, each within 4 ms", c.trialRows()[0][7])
+	assert.Contains(t, c.about(), "each trial lasts until all connections are closed and counts as 1.5 s")
+	due, lost := c.dueAndLost()
+	assert.Equal(t, []string{"to close", "unclosed"}, []string{due, lost}, "and not the openings")
 	var b bytes.Buffer
 	require.NoError(t, Render("text", f, &b))
 	assert.Contains(t, strings.Join(strings.Fields(b.String()), " "), "torn down: 100 of 100, by FIN from the client and then the server, 100/s")

@@ -127,6 +127,9 @@ func spikeText(s *Spike, next string) string {
 	}
 	if s.P99Ms != nil {
 		fmt.Fprintf(b, "; p99 %s ms around it", ms(s.P99Ms))
+		if s.crowded {
+			b.WriteString(", and around others of that time")
+		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Steps)) {
 		if s.Steps[k] > 0 {
@@ -286,6 +289,9 @@ func mechanism(f *Findings, s *Spike) string {
 	from, to, _ := s.lasted()
 	if to <= from { // one attempt's
 		from, to = *s.StartS, *s.EndS
+	}
+	if n := f.withoutPod(s); n != nil {
+		return fmt.Sprintf(": %s had no usable pod for %s of that time, and old entries led them to pods that were gone, so that nobody refused them", n.service, stretch(min(n.to, to)-max(n.from, from)))
 	}
 	least, most, atOnce := worst.Stale.during(from, to)
 	outlived, known := s.Causes[0].outlived()

@@ -109,14 +109,52 @@ func (l *log) load(x axis) LoadSeries {
 	return s
 }
 
+// steps is the cause's failures by the step they were due in. Of attempts that
+// got no answer while a full table both dropped and evicted, it is known how
+// many a drop explains, and not which: drops are matched with the earliest, so
+// those that are left, and had been evicted, come last. They are spread over the
+// steps without a break in which others were dropped, as all of these failures are.
+func (a *attribution) steps(cause string) map[int]float64 {
+	out := map[int]float64{}
+	t := a.cause(cause)
+	if t == nil {
+		return out
+	}
+	for i, n := range t.steps {
+		out[i] = float64(n)
+	}
+	full, gone := a.cause(tableFull), a.cause(evicted)
+	if full == nil || gone == nil || gone.later > 0 || cause != tableFull && cause != evicted {
+		return out
+	}
+	for last, n := range gone.steps {
+		first := last
+		for full.steps[first-1] > 0 {
+			first--
+		}
+		var all uint64
+		for i := first; i <= last; i++ {
+			all += full.steps[i] + gone.steps[i]
+		}
+		// What leaves one cause comes to the other.
+		sign := 1.0
+		if cause == tableFull {
+			sign = -1
+		}
+		for i := first; i <= last; i++ {
+			out[i] += sign * float64(n) * float64(full.steps[i]+gone.steps[i]) / float64(all)
+		}
+		out[last] -= sign * float64(n)
+	}
+	return out
+}
+
 // perSecond is the cause's failures by when they were due. Those of bins at
 // impossible times are in none.
 func (a *attribution) perSecond(cause string) []float64 {
 	out := make([]float64, a.axis.n)
-	if t := a.cause(cause); t != nil {
-		for i, n := range t.steps {
-			out[i] += float64(n)
-		}
+	for i, n := range a.steps(cause) {
+		out[i] += n
 	}
 	for g, name := range generatorCauses {
 		if name != cause {

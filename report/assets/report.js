@@ -137,7 +137,7 @@ function axes(chart, width) {
     {...common, grid, scale: "y", size: left(width), space: 28,
       ...(chart.wide ? {splits: u => decades(u.scales.y.max), filter: (u, splits) => splits} : {}),
       values: (u, splits, i, space, step) => chart.wide ? splits.map(v => tick(v, 1)) : chart.log ? splits.map(v => v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? tick(v, v) : null)
-        : splits.map(v => chart.share ? percent(v) : tick(v, step))},
+        : splits.map(v => chart.share ? tick(v * 100, step * 100) + " %" : tick(v, step))},
   ];
   if (chart.limit > 0) {
     const steps = u => nice(u.scales.y.min / chart.limit * 100, u.scales.y.max / chart.limit * 100, 5);

@@ -30,6 +30,13 @@ type Trial struct {
 	// began, Peak the most it held. Nil where that was not measured.
 	Free *int64  `json:"free,omitempty"`
 	Peak *uint64 `json:"peak,omitempty"`
+	// ClosedPerS is how many connections were torn down per second and LongestMs
+	// what one took at most, in ms, in a search for a tear-down rate; else 0.
+	ClosedPerS float64 `json:"closed_per_s,omitempty"`
+	LongestMs  float64 `json:"longest_ms,omitempty"`
+	// Evicted is what early_drop rose by on all nodes: as many were let in at the
+	// expense of entries that were there.
+	Evicted uint64 `json:"evicted,omitempty"`
 	// Causes is why attempts failed, of all traffics.
 	Causes map[string]uint64 `json:"causes,omitempty"`
 }
