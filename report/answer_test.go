@@ -130,7 +130,7 @@ func TestWarmUpIsNoTrialMadeAgain(t *testing.T) {
 	assert.NotContains(t, strings.Join(c.doubts(), "\n"), "said nothing")
 	c.Trials[1].Inconclusive = true
 	assert.Contains(t, c.doubts()[0], "1 of 3 trials said nothing")
-	assert.Contains(t, c.about(), "by arithmetic the table holds 1500/s")
+	assert.Contains(t, c.about(), "by arithmetic the table holds about 1500/s")
 	for v, want := range map[float64]float64{261934: 261934, 12.3456: 12.35, 0.123456: 0.1235} {
 		assert.InDelta(t, want, fourDigits(v), 1e-9)
 	}

@@ -52,7 +52,7 @@ func (a *attribution) evidence(t *tally) string {
 	}
 	if f, leads := leadsTo[t.cause]; leads {
 		if n := t.looked.of(foundAny(f)); n > 0 {
-			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept)+t.unclearText())
+			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept)+t.unclearText(t.kept > 0))
 		}
 	} else if n := t.looked.total(); n > 0 {
 		parts = append(parts, autopsyText(t))
@@ -156,11 +156,15 @@ func leadText(cause string, n uint64) string {
 
 // unclearText is how many more were looked up whose entry had been replaced, or
 // deleted, since they were sent.
-func (t *tally) unclearText() string {
+func (t *tally) unclearText(apart bool) string {
 	if t.unclear == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", and %d more were looked up too late to tell: their entry had been made anew or deleted since", t.unclear)
+	s := ", and "
+	if apart {
+		s = "; "
+	}
+	return s + fmt.Sprintf("%d more were looked up too late to tell: their entry had been made anew or deleted since", t.unclear)
 }
 
 func autopsyText(t *tally) string {

@@ -397,13 +397,22 @@ func raise(f *Findings, s *Sizing) advice {
 	if s.RunNeeded != nil && tableTrouble(f) && *s.RunNeeded < limit {
 		a.Why = append(a.Why, fmt.Sprintf("A limit of %s would have held just this run.", grouped(*s.RunNeeded)))
 	}
-	if costly(f) != "" {
-		a.Why = append(a.Why, "Fewer entries per attempt help as well: keep-alive before and behind a gateway, no tracking of a tunnel's own packets.")
-	}
+	a.Why = append(a.Why, fewerEntries(f)...)
 	if s.MemoryBytesMin != nil && s.MemoryBytesMax != nil {
 		a.Why = append(a.Why, fmt.Sprintf("Memory: %s to %s when full.", byteSize(s.memoryMin(limit)), byteSize(s.memoryMax(limit))))
 	}
 	return a
+}
+
+// fewerEntries is what helps where an attempt takes more than one.
+func fewerEntries(f *Findings) []string {
+	switch {
+	case costly(f) == "":
+		return nil
+	case f.gateway:
+		return []string{"Fewer entries per attempt help as well: keep-alive before and behind the gateway."}
+	}
+	return []string{"Fewer entries per attempt help as well."}
 }
 
 // crowded is a table that is large enough for this traffic and was full all
@@ -422,13 +431,7 @@ func crowded(f *Findings, s *Sizing) advice {
 		a.Why = append(a.Why, fmt.Sprintf("%s were free when traffic began. %s entries were there%s.", grouped(*head.HeadroomAtStart), grouped(*head.StartEntries), what))
 		lasting += fmt.Sprintf(": %s with those, if they stay", grouped(*head.StartEntries+*s.NeededEntries))
 	}
-	if costly(f) != "" {
-		s := "Fewer entries per attempt help as well"
-		if f.gateway {
-			s += ": keep-alive before and behind the gateway"
-		}
-		a.Why = append(a.Why, s+".")
-	}
+	a.Why = append(a.Why, fewerEntries(f)...)
 	a.Why = append(a.Why, fmt.Sprintf("%s. Alone it would do with a limit of %s.", lasting, grouped(*s.RecommendedLimit)))
 	return a
 }
