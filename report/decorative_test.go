@@ -19,6 +19,7 @@ func TestPlotOfAnInnocentTable(t *testing.T) {
 	assert.Equal(t, "entries", ch.Series[0].Name)
 	assert.Less(t, ch.Ceil, 500.0)
 	assert.Zero(t, ch.Limit)
+	assert.Zero(t, ch.Floor)
 	assert.Contains(t, ch.Note, "The limit of 262,144 is far above and not drawn: the table was at most 0.1")
 	f := s.analyze()
 	f.Verdict = Live
