@@ -78,7 +78,7 @@ func loweredAdvice(f *Findings, n *Node, c *LimitChange) advice {
 	}
 	for _, s := range f.Spikes {
 		if slices.Contains(c.Actions, s.Action) && s.Kind != "conntrack_settings" {
-			a.Why = append(a.Why, prose(s.Action)+" started a kube-proxy. It writes the limit of its own configuration at each start, in releases up to 1.36 also where that lowers the present one: put a limit there that is above what the node holds, with a margin (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
+			a.Why = append(a.Why, prose(s.Action)+" started the proxy anew. A kube-proxy writes the limit of its own configuration at each start, in releases up to 1.36 also where that lowers the present one: put a limit there that is above what the node holds, with a margin (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
 			a.Set = fmt.Sprintf("conntrack:\n  maxPerCore: 1\n  min: %d\n", c.From)
 			return a
 		}

@@ -140,6 +140,6 @@ func TestLimitWasLoweredBeforeTheFirstLoss(t *testing.T) {
 	assert.Contains(t, f.Headline, "But node1's limit was seen to be lowered from 2000 to 700 (restart)")
 	a := advise(f)
 	assert.Contains(t, a.Do, "Let nothing lower nf_conntrack_max")
-	assert.Contains(t, strings.Join(a.Why, " "), "restart started a kube-proxy. It writes the limit of its own configuration")
+	assert.Contains(t, strings.Join(a.Why, " "), "restart started the proxy anew. A kube-proxy writes the limit of its own configuration")
 	assert.Contains(t, strings.Join(a.Why, " "), "They do not touch this")
 }

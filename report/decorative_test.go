@@ -19,8 +19,13 @@ func TestPlotOfAnInnocentTable(t *testing.T) {
 	assert.Equal(t, "entries", ch.Series[0].Name)
 	assert.Less(t, ch.Ceil, 500.0)
 	assert.Zero(t, ch.Limit)
+	assert.Zero(t, ch.Floor)
 	assert.Contains(t, ch.Note, "The limit of 262,144 is far above and not drawn: the table was at most 0.1")
 	f := s.analyze()
+	p := tablePanel(f, 0, 2)
+	require.Len(t, p.Lines, 1)
+	assert.Contains(t, p.Title, "; the limit 262144 is far above")
+	assert.Less(t, p.High, 500.0)
 	f.Verdict = Live
 	assert.Len(t, newCharts(f).first[0].Series, 2, "a run that goes on can fill it yet")
 	ch, _ = plot(200000)

@@ -256,10 +256,10 @@ func (c *charts) entries(node string) []chart {
 // farBelow is the share of the limit up to which a table is shown without it.
 const farBelow = 0.03
 
-// entriesAxis chooses what of the axis is shown, without a limit that is left out
-// where one is given. A table that is mostly
+// entriesAxis chooses what of the axis is shown. A table that is mostly
 // ballast would be a flat line at the top: then it is the part in which
-// something happens. What came before traffic and after it does not count.
+// something happens. What came before traffic and after it does not count. A
+// limit that is left out has no part in it, and the axis then begins at 0.
 func (c *charts) entriesAxis(ch *chart, s NodeSeries, leftOut float64) {
 	last := c.to
 	if l := c.f.Timeline.Load; len(l.T) > 0 {
@@ -282,13 +282,16 @@ func (c *charts) entriesAxis(ch *chart, s NodeSeries, leftOut float64) {
 			ch.Limit = 0 // a share of what?
 		}
 	}
-	if low >= high/2 && !math.IsInf(low, 1) {
+	if leftOut == 0 && low >= high/2 && !math.IsInf(low, 1) {
 		step := max(1, math.Pow(10, math.Floor(math.Log10(max(1, high-low))))/2)
 		ch.Floor = max(0, math.Floor((low-(high-low)*0.1)/step)*step)
 	}
 	ch.Ceil = high + (high-ch.Floor)*0.06
 	if ch.Ceil <= ch.Floor {
 		ch.Ceil = ch.Floor + 1
+	}
+	if leftOut > 0 {
+		ch.Ceil = max(ch.Ceil, 5) // whole entries beside the axis
 	}
 }
 

@@ -102,7 +102,7 @@ func tablePanel(f *Findings, from, to float64) picture.Panel {
 		return p
 	}
 	p.Title = "Entries in " + nodes[0].Name + "'s table"
-	low, high := math.Inf(1), 0.0
+	low, high, farFrom := math.Inf(1), 0.0, ""
 	for i, n := range nodes {
 		t, entries, limit := inside(n, from, to)
 		style, name := picture.Entries, "entries"
@@ -113,7 +113,9 @@ func tablePanel(f *Findings, from, to float64) picture.Panel {
 		for _, v := range entries {
 			low, high = min(low, v), max(high, v)
 		}
-		if i == 0 {
+		if i == 0 && len(limit) > 0 && fullestOf(nodes) < farBelow*slices.Min(limit) {
+			farFrom = limitName(nodes) // beside it the entries would be a flat line
+		} else if i == 0 {
 			p.Lines = append(p.Lines, picture.Line{Name: limitName(nodes), Style: picture.Limit, T: t, V: limit})
 			for _, v := range limit {
 				high = max(high, v)
@@ -124,9 +126,12 @@ func tablePanel(f *Findings, from, to float64) picture.Panel {
 		p.Title += fmt.Sprintf(" (%d more nodes are not shown)", left)
 	}
 	p.Low, p.High = 0, high+high*0.04
+	if farFrom != "" {
+		p.Title += "; the " + farFrom + " is far above"
+	}
 	// A table that is mostly filling would be a flat line at the top: show the
 	// part in which something happens, and say so.
-	if low >= high/2 && !math.IsInf(low, 1) && high > low {
+	if farFrom == "" && low >= high/2 && !math.IsInf(low, 1) && high > low {
 		p.Low, p.High = max(0, low-(high-low)*0.1), high+(high-low)*0.08
 		if p.Low > 0 {
 			p.Title += "; the axis does not begin at 0"
@@ -134,6 +139,14 @@ func tablePanel(f *Findings, from, to float64) picture.Panel {
 	}
 	p.High = max(p.High, p.Low+1)
 	return p
+}
+
+// fullestOf is the highest count of entries of any of the nodes.
+func fullestOf(nodes []NodeSeries) (most float64) {
+	for _, n := range nodes {
+		most = max(most, float64(slices.Max(n.Entries)))
+	}
+	return most
 }
 
 // limitName states the limit, and whether it is that of all nodes shown.
