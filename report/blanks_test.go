@@ -164,7 +164,7 @@ func TestSettingsNeverLower(t *testing.T) {
 	z := s.analyze().Sizing
 	assert.Less(t, *z.RecommendedLimit, uint64(262144))
 	assert.Contains(t, z.KubeProxy, "min: 262144")
-	assert.Contains(t, z.Sysctl, "# nf_conntrack_max is 262144: enough for this traffic and the 62144 entries that were there, leave it.\n")
+	assert.Contains(t, z.Sysctl, "# nf_conntrack_max is 262144: enough for this traffic\n# and the 62144 entries that were there, leave it.\n")
 	assert.Contains(t, z.Sysctl, "# Writing 196608 would LOWER it")
 	assert.NotRegexp(t, `(?m)^net\.`, z.Sysctl, "nothing that takes effect")
 

@@ -12,8 +12,7 @@ type room struct {
 	free    uint64  // entries when traffic began; 0 for unknown
 	limit   uint64  // 0 for unknown
 	ballast bool    // the rest was filled by us
-	state   string  // in which entries outlive their attempts, one for each; empty for unknown
-	staysS  float64 // for how long
+	staysS  float64 // how long the one entry of an attempt outlives it; 0 for unknown
 }
 
 // roomOfTrials is what the scenario asked for, as trials that had other room say
@@ -36,33 +35,29 @@ func (l *log) roomOfTrials(c *Capacity) room {
 	if h := s.Conntrack.Headroom; h != nil && *h > 0 {
 		r.free, r.ballast = uint64(*h), l.header.Target == "lab"
 	}
-	if c.Measure == "establishment_rate" && len(s.Traffic) == 1 {
-		r.state, r.staysS = l.stays(s, &s.Traffic[0])
+	if c.Measure == "establishment_rate" && len(s.Traffic) == 1 && l.header.Target == "lab" && s.Lab.Nodes <= 1 {
+		r.staysS = l.stays(s, &s.Traffic[0])
 	}
 	return r
 }
 
-// stays is how long the one entry of an attempt outlives it, and in which state;
-// nothing where an attempt has another number of them.
-func (l *log) stays(s *scenarios.Scenario, t *scenarios.Traffic) (state string, seconds float64) {
+// stays is how long the one entry of an attempt outlives it in s; 0 where an
+// attempt has another number of them.
+func (l *log) stays(s *scenarios.Scenario, t *scenarios.Traffic) float64 {
 	timeout := ""
 	switch short, udp := t.ShortLived, t.UDP; {
 	case !s.Tracked(t.To) || s.Lab.Tunnel != nil:
 	case short != nil && short.SourcePorts == nil && short.Close == "fin":
-		state, timeout = "TIME_WAIT", "tcp_timeout_time_wait"
+		timeout = "tcp_timeout_time_wait"
 	case short != nil && short.SourcePorts == nil && short.Close == "rst":
-		state, timeout = "CLOSE", "tcp_timeout_close"
+		timeout = "tcp_timeout_close"
 	case udp != nil && udp.SourcePorts == nil && udp.Socket != "long_lived":
-		state, timeout = "UDP", "udp_timeout"
+		timeout = "udp_timeout"
 	}
-	if timeout == "" {
-		return "", 0
-	}
-	seconds = l.header.Timeouts[timeout]
 	if v, set := s.Conntrack.Timeouts[timeout]; set {
-		seconds = v.Seconds()
+		return v.Seconds()
 	}
-	return state, seconds
+	return l.header.Timeouts[timeout]
 }
 
 // beganText says of how many free entries a bound is; empty where the table is
@@ -72,7 +67,7 @@ func (c *Capacity) beganText() string {
 	if c.room.free == 0 || g.Upper == nil || c.lostOf(g, *g.Upper) != tableFull {
 		return ""
 	}
-	s := fmt.Sprintf(" Each trial began with %d", c.room.free)
+	s := fmt.Sprintf(" Those trials began with %d", c.room.free)
 	if c.room.limit > 0 {
 		s += fmt.Sprintf(" of %d", c.room.limit)
 	}
@@ -92,7 +87,7 @@ func (c *Capacity) lastsText() string {
 	if c.room.staysS <= c.TrialS || c.beganText() == "" {
 		return ""
 	}
-	return fmt.Sprintf(" An entry stays for %g s in %s, so the rate that lasts is %s.", c.room.staysS, c.room.state, perSecond(float64(c.room.free)/c.room.staysS))
+	return fmt.Sprintf(" An entry stays for %g s after its attempt, so the rate that lasts is %s.", c.room.staysS, perSecond(float64(c.room.free)/c.room.staysS))
 }
 
 // each says what the trials have in common.
@@ -100,6 +95,11 @@ func (c *Capacity) each() string {
 	s := "Each trial is a run of its own"
 	if c.room.free > 0 {
 		s += fmt.Sprintf(", and begins with the same %s", plural(c.room.free, "free entry", "free entries"))
+	}
+	for _, t := range c.Trials {
+		if t.Kind == string(search.Control) && t.FreeAtStart != nil && *t.FreeAtStart > 0 && uint64(*t.FreeAtStart) > c.room.free+c.room.free/100 {
+			return s + fmt.Sprintf("; one of the control arm with %d.", *t.FreeAtStart)
+		}
 	}
 	return s + "."
 }

@@ -306,7 +306,7 @@ func TestImpossibleTrials(t *testing.T) {
 func TestBoundsSayOfWhichRoom(t *testing.T) {
 	log := searchLog{limit: 3000, yaml: "name: capacity\nconntrack: {headroom: 3000}\nservices: [{name: web}]\ntraffic: [{to: web, idle: {count: 3000, open_rate: 1000/s}}]\n"}
 	f := log.findings(t)
-	assert.Contains(t, f.Headline, "because of table_full. Each trial began with 3000 of 262144 entries free, and all of them could be used; the others are ballast")
+	assert.Contains(t, f.Headline, "because of table_full. Those trials began with 3000 of 262144 entries free, and all of them could be used; the others are ballast")
 	assert.NotContains(t, f.Headline, "lasts")
 	page := renderedHTML(t, f)
 	assert.Contains(t, page, "begins with the same 3,000 free entries.")
@@ -316,13 +316,13 @@ func TestBoundsSayOfWhichRoom(t *testing.T) {
 	log.yaml = "name: capacity\nconntrack: {headroom: 3000}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1500/s, close: fin}}]\n"
 	log.measure, log.timeouts = "establishment_rate", map[string]float64{"tcp_timeout_time_wait": 120}
 	f = log.findings(t)
-	assert.Contains(t, f.Headline, "Each trial began with 3000 of 262144 entries free; the others are ballast, which stands for what a busy node holds. An entry stays for 120 s in TIME_WAIT, so the rate that lasts is 25/s.")
+	assert.Contains(t, f.Headline, "Those trials began with 3000 of 262144 entries free; the others are ballast, which stands for what a busy node holds. An entry stays for 120 s after its attempt, so the rate that lasts is 25/s.")
 	log.yaml = strings.Replace(log.yaml, "conntrack: {", "conntrack: {timeouts: {tcp_timeout_time_wait: 60s}, ", 1)
 	assert.Contains(t, log.findings(t).Headline, "the rate that lasts is 50/s")
 
 	log.yaml = ""
 	f = log.findings(t)
-	assert.Contains(t, f.Headline, "Each trial began with 3000 of 262144 entries free.", "what filled it is not known")
+	assert.Contains(t, f.Headline, "Those trials began with 3000 of 262144 entries free.", "what filled it is not known")
 	f.Capacity.Unit, *f.Capacity.Predicted = perSecondUnit, 1499.918
 	assert.Contains(t, f.Capacity.about(), "holds about 1500/s")
 	assert.NotContains(t, joined(f.Capacity.doubts()), "empty table")

@@ -22,14 +22,14 @@ func (s *Sizing) settings(m Machine) {
 		s.Notes = append(s.Notes, fmt.Sprintf("no settings are given: %s. Shorten the timeout that keeps the entries, or make the clients close what they open", why))
 		return
 	}
-	what := "this traffic"
-	if n := s.besides(); n > 0 {
-		what += fmt.Sprintf(" and the %d entries that were there", n)
-	}
 	keep := max(present, s.there.highest)
-	s.kubeProxy(limit, keep, what, m.CPUs)
+	s.kubeProxy(limit, keep, m.CPUs)
 	if max(limit, keep) <= present {
-		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for %s, leave it.\n", present, what)
+		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic", present)
+		if n := s.besides(); n > 0 {
+			s.Sysctl += fmt.Sprintf("\n# and the %d entries that were there", n)
+		}
+		s.Sysctl += ", leave it.\n"
 		if limit < present {
 			s.Sysctl += fmt.Sprintf("# Writing %d would LOWER it, and harm whatever else the node does.\n", limit)
 		}
@@ -73,14 +73,16 @@ func (s *Sizing) unfit(limit, memory uint64) string {
 }
 
 // kubeProxy is for a limit, and what is not to be lowered.
-func (s *Sizing) kubeProxy(limit, present uint64, what string, cpus int) {
+func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	var b strings.Builder
 	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap;\n# the limit is max(maxPerCore x cores, min)\n")
-	switch {
+	switch n := s.besides(); {
+	case limit < present && n > 0:
+		fmt.Fprintf(&b, "# %d would do for this traffic and the %d entries that were there\n# and LOWER the limit; min keeps it\n", limit, n)
 	case limit < present:
-		fmt.Fprintf(&b, "# %d would do for %s and LOWER the limit; min keeps it\n", limit, what)
-	case s.besides() > 0:
-		fmt.Fprintf(&b, "# for %s\n", what)
+		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
+	case n > 0:
+		fmt.Fprintf(&b, "# for this traffic and the %d entries that were there\n", n)
 	}
 	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", max(limit, present))
 	s.KubeProxy = b.String()
