@@ -27,6 +27,10 @@ func TestRemedyOfEachCause(t *testing.T) {
 		assert.Contains(t, a.Do, "Not the limit: ", cause)
 		assert.NotEmpty(t, a.Why, cause)
 	}
+	why := strings.Join(remedies[noEndpoint].Why, " ")
+	for _, of := range []string{"DaemonSet", "externalTrafficPolicy Cluster", "minReplicas", "a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling"} {
+		assert.Contains(t, why, of)
+	}
 }
 
 // Drops that are not the table's have no onset, and are not hidden either.

@@ -71,6 +71,8 @@ func TestAdviceForAProxyThatHung(t *testing.T) {
 	a := advise(&f)
 	assert.Contains(t, a.Do, "the proxy of node2 stopped following the endpoints")
 	assert.Contains(t, a.Why[0], "until heal (restart_proxy)")
+	assert.Contains(t, a.Why[0], "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds runs ahead of kubeproxy_sync_proxy_rules_last_timestamp_seconds")
+	assert.Contains(t, a.Why[0], "One that is stopped answers neither /metrics nor /healthz")
 	f.Nodes[0].Stale.Backends[0].ToS = 5 // it had caught up before
 	assert.Equal(t, slow, advise(&f).Do)
 	f.Nodes[0].Stale.Backends[0].ToS, f.Spikes[1].StoppedS = 8.1, nil // attempts went on failing
@@ -129,6 +131,14 @@ func TestHeadlineOfResolvedClashes(t *testing.T) {
 	assert.Contains(t, headline(f), "and no attempt failed, although entries clashed: the kernel resolved it 241 times (clashres).")
 	f.Nodes[0].Counters["insert_failed"] = 1
 	assert.NotContains(t, headline(f), "clash")
+}
+
+// The link to the sizing promises settings only where it has any.
+func TestLinkToSettings(t *testing.T) {
+	page := renderedHTML(t, &Findings{Verdict: Pass, Sizing: &Sizing{}})
+	assert.Contains(t, page, "Sizing: what this load needs</a>")
+	assert.NotContains(t, page, "settings to paste")
+	assert.Contains(t, renderedHTML(t, &Findings{Verdict: Pass, Sizing: &Sizing{Sysctl: "a = 1"}}), "Sizing: what this load needs, and settings to paste</a>")
 }
 
 // A run without an answer is not said to be without a reason to doubt it.

@@ -260,8 +260,8 @@ func otherAdvice(f *Findings) advice {
 	}
 	if n, healed := hungProxy(f); healed != nil {
 		return advice{
-			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch how old its last synchronisation is, and restart one that hangs.", n),
-			Why: append([]string{fmt.Sprintf("A backend was out of date for %s, until %s. The age is in kube-proxy's metric sync_proxy_rules_last_timestamp_seconds, and its /healthz fails while changes wait for too long.", longest.Longest(), spikeName(healed))}, keptAdvice(f)...),
+			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch whether changes wait for its next synchronisation, and restart one that hangs.", n),
+			Why: append([]string{fmt.Sprintf("A backend was out of date for %s, until %s. Of kube-proxy that shows in its metrics: kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds runs ahead of kubeproxy_sync_proxy_rules_last_timestamp_seconds; the age of the latter alone can grow on a quiet cluster, too. One that is stopped answers neither /metrics nor /healthz, so raise an alarm where these fail as well.", longest.Longest(), spikeName(healed))}, keptAdvice(f)...),
 		}
 	}
 	return advice{
@@ -313,8 +313,11 @@ func staleUntil(s *Stale, begin float64, done *float64) bool {
 // changed.
 var remedies = map[string]advice{
 	noEndpoint: {
-		Do:  "Not the limit: there was nobody to send to. Keep a usable pod where the traffic enters until clients have gone elsewhere.",
-		Why: []string{"With externalTrafficPolicy Local that is on each node that the load balancer still sends to: preStop must outlast its health checks. Else it is anywhere: minAvailable, or more pods."},
+		Do: "Not the limit: there was nobody to send to. Keep a usable pod where the traffic enters until clients have gone elsewhere.",
+		Why: []string{
+			"With externalTrafficPolicy Local each node that the load balancer still sends to needs a ready pod of its own: run them as a DaemonSet, or with replicas and a spread over nodes that leave none without, and let preStop outlast the load balancer's health checks. With externalTrafficPolicy Cluster a ready pod on any node will do.",
+			"Keep more than one: replicas, or an autoscaler's minReplicas, see to that; a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling.",
+		},
 	},
 	notProgrammed: {
 		Do:  "Not the limit: there were usable pods, and the node that they entered by had not programmed any of them yet. Keep one usable pod at all times.",

@@ -110,7 +110,9 @@ func (a *attribution) behindTheEndpoints() {
 		}
 		if cause, who := a.l.lag(it, s, from, to); cause != "" {
 			a.take(it, cause, n, can)
-			a.of(cause, it).ties[who] = true
+			t := a.of(cause, it)
+			t.ties[who] = true
+			t.agree |= foundAny(noEntry)
 		}
 	}
 }

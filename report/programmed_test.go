@@ -139,3 +139,33 @@ func TestConditionsOfNodes(t *testing.T) {
 	assert.Equal(t, []Condition{{-1, "MemoryPressure"}, {2.25, "cordoned"}, {3.5, "not ready"}}, f.Nodes[0].Conditions)
 	assert.Equal(t, "node1: MemoryPressure from the beginning, cordoned at 2.25 s, not ready at 3.50 s", conditionText(&f.Nodes[0]))
 }
+
+// What the cause of refusals predicts is that there is no entry; an unknown one
+// predicts nothing.
+func TestAutopsiesAgreeWithRefusals(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.endpoints(-0.4)
+	s.endpoints(3.02, "1 RS")
+	s.read(-0.3, programmed())
+	s.read(4.2, programmed(1))
+	for _, due := range dues(0, 10, 100) {
+		if due < 3.8 {
+			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+			continue
+		}
+		s.enter(due)
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	page := renderedHTML(t, f)
+	for _, c := range f.Causes {
+		switch c.Cause {
+		case unknownCause:
+			assert.Zero(t, c.Proof.AutopsiesAgree)
+			assert.NotContains(t, page, "0 of "+grouped(c.Proof.Autopsies)+"</td>")
+		default:
+			assert.Equal(t, c.Proof.Autopsies, c.Proof.AutopsiesAgree, c.Cause)
+		}
+	}
+	assert.Len(t, f.Causes, 3)
+}

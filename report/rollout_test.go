@@ -599,7 +599,7 @@ func TestStepInWhichTheLastEndpointWent(t *testing.T) {
 	}
 	f := run(0)
 	assert.Equal(t, map[string]uint64{"no_endpoint": 299}, causesOf(f))
-	assert.Equal(t, uint64(299), f.Causes[0].Proof.Autopsies)
+	assert.Equal(t, []uint64{299, 299}, []uint64{f.Causes[0].Proof.Autopsies, f.Causes[0].Proof.AutopsiesAgree}, "that there is no entry is as it should be")
 	f = run(3.05)
 	require.Equal(t, map[string]uint64{"no_endpoint": 290, "unknown": 9}, causesOf(f))
 	assert.Equal(t, uint64(290), f.Causes[0].Proof.Autopsies)

@@ -218,7 +218,8 @@ func (a *attribution) withoutEndpoint() {
 			if on := it.lane.stays(); on != "" {
 				how += " on the node they entered by, which they must not leave,"
 			}
-			a.of(noEndpoint, it).how = how + " when they were due"
+			t := a.of(noEndpoint, it)
+			t.how, t.agree = how+" when they were due", foundAny(noEntry, noDNAT)
 		}
 	}
 }
