@@ -187,7 +187,7 @@ func otherAdvice(f *Findings) advice {
 	}
 	behind := 0.0
 	if longest != nil {
-		behind = longest.MaxS
+		_, behind = longest.longest()
 	}
 	failing := 0.0
 	for _, s := range f.Spikes {
