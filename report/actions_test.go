@@ -216,8 +216,12 @@ func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
 // From when to when attempts failed is said as their records say it, not by the
 // steps they are counted in; and that nothing ended it but the traffic.
 func TestWhenAttemptsFailedAroundAnAction(t *testing.T) {
+	ended := true
 	run := func(until float64, unrecorded float64) *Findings {
 		s := newSim(t, 262144, 200000, finTraffic("web", 0, 8))
+		if !ended {
+			s.trailer = nil
+		}
 		s.act("late", "restart_proxy", 1, 1.501, 1.9, "")
 		for i := range 800 {
 			due := float64(i) / 100
@@ -242,12 +246,24 @@ func TestWhenAttemptsFailedAroundAnAction(t *testing.T) {
 	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "for 6.1 s until the traffic ended")
 	assert.Equal(t, "no, to the end of the traffic", f.Spikes[0].Calmed())
 	assert.Contains(t, actionLines(f)[0], "; it went on until the traffic ended")
+	s, _ := hangRun(t)
+	assert.Equal(t, "not before heal", s.analyze().Spikes[1].Calmed())
 	f = run(7, 0)
 	assert.NotContains(t, spikeHeadline(f, &f.Spikes[0]), "until the traffic ended")
 	assert.Equal(t, "no", f.Spikes[0].Calmed(), "1 s without a failure is not enough")
+	ended = false
+	assert.NotContains(t, actionLines(run(8, 0))[0], "until the traffic ended", "only the log did")
+	ended = true
 	f = run(1.86, 0)
 	assert.Contains(t, spikeHeadline(f, &f.Spikes[0]), "1 attempt failed from 349 ms after late (restart_proxy) began.")
+}
 
-	s, _ := hangRun(t)
-	assert.Equal(t, "not before heal", s.analyze().Spikes[1].Calmed())
+// That the last attempts of all happened to succeed is no end of it.
+func TestFailuresToTheEndOfTheTraffic(t *testing.T) {
+	f := failing{due: []float64{4, 4, 4, 4, 4, 4}, failed: []float64{0, 2, 2, 2, 0, 0}}
+	assert.False(t, f.toEnd(1, 3), "8 more came, and 4 of them would have failed")
+	f.failed[4] = 1
+	assert.True(t, f.toEnd(1, 4), "of 4 more, 2 might not have")
+	assert.True(t, failing{due: []float64{4}, failed: []float64{4}}.toEnd(0, 0))
+	assert.False(t, failing{due: []float64{0}, failed: []float64{4}}.toEnd(0, 0), "of one-way traffic nobody knows")
 }

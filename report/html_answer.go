@@ -223,7 +223,7 @@ func otherAdvice(f *Findings) advice {
 	}
 	behind := 0.0
 	if longest != nil {
-		behind = longest.MaxS
+		_, behind = longest.longest()
 	}
 	failing := 0.0
 	var empty *noPodTime // in the longest of them

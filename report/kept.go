@@ -108,12 +108,12 @@ func (f *Findings) protocol() string {
 // removes them. Linux does not renew an entry in SYN_SENT for another SYN since 6.2
 // ("do not renew entry stuck in tcp SYN_SENT state", in stable kernels, too).
 func (f *Findings) oldEntries() string {
-	remove := "conntrack -D -p %s --orig-dst SERVICE --reply-src POD, with the addresses of the service and of the pod that has gone, removes it."
+	remove := "conntrack -D -p %s --orig-dst SERVICE --reply-src POD, with the address that clients send to and that of the pod that has gone, removes it."
 	if f.sendsDatagrams() {
 		return fmt.Sprintf("Each datagram renews such an entry for %s, or %s once there were answers, so that it never expires while a client goes on sending from the same port. "+remove,
 			f.timeout("udp_timeout"), f.timeout("udp_timeout_stream"), "udp")
 	}
-	return fmt.Sprintf("The entry of a SYN that got no answer stays for %s, on older kernels from the last SYN that met it. "+remove, f.timeout("tcp_timeout_syn_sent"), "tcp")
+	return fmt.Sprintf("The entry of a SYN that got no answer stays for %s; older kernels count that from the last SYN that met it. "+remove, f.timeout("tcp_timeout_syn_sent"), "tcp")
 }
 
 // timeout is one of the node's, with its name.
@@ -127,10 +127,10 @@ func (f *Findings) timeout(name string) string {
 // lingering is what ends such entries in time.
 func (f *Findings) lingering() string {
 	switch {
+	case f.ipvs:
+		return "IPVS goes on sending whoever uses a source port again to the pod that this port was sent to before, also when that has been removed, unless net.ipv4.vs.expire_nodest_conn=1, which kube-proxy sets, or conn_reuse_mode=1. Or let clients use other source ports."
 	case f.sendsDatagrams():
 		return f.oldEntries() + " kube-proxy does that while the service has another serving pod. Or let clients open a new socket after a timeout."
-	case f.ipvs:
-		return "Set net.ipv4.vs.expire_nodest_conn=1, as kube-proxy does, or conn_reuse_mode=1; or let clients connect anew from another source port."
 	}
 	return f.oldEntries() + " Or let clients connect anew from another source port."
 }

@@ -242,6 +242,7 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	}
 	s.Before = f.rate(min(from, begin-5*f.width), to)
 	f.measure(&s, begin, to, done, until)
+	s.toEnd = s.toEnd && l.trailer != nil // the log's end is not the traffic's
 	if s.StartS != nil && s.Before == 0 {
 		s.due = l.dueBetween(*s.StartS, *s.EndS, f.width)
 	}
@@ -380,8 +381,22 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	}
 	x, y := f.start(first), f.start(last+1)
 	s.StartS, s.EndS = &x, &y
-	s.toEnd = !s.Recovered && math.IsInf(until, 1) && !slices.ContainsFunc(f.due[last+1:], func(n float64) bool { return n > 0 })
+	s.toEnd = !s.Recovered && math.IsInf(until, 1) && f.toEnd(first, last)
 	s.Failures = uint64(max(0, math.Round(total)))
+}
+
+// toEnd says whether failures went on until nothing was due any more: of as many
+// attempts as followed the last one that failed, fewer than three would have,
+// at the rate of before.
+func (f failing) toEnd(first, last int) bool {
+	sum := func(of []float64) (n float64) {
+		for _, v := range of {
+			n += v
+		}
+		return n
+	}
+	due, failed := sum(f.due[first:last+1]), sum(f.failed[first:last+1])
+	return due > 0 && sum(f.due[last+1:])*failed/due < 3
 }
 
 // stopped finds from when on nothing fails any more that did before.

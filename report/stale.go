@@ -226,8 +226,9 @@ func (b *StaleBackend) over() float64 {
 
 // Longest is for how long one of the backends took new connections and should not
 // have, as exactly as readings and the proxy tell.
-func (s *Stale) Longest() string {
-	var least, most float64
+func (s *Stale) Longest() string { return within(s.longest()) }
+
+func (s *Stale) longest() (least, most float64) {
 	for i := range s.Backends {
 		if b := &s.Backends[i]; b.What == "stale" {
 			x, y := b.span()
@@ -237,7 +238,7 @@ func (s *Stale) Longest() string {
 	if most == 0 || s.Other > 0 {
 		most = s.MaxS
 	}
-	return within(least, most)
+	return least, most
 }
 
 // within is a length of time that is known between bounds.

@@ -25,7 +25,7 @@ func TestHowLongRulesWereOutOfDate(t *testing.T) {
 	assert.Equal(t, "5.8 s to 6.0 s", stale.Longest())
 	assert.InDelta(t, 6.04, stale.MaxS, 0.001)
 	assert.Contains(t, advise(f).Why[0], "A backend was out of date for 5.8 s to 6.0 s, until heal (restart_proxy)")
-	assert.Contains(t, renderedHTML(t, f), "the longest for 5.8 s to 6.0 s.")
+	assert.Contains(t, renderedHTML(t, f), "the longest for 5.8 s to 6.0 s, as far as readings and the proxy")
 
 	f = run("web-3 web-4")
 	assert.Equal(t, "5.8 s to 5.9 s", f.Nodes[0].Stale.Longest())

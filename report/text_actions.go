@@ -308,7 +308,7 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	rules := fmt.Sprintf("the rules of %s did for at most %s", worst.Name, stretch(worst.Stale.MaxS))
+	rules := fmt.Sprintf("the rules of %s did for %s", worst.Name, worst.Stale.Longest())
 	if f.ipvs {
 		return fmt.Sprintf(": clients used source ports again, and IPVS kept sending those to pods that were gone; %s%s", rules, drainedInto(f))
 	}
