@@ -410,7 +410,7 @@ func checkPaper(t *testing.T, b *browser.Browser) {
 			}
 			if name == "hard" {
 				assert.Contains(t, flat, "its table is full")
-				assert.Contains(t, flat, "131072", "the settings")
+				assert.Contains(t, flat, "net.netfilter.nf_conntrack_max = 458752", "the settings")
 			}
 			// The screen is as it was.
 			checkPlots(t, p, runs[name])

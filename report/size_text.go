@@ -52,7 +52,7 @@ func RenderSize(format string, s *Sizing, v *Verification, w io.Writer) error {
 // residence make, on average of 43 samples up to 4.2 s.
 func residualText(r *Residual) string {
 	return fmt.Sprintf("what was counted is %s from what arrivals and residence make, on average of %d samples up to %s; at most %.0f entries apart",
-		percent(r.MeanShare), r.Samples, seconds(r.ToS), math.Ceil(math.Abs(r.Computed-r.Measured)-slop))
+		percent(r.MeanShare), r.Samples, seconds(r.ToS), max(0, math.Ceil(math.Abs(r.Computed-r.Measured)-slop))) // and not -0
 }
 
 func (t *text) sizeTables(s *Sizing) {
