@@ -37,7 +37,7 @@ func entryAdvice(f *Findings) (advice, bool) {
 		return advice{
 			Do: "Not the limit: let no client connect before the node's proxy has programmed the service.",
 			Why: []string{
-				"An entry that was made before the rules keeps its connection from being translated for as long as it lives. Connecting anew, from another source port, helps at once.",
+				"An entry that was made before the rules keeps its connection from being translated for as long as it lives. Connecting anew, from another source port, helps once the rules are there.",
 				fmt.Sprintf("So does deleting such entries: conntrack -D -p %s --orig-dst SERVICE --reply-src SERVICE, with the service's address twice, deletes those to it that nothing has translated.", f.protocol()),
 			},
 		}, true
@@ -74,12 +74,12 @@ func levelText(f *Findings) string {
 func loweredAdvice(f *Findings, n *Node, c *LimitChange) advice {
 	a := advice{
 		Do:  fmt.Sprintf("Let nothing lower nf_conntrack_max: %s had room with %s, and has none with %s.", n.Name, grouped(c.From), grouped(c.To)),
-		Why: []string{fmt.Sprintf("It was lowered %s%s while there were %s entries, which stay until they expire; nothing new is let in before that.", c.when(), c.by(), grouped(c.Entries))},
+		Why: []string{fmt.Sprintf("It was lowered %s%s while there were %s entries, which stay until they expire; hardly anything new is let in before that.", c.when(), c.by(), grouped(c.Entries))},
 	}
 	for _, s := range f.Spikes {
 		if slices.Contains(c.Actions, s.Action) && s.Kind != "conntrack_settings" {
 			a.Why = append(a.Why, prose(s.Action)+" started the proxy anew. A kube-proxy writes the limit of its own configuration at each start, in releases up to 1.36 also where that lowers the present one: put a limit there that is above what the node holds, with a margin (conntrack.maxPerCore and min), or let it leave the limit alone (maxPerCore: 0).")
-			a.Set = fmt.Sprintf("conntrack:\n  maxPerCore: 1\n  min: %d\n", c.From)
+			a.Set = "conntrack:\n" + kubeProxyLimit(c.From)
 			return a
 		}
 	}

@@ -313,10 +313,10 @@ func staleUntil(s *Stale, begin float64, done *float64) bool {
 // changed.
 var remedies = map[string]advice{
 	noEndpoint: {
-		Do: "Not the limit: there was nobody to send to. Keep a usable pod where the traffic enters until clients have gone elsewhere.",
+		Do: "Not the limit: there was no usable pod to send to. Keep one where the traffic enters until clients have gone elsewhere.",
 		Why: []string{
 			"With externalTrafficPolicy Local each node that the load balancer still sends to needs a ready pod of its own: run them as a DaemonSet, or with replicas and a spread over nodes that leave none without, and let preStop outlast the load balancer's health checks. With externalTrafficPolicy Cluster a ready pod on any node will do.",
-			"Keep more than one: replicas, or an autoscaler's minReplicas, see to that; a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling.",
+			"A service that had none at all needs more than one: replicas, or an autoscaler's minReplicas, see to that; a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling.",
 		},
 	},
 	notProgrammed: {

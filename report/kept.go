@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // unruled says whether the readings of a node's rules, clocks considered, show
@@ -40,8 +41,13 @@ func (l *log) unruled(node, service string, addr netip.Addr, at float64) bool {
 }
 
 // keptText says how many of n looked up attempts an entry of before led where
-// the node's rules led nobody any more; empty for none.
-func keptText(n, kept uint64) string {
+// the node's rules led nobody any more; empty for none. IPVS has entries of its own,
+// while that of conntrack is made by each attempt.
+func keptText(n, kept uint64, ipvs bool) string {
+	if ipvs {
+		return strings.NewReplacer("the entry was", "an entry of IPVS was", "the entries were", "entries of IPVS were", "its entry was", "an entry of IPVS was",
+			"their entries were", "entries of IPVS were").Replace(keptText(n, kept, false))
+	}
 	switch {
 	case kept == 0:
 		return ""

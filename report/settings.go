@@ -84,17 +84,34 @@ func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	case n > 0:
 		fmt.Fprintf(&b, "# for this traffic and the %d entries that were there\n", n)
 	}
-	fmt.Fprintf(&b, "conntrack:\n  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", max(limit, present))
+	fmt.Fprintf(&b, "conntrack:\n%s", kubeProxyLimit(max(limit, present)))
+	for _, p := range s.Parts {
+		if p.Counted && p.State == "CLOSE_WAIT" && p.ResidenceS > 0 && p.ResidenceS != kubeProxyCloseWait {
+			fmt.Fprintf(&b, "  tcpCloseWaitTimeout: %gs  # what this is computed with; %gs by default\n", p.ResidenceS, kubeProxyCloseWait)
+			break // it is one setting for all
+		}
+	}
 	s.KubeProxy = b.String()
 	s.Notes = append(s.Notes,
 		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
 		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
 	if max(limit, present) > kubeProxyCap {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: another reason for maxPerCore: 1", kubeProxyCap))
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: hence maxPerCore: 1, which gives large nodes no more than that, too", kubeProxyCap))
 	}
 	if cpus > 0 {
 		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(cpus, false), plural(uint64(cpus), "core")))
 	}
+}
+
+// kubeProxyLimit are the lines by which kube-proxy sees to a limit of at least
+// that. It is for all nodes of a cluster, and maxPerCore as it is by default never
+// gives a large node less than it has; but from 1.36 on kube-proxy does not look at
+// min where maxPerCore x cores is cut.
+func kubeProxyLimit(limit uint64) string {
+	if limit > kubeProxyCap {
+		return fmt.Sprintf("  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", limit)
+	}
+	return fmt.Sprintf("  maxPerCore: %d  # the default: large nodes keep more\n  min: %d\n", 32768, limit)
 }
 
 // kubeProxyCloseWait is nf_conntrack_tcp_timeout_close_wait as kube-proxy sets it

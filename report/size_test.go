@@ -157,8 +157,9 @@ func TestMeasuredResidence(t *testing.T) {
 	}
 }
 
-// What is pasted gives the limit that was recommended, on any number of cores and
-// with each version's formula, and lowers none.
+// What is pasted gives at least the limit that was recommended, on any number of
+// cores and with each version's formula, and lowers none, nor what a large
+// node has by default.
 func TestKubeProxyGivesTheLimit(t *testing.T) {
 	// getConntrackMax of kube-proxy: pkg/proxy/conntrack up to 1.35, and from 1.36.
 	limitOf := func(maxPerCore, least, cores uint64, from136 bool) uint64 {
@@ -184,7 +185,11 @@ func TestKubeProxyGivesTheLimit(t *testing.T) {
 			for _, cores := range []uint64{1, 2, 32, 33, 128} {
 				for _, from136 := range []bool{false, true} {
 					got := limitOf(pasted.Conntrack.MaxPerCore, pasted.Conntrack.Min, cores, from136)
-					assert.Equal(t, max(*s.RecommendedLimit, present), got, "%g/s, %d cores, from 1.36: %v", rate, cores, from136)
+					want := max(*s.RecommendedLimit, present)
+					if want <= 1048576 {
+						want = max(want, limitOf(32768, 0, cores, from136))
+					}
+					assert.Equal(t, want, got, "%g/s, %d cores, from 1.36: %v", rate, cores, from136)
 				}
 			}
 		}
@@ -344,4 +349,18 @@ func TestToVerify(t *testing.T) {
 		_, _, _, why := f.ToVerify()
 		assert.Contains(t, why, name)
 	}
+}
+
+// What is pasted has the timeout that the size is computed with: kube-proxy's own
+// is sixty times as long.
+func TestKubeProxyCloseWait(t *testing.T) {
+	part := func(state string, residence float64) SizingPart {
+		p := waiting(250)
+		p.State, p.ResidenceS = state, residence
+		return p
+	}
+	of := func(p SizingPart) string { return Size([]SizingPart{p}, 0, Machine{}).KubeProxy }
+	assert.Contains(t, of(part("CLOSE_WAIT", 60)), "\n  tcpCloseWaitTimeout: 60s  #")
+	assert.NotContains(t, of(part("CLOSE_WAIT", 3600)), "tcpCloseWait")
+	assert.NotContains(t, of(part("TIME_WAIT", 60)), "tcpCloseWait")
 }
