@@ -221,7 +221,7 @@ func disturbed(f *Findings) []string {
 	var out []string
 	for i := range f.Spikes {
 		if s := &f.Spikes[i]; s.Failures > 0 && len(out) < maxSpikeLines {
-			out = append(out, spikeName(s)+": "+costText(s, ""))
+			out = append(out, spikeName(s)+": "+costText(s))
 		}
 	}
 	return out

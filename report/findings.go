@@ -200,10 +200,11 @@ type Spike struct {
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
 
 	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
-	// toEnd says that it had not recovered where the traffic ended, and next
-	// which action began before it had.
+	// toEnd says that it had not recovered where the traffic ended, next which
+	// action began before it had, and toNext that it went on until then.
 	toEnd   bool
 	next    string
+	toNext  bool
 	crowded bool // others were done in the time that latencies are of
 }
 

@@ -37,6 +37,6 @@ func TestEventsBesideASpike(t *testing.T) {
 		"3.4 s: pod web-2 on node1: Unhealthy: Readiness probe failed",
 		"3.2 s: node node1: NodeNotReady: Node node1 status is now: NodeNotReady",
 	}, f.Spikes[0].Events)
-	assert.Contains(t, spikeText(&f.Spikes[0], ""), "meanwhile, as Kubernetes says, at 3.4 s: pod web-2")
+	assert.Contains(t, spikeText(&f.Spikes[0]), "meanwhile, as Kubernetes says, at 3.4 s: pod web-2")
 	assert.Equal(t, "stale_backend", f.Causes[0].Cause, "an event is no cause")
 }

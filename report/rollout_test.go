@@ -620,7 +620,7 @@ func TestLatenciesOfActionsThatOverlap(t *testing.T) {
 		require.Len(t, f.Spikes, 2)
 		for i := range f.Spikes {
 			require.NotNil(t, f.Spikes[i].P99Ms)
-			assert.Equal(t, want, strings.Contains(spikeText(&f.Spikes[i], ""), " ms around it, and around others of that time"))
+			assert.Equal(t, want, strings.Contains(spikeText(&f.Spikes[i]), " ms around it, and around others of that time"))
 		}
 		assert.Equal(t, want, strings.Contains(renderedHTML(t, f), "p99 and longest are also those around others"))
 	}
@@ -628,4 +628,26 @@ func TestLatenciesOfActionsThatOverlap(t *testing.T) {
 	acts := []*act{{begin: 0, end: 10}, {begin: 1, end: 2}, {begin: 14, end: 14}, {begin: 30, end: nan}, {begin: 99, end: 99}}
 	assert.Equal(t, []bool{true, true, true, true, true}, overlapping(acts))
 	assert.Equal(t, []bool{false, false}, overlapping([]*act{{begin: 0, end: 1}, {begin: 6.1, end: 7}}))
+}
+
+// What ended with the next action went on until that began, also where it did not
+// begin on the edge of a step.
+func TestWentOnUntilTheNextAction(t *testing.T) {
+	for last, want := range map[float64]string{7.0: "it went on until heal began", 6.5: "it was not seen to recover"} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 12))
+		s.endpoints(-0.4, "1 RS", "2 RS")
+		s.act("roll", "rollout", 1, 2.004, 2.1, "")
+		s.act("heal", "restart_proxy", 1, 7.004, 7.1, "")
+		for _, due := range dues(0, 12, 100) {
+			if due >= 2.5 && due < last {
+				s.fail("web", due, runlog.ConnectTimeout, 1)
+				continue
+			}
+			s.enter(due)
+			s.ok("web", due)
+		}
+		f := s.analyze()
+		require.Len(t, f.Spikes, 2)
+		assert.Contains(t, spikeText(&f.Spikes[0]), want, "failures to %g s", last)
+	}
 }

@@ -133,6 +133,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		}
 		if j < len(acts) && !shared.Recovered {
 			shared.next = acts[j].name
+			shared.toNext = shared.EndS != nil && until-*shared.EndS < f.width-slop // in the same step
 		}
 		before = &shared
 		for k, x := range acts[i:j] {

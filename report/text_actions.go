@@ -42,11 +42,7 @@ func actionLines(f *Findings) []string {
 		slices.Sort(order)
 	}
 	for _, i := range order {
-		next := ""
-		if i+1 < len(f.Spikes) && f.Spikes[i].EndS != nil && *f.Spikes[i].EndS >= f.Spikes[i+1].BeginS-0.001 {
-			next = f.Spikes[i+1].Action
-		}
-		out = append(out, spikeText(&f.Spikes[i], next))
+		out = append(out, spikeText(&f.Spikes[i]))
 	}
 	if n := uint64(len(f.Spikes)-len(order)) + f.OtherSpikes; n > 0 {
 		out = append(out, fmt.Sprintf("and %s that cost no more than these", plural(n, "action")))
@@ -100,8 +96,8 @@ func spikeName(s *Spike) string {
 }
 
 // spikeText is like: roll (rollout) at 2.0 s, done at 3.9 s: 120 attempts
-// failed ... next is the action that begins where the failures end, if any.
-func spikeText(s *Spike, next string) string {
+// failed ...
+func spikeText(s *Spike) string {
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "%s at %s", spikeName(s), seconds(s.BeginS))
 	if len(s.Together) > 0 {
@@ -115,7 +111,7 @@ func spikeText(s *Spike, next string) string {
 	default:
 		b.WriteString(", not seen to end")
 	}
-	b.WriteString(": " + costText(s, next))
+	b.WriteString(": " + costText(s))
 	if len(s.Ties) > 0 {
 		b.WriteString("; " + s.Ties[0]) // the longest
 	}
@@ -140,7 +136,7 @@ func spikeText(s *Spike, next string) string {
 }
 
 // costText says what failed around an action.
-func costText(s *Spike, next string) string {
+func costText(s *Spike) string {
 	switch {
 	case s.WatchedToS == nil && s.StartS == nil:
 		return "no attempt was due then that anybody can count"
@@ -166,8 +162,8 @@ func costText(s *Spike, next string) string {
 	}
 	switch {
 	case s.Recovered:
-	case next != "":
-		fmt.Fprintf(b, "; it went on until %s began", next)
+	case s.toNext:
+		fmt.Fprintf(b, "; it went on until %s began", s.next)
 	case s.toEnd:
 		b.WriteString("; it went on until the traffic ended")
 	default:
