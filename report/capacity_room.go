@@ -81,13 +81,15 @@ func (c *Capacity) beganText() string {
 	return s + "."
 }
 
-// lastsText says which rate the free entries carry for good; empty where that is
-// not known, or not what bounds it.
+// lastsText says which rate the free entries carry for good, at worst and at best
+// (see collectorGap); empty where that is not known, or not what bounds it.
 func (c *Capacity) lastsText() string {
 	if c.room.staysS <= c.TrialS || c.beganText() == "" {
 		return ""
 	}
-	return fmt.Sprintf(" An entry stays for %g s after its attempt, so the rate that lasts is %s.", c.room.staysS, perSecond(float64(c.room.free)/c.room.staysS))
+	free := float64(c.room.free)
+	return fmt.Sprintf(" An entry stays for %g s after its attempt, and counts for up to %d s more until it is collected, so the rate that lasts is %s to %s.",
+		c.room.staysS, collectorGap, perSecond(free/(c.room.staysS+collectorGap)), perSecond(free/c.room.staysS))
 }
 
 // each says what the trials have in common.

@@ -316,9 +316,9 @@ func TestBoundsSayOfWhichRoom(t *testing.T) {
 	log.yaml = "name: capacity\nconntrack: {headroom: 3000}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 1500/s, close: fin}}]\n"
 	log.measure, log.timeouts = "establishment_rate", map[string]float64{"tcp_timeout_time_wait": 120}
 	f = log.findings(t)
-	assert.Contains(t, f.Headline, "Those trials began with 3000 of 262144 entries free; the others are ballast, which stands for what a busy node holds. An entry stays for 120 s after its attempt, so the rate that lasts is 25/s.")
+	assert.Contains(t, f.Headline, "Those trials began with 3000 of 262144 entries free; the others are ballast, which stands for what a busy node holds. An entry stays for 120 s after its attempt, and counts for up to 60 s more until it is collected, so the rate that lasts is 16.7/s to 25/s.")
 	log.yaml = strings.Replace(log.yaml, "conntrack: {", "conntrack: {timeouts: {tcp_timeout_time_wait: 60s}, ", 1)
-	assert.Contains(t, log.findings(t).Headline, "the rate that lasts is 50/s")
+	assert.Contains(t, log.findings(t).Headline, "the rate that lasts is 25/s to 50/s")
 
 	log.yaml = ""
 	f = log.findings(t)
