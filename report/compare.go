@@ -56,7 +56,7 @@ type TrialFindings struct {
 	Verdict   Verdict  `json:"verdict" jsonschema_description:"Of the run by itself."`
 	Headline  string   `json:"headline"`
 	Unsound   []string `json:"unsound" jsonschema_description:"Why nothing can be concluded from it."`
-	Discarded string   `json:"discarded" jsonschema_description:"Why it does not count and was made again; empty where it counts."`
+	Discarded string   `json:"discarded" jsonschema_description:"Why it does not count, so that it is made again, but for the last one of a comparison that was cut off; empty where it counts."`
 	Seed      uint64   `json:"seed"`
 	Started   string   `json:"started"`
 

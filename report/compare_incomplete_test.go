@@ -25,7 +25,7 @@ func TestArmWhoseRunsDoNotCount(t *testing.T) {
 	for _, format := range []string{"text", "html", "markdown"} {
 		var out bytes.Buffer
 		require.NoError(t, c.Render(format, &out))
-		for _, not := range []string{"was not run", "One trial of each", "median number", "none, "} {
+		for _, not := range []string{"was not run", "made again", "One trial of each", "median number", "none, "} {
 			assert.NotContains(t, out.String(), not, format)
 		}
 	}

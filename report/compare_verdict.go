@@ -532,7 +532,7 @@ func (c *Comparison) differ() {
 			firsts = append(firsts, a.trials[0])
 		}
 		if bad := a.discarded(); len(bad) > 0 && len(bad) < len(a.Runs) { // else a reason says it
-			warn("%s: %s made again, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run was", "runs were"), bad[0].Discarded)
+			warn("%s: %s not count, because of conditions and not of results, the first because %s", a.Name, plural(uint64(len(bad)), "run does", "runs do"), bad[0].Discarded)
 		}
 		for _, t := range a.trials {
 			for i := range t.Findings.Nodes {
