@@ -251,6 +251,7 @@ func TestEvicted(t *testing.T) {
 	assert.Equal(t, "net.netfilter.nf_conntrack_tcp_timeout_syn_recv", last.Sysctl)
 	assert.Equal(t, 30.0, last.ToS)
 	assert.InDelta(t, float64(*z.NeededEntries+3000*30), float64(last.NeededEntries), 1)
+	assert.GreaterOrEqual(t, last.Limit, last.NeededEntries+3000*60, "those that have expired and are not collected yet")
 	assert.Contains(t, last.Risk, "flood flood as it was, which needs 180000 entries by itself at 60 s")
 }
 

@@ -61,7 +61,7 @@ func noPodAdvice(n *noPodTime) advice {
 		Do: fmt.Sprintf("Not the limit: %s had no usable pod. Keep one replica at all times.", n.service),
 		Why: []string{
 			fmt.Sprintf("It had none for %s, from %s to %s: nothing that was sent to it could succeed. The entries that still led to pods that were gone only turned a refusal into silence.", stretch(n.to-n.from), seconds(n.from), seconds(n.to)),
-			"kube-proxy deletes UDP entries to pods that are gone, but not of a service that has no serving pod at all: only when one comes back.",
+			"kube-proxy deletes UDP entries to pods that are gone, but in 1.33 to 1.36 not of a service that has no serving pod at all: only when one comes back.",
 		},
 	}
 }

@@ -312,10 +312,12 @@ func (s *Sizing) shortenFloods(risks map[string]string) {
 			if to < 1 {
 				continue
 			}
-			n := *s.NeededEntries + uint64(math.Ceil(p.ArrivalsPerS*p.EntriesPerAttempt*to-slop))
+			perS := p.ArrivalsPerS * p.EntriesPerAttempt
+			n := *s.NeededEntries + uint64(math.Ceil(perS*to-slop))
+			late := *s.UncollectedEntries + uint64(math.Ceil(perS*collectorGap-slop))
 			s.Timeouts = append(s.Timeouts, TimeoutEffect{
 				Sysctl: "net.netfilter.nf_conntrack_" + timeouts[p.State], FromS: p.ResidenceS, ToS: to,
-				NeededEntries: n, Limit: recommended(n, *s.UncollectedEntries),
+				NeededEntries: n, Limit: recommended(n, late),
 				Risk: risks[p.State] + fmt.Sprintf(". With flood %s as it was, which needs %d entries by itself at %g s; twice the flood is twice that", p.Traffic, *p.Entries, p.ResidenceS),
 			})
 		}
