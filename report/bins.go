@@ -7,7 +7,10 @@ import (
 )
 
 // binPage is how many successive bins are allocated at once.
-const binPage = 16
+const (
+	binPage  = 1 << pageBits
+	pageBits = 4
+)
 
 // bins are a traffic's bins by their index. Nearly all of a run's are there,
 // so they are kept in pages; those in which nothing was counted are not told
@@ -28,7 +31,7 @@ type foldedPage struct {
 
 // at returns the bin, which is made where there is none.
 func (b *bins) at(k int64) *bin {
-	page := k >> 4
+	page := k >> pageBits
 	if b.last == nil || b.lastK != page {
 		p := b.pages[page]
 		if p == nil {
@@ -49,10 +52,10 @@ func (b *bins) at(k int64) *bin {
 
 // get returns the bin, nil where there is none.
 func (b *bins) get(k int64) *bin {
-	if page := b.pages[k>>4]; page != nil {
+	if page := b.pages[k>>pageBits]; page != nil {
 		return &page[k&(binPage-1)]
 	}
-	if i, ok := b.summed(k >> 4); ok {
+	if i, ok := b.summed(k >> pageBits); ok {
 		return &b.sums[i].bin
 	}
 	return nil

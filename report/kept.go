@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // unruled says whether the readings of a node's rules, clocks considered, show
@@ -44,21 +43,21 @@ func (l *log) unruled(node, service string, addr netip.Addr, at float64) bool {
 // the node's rules led nobody any more; empty for none. IPVS has entries of its own,
 // while that of conntrack is made by each attempt.
 func keptText(n, kept uint64, ipvs bool) string {
+	one, many := "its entry was there from before", "their entries were there from before"
 	if ipvs {
-		return strings.NewReplacer("the entry was", "an entry of IPVS was", "the entries were", "entries of IPVS were", "its entry was", "an entry of IPVS was",
-			"their entries were", "entries of IPVS were").Replace(keptText(n, kept, false))
+		one, many = "an entry of IPVS was there from before", "entries of IPVS were there from before"
 	}
 	switch {
 	case kept == 0:
 		return ""
 	case kept == n && n == 1:
-		return ", although its node's rules led there no more: the entry was there from before"
+		return ", although its node's rules led there no more: " + one
 	case kept == n:
-		return ", although their node's rules led there no more: the entries were there from before"
+		return ", although their node's rules led there no more: " + many
 	case kept == 1:
-		return "; 1 of them was sent when its node's rules led there no more: its entry was there from before"
+		return "; 1 of them was sent when its node's rules led there no more: " + one
 	}
-	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: their entries were there from before", kept)
+	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: %s", kept, many)
 }
 
 // outlived says whether most of the looked up attempts that were led astray were

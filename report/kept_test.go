@@ -78,8 +78,8 @@ func TestNoRetriesOfDatagrams(t *testing.T) {
 
 // Of a single one, and where all were led by old entries, it reads as it should.
 func TestWhereEntriesLedInWords(t *testing.T) {
-	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: the entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1, false))
-	assert.Equal(t, ", although their node's rules led there no more: the entries were there from before", keptText(5, 5, false))
+	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: its entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1, false))
+	assert.Equal(t, ", although their node's rules led there no more: their entries were there from before", keptText(5, 5, false))
 	assert.Equal(t, ", although their node's rules led there no more: entries of IPVS were there from before", keptText(5, 5, true), "that of conntrack is the attempt's own")
 	assert.Empty(t, keptText(5, 0, false))
 }

@@ -111,7 +111,7 @@ func kubeProxyLimit(limit uint64) string {
 	if limit > kubeProxyCap {
 		return fmt.Sprintf("  maxPerCore: 1  # so that min decides, on any number of cores\n  min: %d\n", limit)
 	}
-	return fmt.Sprintf("  maxPerCore: %d  # the default: large nodes keep more\n  min: %d\n", 32768, limit)
+	return fmt.Sprintf("  maxPerCore: %d  # the default: large nodes keep more\n  min: %d\n", kubeProxyPerCore, limit)
 }
 
 // kubeProxyCloseWait is nf_conntrack_tcp_timeout_close_wait as kube-proxy sets it

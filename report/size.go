@@ -41,7 +41,7 @@ func newSizing() *Sizing {
 // cores: maxPerCore 32768, min 131072 (pkg/proxy/apis/config/v1alpha1); from
 // 1.36 on no more than 1048576 of maxPerCore x cores (pkg/proxy/conntrack).
 func kubeProxyDefault(cores int, from136 bool) uint64 {
-	scaled := 32768 * uint64(max(cores, 0)) //nolint:gosec // not negative
+	scaled := kubeProxyPerCore * uint64(max(cores, 0)) //nolint:gosec // not negative
 	if from136 {
 		scaled = min(scaled, kubeProxyCap)
 	}

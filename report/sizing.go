@@ -22,6 +22,8 @@ const (
 	// kmalloc-128 more for each entry.
 	extensionBytes = 128
 	bucketBytes    = 8
+	// kubeProxyPerCore is conntrack.maxPerCore by default.
+	kubeProxyPerCore = 32768
 	// kubeProxyCap is what kube-proxy 1.36 and later cut maxPerCore x cores to.
 	kubeProxyCap = 1048576
 	// memoryShare is how much of the machine's memory a full table may take

@@ -37,15 +37,11 @@ func (l *log) thin() {
 		})
 	}
 	for _, t := range l.order {
-		seen := map[*bins]bool{}
-		fold := func(b *bins) {
-			if !seen[b] {
-				seen[b] = true
-				b.fold(func(page int64) bool {
-					from, to := t.start(page*binPage), t.start((page+1)*binPage)
-					return to <= before && !busy.in(from, to) && !b.open(page, t.oneWay())
-				})
-			}
+		fold := func(b *bins) { // which changes nothing where it has been folded
+			b.fold(func(page int64) bool {
+				from, to := t.start(page*binPage), t.start((page+1)*binPage)
+				return to <= before && !busy.in(from, to) && !b.open(page, t.oneWay())
+			})
 		}
 		fold(&t.bins)
 		for _, v := range t.lanes {
