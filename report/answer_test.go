@@ -14,6 +14,8 @@ func TestHeadlineSaysWhatMadeRoom(t *testing.T) {
 	drops := Node{Name: "node1", Limit: new(uint64), PeakEntries: new(uint64), Counters: map[string]uint64{"drop": 6133, "early_drop": 35866}, Knee: Knee{Drop: &Onset{AtS: 5}, EarlyDrop: &Onset{AtS: 5.05}}}
 	f := &Findings{Verdict: Fail, Nodes: []Node{drops}}
 	assert.Contains(t, headline(f), "its table is full, and it evicts others to make room (early_drop +35866).")
+	f.Nodes[0].Counters = map[string]uint64{"drop": 448, "early_drop": 1}
+	assert.NotContains(t, headline(f), "early_drop", "it does not make room")
 	f.Nodes[0].Knee.EarlyDrop, f.Nodes[0].Counters = nil, map[string]uint64{"drop": 6133, "early_drop": 0}
 	assert.NotContains(t, headline(f), "early_drop")
 }

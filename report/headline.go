@@ -107,10 +107,11 @@ func othersText(f *Findings) string {
 }
 
 // makesRoom says how many entries made room for new ones, where the table
-// dropped first: most attempts came through at others' expense then.
+// dropped first: attempts came through at others' expense then. One eviction
+// among hundreds of drops is not what the table does, and stays in its counters.
 func makesRoom(n *Node) string {
 	count := n.Counters["early_drop"]
-	if n.Knee.EarlyDrop == nil || count == 0 {
+	if n.Knee.EarlyDrop == nil || count == 0 || 10*count < n.Counters["drop"] {
 		return ""
 	}
 	return ", and it evicts others to make room (early_drop +" + strconv.FormatUint(count, 10) + ")"

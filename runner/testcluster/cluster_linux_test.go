@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -212,15 +214,19 @@ func checkService(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// What is sent to a pod that is not there is in each node's table, once. That it
-// does not go to and fro does not show here: only what is translated leaves
-// another entry each time.
+// What is sent to a pod that is not there is in each node's table once, and
+// the router forwards it once: it does not go to and fro until its hop limit
+// ends, which would be 31 times.
 func checkGone(t *testing.T, c *testcluster.Cluster) {
+	const packets = 40
 	for family, addr := range map[string]string{"ipv4": "10.244.1.250", "ipv6": "fd00:10:244:1::fa"} {
+		before := forwarded(t, c, family)
 		conn, err := c.DialFrom("node-b")(t.Context(), "udp", net.JoinHostPort(addr, "9"))
 		require.NoError(t, err)
-		_, err = conn.Write([]byte("x"))
-		require.NoError(t, err)
+		for range packets {
+			_, err = conn.Write([]byte("x"))
+			require.NoError(t, err)
+		}
 		require.NoError(t, conn.Close())
 		for _, node := range c.NodeNames() { // of which the second is the first to see it
 			has := func() (n int) {
@@ -234,7 +240,38 @@ func checkGone(t *testing.T, c *testcluster.Cluster) {
 			require.Eventually(t, func() bool { return has() > 0 }, 10*time.Second, 10*time.Millisecond, "%s at %s", addr, node)
 			assert.Never(t, func() bool { return has() > 1 }, 200*time.Millisecond, 50*time.Millisecond, "%s at %s", addr, node)
 		}
+		times := forwarded(t, c, family) - before
+		t.Logf("%d packets to %s were forwarded %d times", packets, addr, times)
+		assert.GreaterOrEqual(t, times, packets)
+		assert.Less(t, times, 5*packets, "the cluster's own packets between the nodes are few") // a loop makes it 31
 	}
+}
+
+var forwardedCounter = map[string]struct {
+	file string
+	line *regexp.Regexp
+}{
+	"ipv4": {"/proc/thread-self/net/snmp", regexp.MustCompile(`(?m)^Ip: (?:\d+ ){5}(\d+) `)}, // ForwDatagrams is the sixth
+	"ipv6": {"/proc/thread-self/net/snmp6", regexp.MustCompile(`(?m)^Ip6OutForwDatagrams\s+(\d+)`)},
+}
+
+// forwarded is how many packets of the family the router has forwarded.
+func forwarded(t *testing.T, c *testcluster.Cluster, family string) (n int) {
+	t.Helper()
+	counter := forwardedCounter[family]
+	require.NoError(t, c.Inside("control", func() error {
+		b, err := os.ReadFile(counter.file)
+		if err != nil {
+			return err
+		}
+		m := counter.line.FindSubmatch(b)
+		if m == nil {
+			return fmt.Errorf("find the counter in %s", b)
+		}
+		n, err = strconv.Atoi(string(m[1]))
+		return err
+	}))
+	return n
 }
 
 // health asks the agent at addr for its name, from inside a host.
