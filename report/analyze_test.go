@@ -509,6 +509,8 @@ func TestSizing(t *testing.T) {
 	assert.Equal(t, *z.RecommendedLimit*(256+128+8), *z.MemoryBytesMax, "with extensions")
 	all, limit := z.inAll()
 	assert.Equal(t, *z.NeededEntries+62144, all, "what was there stays")
+	assert.Equal(t, uint64(62144), *z.OtherEntries)
+	assert.Equal(t, limit, *z.LimitInAll)
 	assert.GreaterOrEqual(t, float64(limit), float64(all)/0.75)
 	assert.Contains(t, z.KubeProxy, fmt.Sprintf("min: %d", limit))
 	assert.Contains(t, z.Sysctl, fmt.Sprintf("nf_conntrack_max = %d\n", limit))

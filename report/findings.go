@@ -510,6 +510,8 @@ type Sizing struct {
 	NeededEntries      *uint64         `json:"needed_entries" jsonschema_description:"Entries in the steady state: arrivals per second times residence, plus held connections; null where unknown."`
 	UncollectedEntries *uint64         `json:"uncollected_entries" jsonschema_description:"Entries on top of these, at worst, that have expired and that the kernel's collector, whose pauses are up to 60 s, has not come across."`
 	RecommendedLimit   *uint64         `json:"recommended_limit" jsonschema_description:"needed_entries / 0.75, or needed_entries and uncollected_entries where that is more, rounded up."`
+	OtherEntries       *uint64         `json:"other_entries" jsonschema_description:"Entries that were in the table when traffic began, or that actions added, such as ballast, which stands for a node's other load; 0 where they are within a hundredth of needed_entries."`
+	LimitInAll         *uint64         `json:"limit_in_all" jsonschema_description:"What recommended_limit would be for needed_entries and other_entries together: the limit for a node that holds both. kube_proxy and sysctl set no less."`
 	PresentLimit       *uint64         `json:"present_limit" jsonschema_description:"The highest nf_conntrack_max of the nodes; null where unknown. The settings never lower it."`
 	Buckets            *uint64         `json:"buckets" jsonschema_description:"Hash buckets that go with the recommended limit."`
 	MemoryBytesMin     *uint64         `json:"memory_bytes_min" jsonschema_description:"Memory of a full table of that limit, at the smaller entry size."`

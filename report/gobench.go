@@ -109,7 +109,7 @@ func renderGoBench(f *Findings, w io.Writer) error {
 		b.add(benchOf("Cause/name="+benchName(c.Cause)+"/attempts", 1).count(&c.Failures, "attempts").value(c.Share, "share-of-"+benchWord(c.ShareOf)))
 	}
 	if s := f.Sizing; s != nil && !s.Meaningless {
-		b.add(benchOf("Sizing", 1).count(s.NeededEntries, "entries").count(s.RecommendedLimit, "limit").count(s.RunNeeded, "run-limit"))
+		b.add(benchOf("Sizing", 1).count(s.NeededEntries, "entries").count(s.RecommendedLimit, "limit").count(s.LimitInAll, "limit-in-all").count(s.RunNeeded, "run-limit"))
 	}
 	if c := f.Capacity; c != nil {
 		unit := map[bool]string{true: "conn/s", false: "conn"}[c.Unit == perSecondUnit]

@@ -110,6 +110,7 @@ func renderOpenMetrics(f *Findings, w io.Writer) error {
 	if s := f.Sizing; s != nil && !s.Meaningless {
 		x.family("tablefull_needed_entries", "gauge", "entries", "Entries this traffic needs in the steady state.").count(s.NeededEntries)
 		x.family("tablefull_recommended_limit_entries", "gauge", "entries", "nf_conntrack_max that goes with it.").count(s.RecommendedLimit)
+		x.family("tablefull_limit_in_all_entries", "gauge", "entries", "The same for this traffic and what else was in the table.").count(s.LimitInAll)
 	}
 	if c := f.Capacity; c != nil {
 		m := x.family("tablefull_capacity", "gauge", "", "Result of the capacity search, in the unit of what was searched: the true capacity is between the bounds.")

@@ -141,6 +141,9 @@ func (s *Sizing) compute(base uint64, m Machine) bool {
 	needed, late := uint64(math.Ceil(total-slop)), s.uncollected()
 	limit := recommended(needed, late)
 	s.NeededEntries, s.UncollectedEntries, s.RecommendedLimit = &needed, &late, &limit
+	others := s.besides()
+	_, all := s.inAll()
+	s.OtherEntries, s.LimitInAll = &others, &all
 	s.memory(limit, m.EntryBytes)
 	s.shorten(base)
 	s.caveats()
