@@ -28,8 +28,11 @@ func entryAdvice(f *Findings) (advice, bool) {
 		t := &f.Traffic[i]
 		if len(t.HeldCauses) > 0 && t.HeldCauses[0].Cause == entryExpired {
 			return advice{
-				Do:  "Not the limit: let no connection be quiet for as long as the node's nf_conntrack_tcp_timeout_established, with TCP keep-alive or traffic of its own; or make that timeout longer.",
-				Why: []string{fmt.Sprintf("%s lost %s because of %s: %s.", t.Name, plural(t.HeldCauses[0].Connections, "held connection"), entryExpired, t.HeldCauses[0].Evidence)},
+				Do: "Not the limit: let no connection be quiet for as long as the node's nf_conntrack_tcp_timeout_established, with TCP keep-alive or traffic of its own; or make that timeout longer.",
+				Why: []string{
+					fmt.Sprintf("%s lost %s because of %s: %s.", t.Name, plural(t.HeldCauses[0].Connections, "held connection"), entryExpired, t.HeldCauses[0].Evidence),
+					"With kube-proxy that timeout belongs in its configuration (conntrack.tcpEstablishedTimeout, 24 h by default): one set by sysctl alone is overwritten when kube-proxy starts.",
+				},
 			}, true
 		}
 	}

@@ -164,6 +164,7 @@ func (l *log) findings() *Findings {
 		f.gateway = slices.ContainsFunc(l.header.Services, func(s runlog.ServiceInfo) bool { return s.Gateway != "" })
 	}
 	for i := range f.Spikes {
+		f.Spikes[i].did = limitsBy(f, &f.Spikes[i])
 		f.Spikes[i].Ties, f.Spikes[i].Events = tiesOf(f, &f.Spikes[i]), l.eventsOf(&f.Spikes[i])
 	}
 	first := firstNode(l, knees)

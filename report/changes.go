@@ -133,6 +133,29 @@ func (l *log) whoChanged(n *node) []LimitChange {
 	return out
 }
 
+// limitsBy is what an action did to nodes' limits, like: lowered node1's limit from
+// 262144 to 131072. It can have done so and yet not be done: a kube-proxy writes the
+// limit before it programs anything. Empty where none changed.
+func limitsBy(f *Findings, s *Spike) string {
+	var parts []string
+	for i := range f.Nodes {
+		for _, c := range f.Nodes[i].LimitChanges {
+			// Of an action that is done again and again, it is that time's.
+			const clocks = 0.1 // s
+			then := c.AtS+c.UncertaintyS >= s.BeginS-clocks && (s.DoneS == nil || c.AtS-c.UncertaintyS <= *s.DoneS+clocks)
+			if !then || !slices.Contains(c.Actions, s.Action) {
+				continue
+			}
+			verb := "raised"
+			if c.To < c.From {
+				verb = "lowered"
+			}
+			parts = append(parts, fmt.Sprintf("%s %s's limit from %d to %d", verb, f.Nodes[i].Name, c.From, c.To))
+		}
+	}
+	return listed(parts)
+}
+
 // unasked says so where the limit changed and no action of the run did that.
 func (n *node) unasked(f *Findings) string {
 	for i := range f.Nodes {

@@ -70,6 +70,16 @@ func TestLimitLowered(t *testing.T) {
 	a := advise(f)
 	assert.Contains(t, a.Do, "Let nothing lower nf_conntrack_max")
 	assert.Contains(t, a.Set, "min: 2000")
+
+	// An action can have done that and not be done: a kube-proxy writes the limit
+	// first, and may never be ready.
+	assert.NotContains(t, spikeText(&f.Spikes[0]), "which lowered")
+	f.Spikes[0].Error = "it was not ready within 12 s"
+	assert.Contains(t, spikeText(&f.Spikes[0]), "restart (restart_proxy) at 4.0 s, which lowered node1's limit from 2000 to 700, and was not done: it was not ready within 12 s:")
+	assert.Contains(t, renderedHTML(t, f), "which lowered node1&#39;s limit from 2,000 to 700, and was not done: it was not ready")
+	assert.Equal(t, []string{"restart (restart_proxy) was never carried out to its end, although it lowered node1's limit from 2000 to 700: it was not ready within 12 s"}, neverDone(f))
+	f.Spikes[0].did = ""
+	assert.Contains(t, spikeText(&f.Spikes[0]), ", did not work: it was not ready within 12 s")
 }
 
 // One that is lowered and still has room is no cause; and where no action did it,

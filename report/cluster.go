@@ -45,6 +45,8 @@ type endpointLog struct {
 	states [][]runlog.EndpointState
 	// accepted is what all pods of the service took in, by second.
 	accepted map[int64]float64
+	// local is whether some traffic is sent on to pods of the node it enters by only.
+	local bool
 	// draining are the pods that are now, drained all that ever were.
 	draining, drained map[string]*drainTime
 }
@@ -93,7 +95,7 @@ func (l *log) addEndpoints(t float64, e *runlog.Endpoints) {
 	}
 	s := c.services[e.Service]
 	if s == nil {
-		s = &endpointLog{accepted: map[int64]float64{}}
+		s = &endpointLog{accepted: map[int64]float64{}, local: l.localTo(e.Service)}
 		c.services[e.Service] = s
 	}
 	if n := len(s.t); n > 0 && t < s.t[n-1] {
@@ -222,6 +224,27 @@ func usableTo(node string, list []runlog.EndpointState) []runlog.EndpointState {
 		return runlog.Usable(list)
 	}
 	return runlog.UsableOn(node, list)
+}
+
+// inUse are the endpoints that new connections go to from some node. To one that
+// sends them on to its own pods only, others' are of no use: the last pod of a node is
+// used there while it terminates and serves (KEP-1669).
+func (s *endpointLog) inUse(list []runlog.EndpointState) []runlog.EndpointState {
+	if !s.local {
+		return runlog.Usable(list)
+	}
+	var out []runlog.EndpointState
+	for i, e := range list {
+		if !slices.ContainsFunc(list[:i], func(x runlog.EndpointState) bool { return x.Node == e.Node }) {
+			out = append(out, runlog.UsableOn(e.Node, list)...)
+		}
+	}
+	return out
+}
+
+// localTo says whether some traffic to the service stays on the node it enters by.
+func (l *log) localTo(service string) bool {
+	return l.header != nil && slices.ContainsFunc(l.header.Traffic, func(t runlog.TrafficInfo) bool { return t.Local && serviceOf(t.To) == service })
 }
 
 // stays is the node that the lane's attempts do not leave (externalTrafficPolicy

@@ -33,7 +33,8 @@ type Comparison struct {
 	Arms    []ArmFindings `json:"arms"`
 	Metrics []MetricRow   `json:"metrics" jsonschema_description:"Those that decide first."`
 
-	source string // of the scenario; empty where runs were named
+	change []string // what to change, where a table was full
+	source string   // of the scenario; empty where runs were named
 }
 
 // ArmFindings is one arm's runs.
@@ -128,6 +129,7 @@ func Compare(e *Experiment, trials []Trial) *Comparison {
 	c.test()
 	c.differ()
 	c.judge(e)
+	c.change = c.advise(e)
 	return c
 }
 

@@ -11,10 +11,11 @@ import (
 type comparisonView struct {
 	*Comparison
 	sheet
-	About string
-	YAML  string // of the scenario
-	Wide  bool   // what metrics are is said below the table
-	Laid  laidArms
+	About  string
+	Change []string // what to change
+	YAML   string   // of the scenario
+	Wide   bool     // what metrics are is said below the table
+	Laid   laidArms
 }
 
 type laidArms []laidArm
@@ -38,7 +39,7 @@ type laidArm struct {
 // renderHTML writes the page, which is one HTML file that needs nothing else.
 func (c *Comparison) renderHTML(w io.Writer) error {
 	var runs []laid
-	v := comparisonView{Comparison: c, About: c.about(), YAML: c.source, Wide: len(c.Arms) > 3}
+	v := comparisonView{Comparison: c, About: c.about(), Change: c.change, YAML: c.source, Wide: len(c.Arms) > 3}
 	for i := range c.Arms {
 		a := &c.Arms[i]
 		l := laidArm{Name: a.Name, Findings: a.typical()}

@@ -95,6 +95,7 @@ func (c *Comparison) renderText(w io.Writer, color bool) error {
 	for _, r := range c.Reasons {
 		t.para("  - ", plain(r))
 	}
+	t.list("what to change", c.change)
 	t.line("")
 	c.textTable(t)
 	t.line("")
@@ -116,7 +117,11 @@ var verdictColors = map[Verdict]string{Pass: "1;32", Fail: "1;31", Inconclusive:
 func (c *Comparison) about() string {
 	s := c.kind()
 	if v := c.length(); v > 0 {
-		s += fmt.Sprintf(" Attempts were due for %s in each run.", amount(v, "s"))
+		were := "were"
+		if c.cutShort() {
+			were = "were to be"
+		}
+		s += fmt.Sprintf(" Attempts %s due for %s in each run.", were, amount(v, "s"))
 	}
 	var on []string
 	for _, a := range c.Arms {
@@ -131,6 +136,13 @@ func (c *Comparison) about() string {
 		s += " Made on " + strings.Join(on, "; and on ") + "."
 	}
 	return s
+}
+
+// cutShort says whether some run may have ended before its time.
+func (c *Comparison) cutShort() bool {
+	return slices.ContainsFunc(c.Arms, func(a ArmFindings) bool {
+		return slices.ContainsFunc(a.trials, func(t Trial) bool { return t.Findings.Incomplete || t.Findings.aborted })
+	})
 }
 
 func (c *Comparison) kind() string {
@@ -254,9 +266,10 @@ func (c *Comparison) textDetails(t *text) {
 func (c *Comparison) renderMarkdown(w io.Writer) error {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("## tablefull: %s: **%s**\n", md(cmp.Or(c.Scenario, "comparison")), c.Verdict)
+	p("## tablefull: %s: **%s**\n", md(cmp.Or(c.Scenario, "comparison")), c.Badge())
 	p("**%s**\n", md(c.Headline))
 	mdList(p, "", c.Reasons)
+	mdList(p, "**What to change:**\n", c.change)
 	head, rule := "| |", "|---|"
 	for i, a := range c.Arms {
 		head += " " + md(a.Name) + " |"

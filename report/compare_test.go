@@ -119,7 +119,7 @@ func TestGateVerdicts(t *testing.T) {
 		{name: "no data", a: around(8, 10, 0), b: nil, want: Inconclusive, say: "no data: b was not run"},
 		{name: "a saturated generator", a: around(8, 10, 0), b: append(around(7, 50, 0), made{p99: 50, unsound: "the generator could not keep up"}), want: Inconclusive, say: "b, trial 8 says nothing: the generator could not keep up"},
 		{name: "interrupted", a: around(8, 10, 0), b: around(8, 10, 0), want: Inconclusive, say: "interrupted", twist: func(e *Experiment) { e.Problem = "interrupted after 16 of 20 runs" }},
-		{name: "a trial is missing", a: around(8, 10, 0), b: around(7, 10, 0), want: Inconclusive, say: "b has 7 of 8 planned trials"},
+		{name: "a trial is missing", a: around(8, 10, 0), b: around(7, 10, 0), want: Inconclusive, say: "only 7 of the 8 planned trials of b count"},
 		{name: "other kernels", a: around(8, 10, 0), b: []made{
 			{kernel: "6.1", p99: 10},
 			{kernel: "6.1", p99: 10},

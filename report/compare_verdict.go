@@ -225,7 +225,7 @@ func (c *Comparison) incomplete() []string {
 		case len(a.discarded()) == len(a.Runs):
 			out = append(out, fmt.Sprintf("no data: %s of %s, of which none counts: %s", plural(uint64(len(a.Runs)), "run was made", "runs were made"), a.Name, a.whyDiscarded()))
 		case sound < c.Trials && len(out) == 0:
-			out = append(out, fmt.Sprintf("%s has %d of %d planned trials", a.Name, sound, c.Trials))
+			out = append(out, fmt.Sprintf("only %d of the %d planned trials of %s count", sound, c.Trials, a.Name))
 		}
 	}
 	return out
@@ -284,7 +284,7 @@ func (a *ArmFindings) judge() {
 	a.Verdict = worst
 	if worst == Pass {
 		what := "its thresholds hold"
-		if !slices.ContainsFunc(a.trials, func(t Trial) bool { return t.Findings.Reproduced == nil || !*t.Findings.Reproduced }) {
+		if a.reproduced() {
 			what = "as expected"
 		}
 		f, asked := a.trials[0].Findings, []string{}

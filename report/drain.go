@@ -93,7 +93,7 @@ func (l *log) addDrain(r *runlog.Record) {
 
 // drains says whether the pod was among the endpoints, and whether it was
 // terminating and not to be used any more: the last ones are used while they
-// serve (KEP-1669).
+// serve.
 func (s *endpointLog) drains(pod string, t float64) (listed, drains bool) {
 	list := s.at(t)
 	for _, e := range list {
@@ -101,7 +101,7 @@ func (s *endpointLog) drains(pod string, t float64) (listed, drains bool) {
 			listed, drains = true, e.Terminating
 		}
 	}
-	for _, e := range runlog.Usable(list) {
+	for _, e := range s.inUse(list) {
 		drains = drains && e.Name != pod
 	}
 	return listed, drains
@@ -118,7 +118,7 @@ func (s *endpointLog) noteDraining(t float64, list []runlog.EndpointState) {
 			now[e.Name] = e.Addr
 		}
 	}
-	for _, e := range runlog.Usable(list) {
+	for _, e := range s.inUse(list) {
 		delete(now, e.Name)
 	}
 	for pod, addr := range now {

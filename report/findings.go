@@ -205,7 +205,8 @@ type Spike struct {
 	toEnd   bool
 	next    string
 	toNext  bool
-	crowded bool // others were done in the time that latencies are of
+	crowded bool   // others were done in the time that latencies are of
+	did     string // what it did to a limit, where it was not seen to be done
 }
 
 // Backend is what one pod served.

@@ -111,7 +111,7 @@ func TestPodsTable(t *testing.T) {
 func TestHeadlineSaysWhatAnAttemptTakes(t *testing.T) {
 	full := Node{Name: "node1", Limit: new(uint64), PeakEntries: new(uint64), Knee: Knee{Drop: &Onset{AtS: 5}}}
 	f := &Findings{Nodes: []Node{full}, Sizing: &Sizing{Parts: []SizingPart{{Traffic: "requests", Counted: true, EntriesPerAttempt: 2}}}}
-	assert.Contains(t, headline(f), "its table is full; each attempt of requests takes 2 entries.")
+	assert.Contains(t, headline(f), "its table is full; each attempt of requests takes about 2 entries.")
 	f.Sizing.Parts[0].EntriesPerAttempt = 1.01
 	assert.NotContains(t, headline(f), "takes")
 }

@@ -168,7 +168,7 @@ func costly(f *Findings) string {
 	}
 	for _, p := range f.Sizing.Parts {
 		if p.Counted && p.EntriesPerAttempt >= 1.5 {
-			return fmt.Sprintf("; each attempt of %s takes %.3g entries", p.Traffic, p.EntriesPerAttempt)
+			return fmt.Sprintf("; each attempt of %s takes about %.3g entries", p.Traffic, p.EntriesPerAttempt)
 		}
 	}
 	return ""

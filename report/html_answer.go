@@ -266,7 +266,7 @@ func otherAdvice(f *Findings) advice {
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
-		Why: []string{fmt.Sprintf("A backend was out of date for %s. Pods that are told to end serve on during a preStop sleep.", longest.Longest())},
+		Why: append([]string{fmt.Sprintf("A backend was out of date for %s. Pods that are told to end serve on during a preStop sleep.", longest.Longest())}, keptAdvice(f)...),
 	}
 }
 
@@ -337,7 +337,7 @@ var remedies = map[string]advice{
 	},
 	invalidReset: {
 		Do:  "Not the limit: packets that conntrack calls invalid passed untranslated, and their receiver reset the connection. Set nf_conntrack_tcp_be_liberal=1.",
-		Why: []string{"See the cause and its evidence below."},
+		Why: []string{"See the cause and its evidence below. kube-proxy sets it with conntrack.tcpBeLiberal, and does not set it back to 0 without."},
 	},
 }
 
@@ -401,11 +401,16 @@ func raise(f *Findings, s *Sizing) advice {
 		a.Why = append(a.Why, fmt.Sprintf("A limit of %s would have held just this run.", grouped(*s.RunNeeded)))
 	}
 	a.Why = append(a.Why, fewerEntries(f)...)
+	a.Why = append(a.Why, overwritten)
 	if s.MemoryBytesMin != nil && s.MemoryBytesMax != nil {
 		a.Why = append(a.Why, fmt.Sprintf("Memory: %s to %s when full.", byteSize(s.memoryMin(limit)), byteSize(s.memoryMax(limit))))
 	}
 	return a
 }
+
+// overwritten is what becomes of a limit that is set by sysctl alone (SetMax in
+// kube-proxy's conntrack.go, sysctls.go from 1.36 on).
+const overwritten = "Where kube-proxy runs, set it in its configuration (conntrack.min and maxPerCore): releases up to 1.36 write their own limit at each start over one set by sysctl alone, unless maxPerCore is 0."
 
 // fewerEntries is what helps where an attempt takes more than one.
 func fewerEntries(f *Findings) []string {
@@ -424,6 +429,7 @@ func crowded(f *Findings, s *Sizing) advice {
 	a := advice{Do: fmt.Sprintf("Make room: the limit of %s is enough for this traffic alone, but not for what was there before.", grouped(*s.PresentLimit))}
 	if s.RunNeeded != nil && *s.RunNeeded > *s.PresentLimit {
 		a.Do = fmt.Sprintf("Make room, or set nf_conntrack_max to at least %s, which would have held this run.", grouped(*s.RunNeeded))
+		a.Why = append(a.Why, overwritten)
 	}
 	lasting := fmt.Sprintf("In the steady state, a load like this adds %s entries", grouped(*s.NeededEntries))
 	if head := headNode(f); head != nil && head.StartEntries != nil && head.HeadroomAtStart != nil {

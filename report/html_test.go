@@ -244,6 +244,7 @@ func TestAdviceForACrowdedTable(t *testing.T) {
 		"3,000 were free when traffic began.",
 		"This traffic needs 84,001 entries in the steady state, and up to 42,000 more that have expired and are not collected yet: 343,145 with the 259,144 entries that were there when traffic began.",
 		"A limit of 266,144 would have held just this run.",
+		overwritten,
 		"Memory: 116 MiB to 172 MiB when full.",
 	}, a.Why)
 	assert.Equal(t, f.Sizing.Sysctl, a.Set)

@@ -15,7 +15,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	if f.Incomplete {
 		incomplete = " (incomplete)"
 	}
-	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Verdict, incomplete)
+	p("## tablefull: %s: **%s**%s\n", md(cmpOr(f.Scenario, "unknown scenario")), f.Badge(), incomplete)
 	p("**%s**\n", md(f.Headline))
 	if s := staged(f); s != "" {
 		p("%s\n", md(s))

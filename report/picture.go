@@ -22,7 +22,7 @@ func renderPNG(f *Findings, w io.Writer) error { return newPicture(f).PNG(w) }
 // that the headline is about, and below it attempts per second.
 func newPicture(f *Findings) *picture.Picture {
 	p := &picture.Picture{
-		Verdict: string(f.Verdict), Tone: map[Verdict]picture.Tone{Pass: picture.Good, Fail: picture.Bad}[f.Verdict],
+		Verdict: f.Badge(), Tone: map[Verdict]picture.Tone{Pass: picture.Good, Fail: picture.Bad}[f.Verdict],
 		Name: "tablefull: " + cmpOr(f.Scenario, "unknown scenario"), Headline: f.Headline, Footer: provenance(f),
 	}
 	if f.Incomplete {

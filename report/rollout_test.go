@@ -37,7 +37,7 @@ func TestStaleRules(t *testing.T) {
 	assert.Contains(t, f.Headline, "node1 kept up to 2 stale backends, for 5.8 s to 6.0 s of that time")
 	out := strings.Join(strings.Fields(render(t, "text", f)), " ")
 	assert.Contains(t, out, "it went on until heal began")
-	assert.Contains(t, out, "before it 199/s failed, and none of those due from 9.0 s")
+	assert.Contains(t, out, "before it 200/s of those due failed, and none of those due from 9.0 s")
 }
 
 // What an address was is known only when all changes of endpoints have been
@@ -414,6 +414,33 @@ func TestDrainingShare(t *testing.T) {
 	}
 	last.fill("web", 50, 0, 6)
 	assert.Nil(t, last.analyze().Backends[0].DrainingShare)
+}
+
+// Where a node sends on to pods of its own only, its last one is used while it
+// terminates and serves, whatever others there are elsewhere (KEP-1669).
+func TestLastPodOfANodeDrains(t *testing.T) {
+	for _, local := range []bool{true, false} {
+		traffic := finTraffic("web", 0, 6)
+		traffic.Local = local
+		s := newSim(t, 262144, 200000, traffic)
+		for _, at := range []struct {
+			t    float64
+			pods []string
+		}{{-0.4, []string{"1 RS", "2 RS"}}, {2, []string{"1 ST", "2 RS"}}} {
+			s.endpoints(at.t, at.pods...)
+			list := s.records[len(s.records)-1].Endpoints.Endpoints
+			list[0].Node, list[1].Node = "node1", "node2"
+		}
+		for k := range 6 {
+			s.served(float64(k)+0.5, "web-1", 25)
+			s.served(float64(k)+0.5, "web-2", 25)
+		}
+		s.fill("web", 50, 0, 6)
+		f := s.analyze()
+		assert.Equal(t, !local, f.Backends[0].AcceptedWhileDraining != nil, "local: %v", local)
+		assert.Equal(t, !local, f.Backends[0].DrainingShare != nil, "local: %v", local)
+		assert.Equal(t, !local, strings.Contains(strings.Join(drainLines(f), " "), "others were usable"), "local: %v", local)
+	}
 }
 
 // One of two pods terminates from 3 to 12 s, and takes in half of what comes for

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -131,9 +132,38 @@ func (s *Sizing) caveats() {
 			s.Notes = append(s.Notes, fmt.Sprintf("this is with the timeout of the run, %g s; kube-proxy sets %s to %g s by default, and with that %s needs about %.0f entries", p.ResidenceS, sysctls[p.State], d, p.Traffic, p.ArrivalsPerS*p.EntriesPerAttempt*d))
 		}
 	}
+	s.Notes = append(s.Notes, s.timeoutNotes()...)
 	if *s.UncollectedEntries > 0 {
 		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: at worst that is %d entries more, which the recommended limit holds as well. Walks over the table take expired entries out, those of this tool, too, so that a run does not show them", collectorGap, *s.UncollectedEntries))
 	}
+}
+
+// kubeProxyTimeouts are the timeouts that kube-proxy has a setting for, with what it
+// writes at its start by default, s; 0 where it leaves them alone by default
+// (setSysctls in its conntrack package, defaults.go of its v1alpha1).
+var kubeProxyTimeouts = map[string]struct {
+	setting   string
+	byItselfS float64
+}{
+	"tcp_timeout_established": {"tcpEstablishedTimeout", 86400}, "tcp_timeout_close_wait": {"tcpCloseWaitTimeout", kubeProxyCloseWait},
+	"udp_timeout": {"udpTimeout", 0}, "udp_timeout_stream": {"udpStreamTimeout", 0},
+}
+
+// timeoutNotes says of the timeouts that could be shorter where kube-proxy writes
+// them over what a sysctl has set.
+func (s *Sizing) timeoutNotes() (out []string) {
+	for _, e := range s.Timeouts {
+		k, has := kubeProxyTimeouts[strings.TrimPrefix(e.Sysctl, "net.netfilter.nf_conntrack_")]
+		name := strings.TrimPrefix(e.Sysctl, "net.netfilter.")
+		note := fmt.Sprintf("kube-proxy writes %s at its start only where conntrack.%s is set, which it is not by default: one set by sysctl stays", name, k.setting)
+		if k.byItselfS > 0 {
+			note = fmt.Sprintf("kube-proxy writes %s at its start (conntrack.%s, %g s by default): set it there, for one set by sysctl alone is overwritten", name, k.setting, k.byItselfS)
+		}
+		if has && !slices.Contains(out, note) {
+			out = append(out, note)
+		}
+	}
+	return out
 }
 
 // compare says whether the present limit would do, for this traffic and what was

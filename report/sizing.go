@@ -103,7 +103,7 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	}
 	s.flood()
 	if !whole {
-		s.Notes = append(s.Notes, "the need of some traffic cannot be computed, so needed_entries is too small by that")
+		s.Notes = append(s.Notes, s.partialText())
 	}
 	l.runNeed(s, n)
 	if l.parted() {
@@ -189,6 +189,25 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 		p.Entries = &e
 	}
 	return p
+}
+
+// unsized is the traffic whose need cannot be computed.
+func (s *Sizing) unsized() (names []string) {
+	for _, p := range s.Parts {
+		if p.Entries == nil {
+			names = append(names, p.Traffic)
+		}
+	}
+	return names
+}
+
+// partialText says what the sizes leave out, where that is some traffic or all.
+func (s *Sizing) partialText() string {
+	names := s.unsized()
+	if !slices.ContainsFunc(s.Parts, func(p SizingPart) bool { return p.Counted && p.Entries != nil }) {
+		return fmt.Sprintf("no limit for good is given: the need of %s cannot be computed", listed(names))
+	}
+	return fmt.Sprintf("the need of %s cannot be computed and is left out: the entries in the steady state, and the limits, are too low by that", listed(names))
 }
 
 // flood says what a flood means for sizing: nothing that a limit could cure.

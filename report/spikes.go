@@ -235,7 +235,7 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	case before.StartS != nil && before.Recovered:
 		from = max(from, *before.EndS)
 	case before.StartS != nil:
-		from = max(from, *before.StartS)
+		from = max(from, *before.StartS+f.width) // in that step they began
 	}
 	// Attempts that were in flight can fail because of it: they were due before.
 	if t := begin - f.timeout; t-from >= 1 {

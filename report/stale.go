@@ -228,15 +228,22 @@ func (b *StaleBackend) over() float64 {
 // have, as exactly as readings and the proxy tell.
 func (s *Stale) Longest() string { return within(s.longest()) }
 
-func (s *Stale) longest() (least, most float64) {
+func (s *Stale) longest() (least, most float64) { return s.longestOf("stale", s.MaxS) }
+
+// LongestMissing is for how long a usable endpoint was not programmed, as exactly.
+func (s *Stale) LongestMissing() string { return within(s.longestOf("missing", s.MaxMissingS)) }
+
+// longestOf is the longest of the listed backends of a kind, and at most what
+// readings alone say where not all are listed.
+func (s *Stale) longestOf(what string, read float64) (least, most float64) {
 	for i := range s.Backends {
-		if b := &s.Backends[i]; b.What == "stale" {
+		if b := &s.Backends[i]; b.What == what {
 			x, y := b.span()
 			least, most = max(least, x), max(most, y)
 		}
 	}
 	if most == 0 || s.Other > 0 {
-		most = s.MaxS
+		most = read
 	}
 	return least, most
 }

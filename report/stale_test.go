@@ -31,6 +31,10 @@ func TestHowLongRulesWereOutOfDate(t *testing.T) {
 	assert.Equal(t, "5.8 s to 5.9 s", f.Nodes[0].Stale.Longest())
 	assert.InDelta(t, 6.04, f.Nodes[0].Stale.MaxS, 0.001, "what thresholds look at is still up to the reading")
 	assert.Contains(t, f.Headline, "for 5.8 s to 5.9 s of that time")
+	said := staleText(&f.Nodes[0])
+	assert.Contains(t, said, "at most 2 stale backends at once, the longest for 5.8 s to 5.9 s: web-1 (10.244.0.2, 3.0 s to 8.9 s);")
+	assert.True(t, strings.HasSuffix(said, "; a usable endpoint was missing for 5.8 s to 5.9 s"), "not the reading's bound beside the proxy's: "+said)
+	assert.Contains(t, renderedHTML(t, f), "A usable endpoint was missing for 5.8 s to 5.9 s.")
 	for _, pods := range []string{"web-1 web-2", "web-1", "pod-a pod-b"} {
 		want := "5.8 s to 6.0 s"
 		assert.Equal(t, want, run(pods).Nodes[0].Stale.Longest(), "%s: web-2 or both are still there, or these are other names", pods)

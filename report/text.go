@@ -264,7 +264,7 @@ func (t *text) traffic(f *Findings) {
 		}
 		t.line("%-16s %9d %9s %8d %8d %6s %6s %6s", plain(shorten(x.Name, 16)), x.Attempted, ok, x.Failed, x.NotStarted, late, ms(x.P50Ms), ms(x.P99Ms))
 		if x.HeldPeak != nil {
-			t.line("  held: at most %d, %d at the end, %d lost", *x.HeldPeak, *x.HeldEnd, *x.HeldLost)
+			t.line("  held: at most %d at once, %d lost, %d still held at the end", *x.HeldPeak, *x.HeldLost, *x.HeldEnd)
 			if len(x.HeldCauses) > 0 {
 				t.para("  lost: ", plain(heldCausesText(&x)))
 			}

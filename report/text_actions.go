@@ -105,9 +105,11 @@ func spikeText(s *Spike) string {
 	}
 	switch {
 	case s.Error != "":
-		fmt.Fprintf(b, ", did not work: %s", s.Error)
+		b.WriteString(", " + s.FailedText())
 	case s.DoneS != nil:
 		fmt.Fprintf(b, ", done at %s", seconds(*s.DoneS))
+	case s.did != "":
+		b.WriteString(", which " + s.did + ", not seen to end")
 	default:
 		b.WriteString(", not seen to end")
 	}
@@ -135,13 +137,24 @@ func spikeText(s *Spike) string {
 	return b.String()
 }
 
+// FailedText is why an action is not called done, and what it did all the same.
+func (s Spike) FailedText() string {
+	switch {
+	case s.Error == "":
+		return ""
+	case s.did != "":
+		return fmt.Sprintf("which %s, and was not done: %s", s.did, s.Error)
+	}
+	return "did not work: " + s.Error
+}
+
 // costText says what failed around an action.
 func costText(s *Spike) string {
 	switch {
 	case s.WatchedToS == nil && s.StartS == nil:
 		return "no attempt was due then that anybody can count"
 	case s.StartS == nil && s.StoppedS != nil:
-		return fmt.Sprintf("before it %s failed, and none of those due from %s to %s", perSecond(s.Before), seconds(*s.StoppedS), seconds(*s.WatchedToS))
+		return fmt.Sprintf("before it %s of those due failed, and none of those due from %s to %s", perSecond(s.Before), seconds(*s.StoppedS), seconds(*s.WatchedToS))
 	case s.StartS == nil && s.Before > 0:
 		return fmt.Sprintf("no more attempts failed than before it: %s of those due to %s, %s before", perSecond(s.After), seconds(*s.WatchedToS), perSecond(s.Before))
 	case s.StartS == nil:
@@ -187,12 +200,12 @@ func staleText(n *Node) string {
 	}
 	missing := ""
 	if s.MaxMissingS > 0 {
-		missing = fmt.Sprintf("; a usable endpoint was missing for at most %s", stretch(s.MaxMissingS))
+		missing = "; a usable endpoint was missing for " + s.LongestMissing()
 	}
 	if s.MaxBackends == 0 {
 		return n.Name + "'s dataplane: no stale backend was seen" + missing
 	}
-	text := fmt.Sprintf("%s's dataplane: at most %s at once, for at most %s", n.Name, plural(s.MaxBackends, "stale backend"), stretch(s.MaxS))
+	text := fmt.Sprintf("%s's dataplane: at most %s at once, the longest for %s", n.Name, plural(s.MaxBackends, "stale backend"), s.Longest())
 	var names []string
 	for _, b := range s.Backends {
 		if b.What != "stale" || len(names) == 5 {
@@ -202,7 +215,7 @@ func staleText(n *Node) string {
 		if !b.Ended {
 			open = ", not seen to end"
 		}
-		names = append(names, fmt.Sprintf("%s (%s, %s to %s%s)", b.Pod, b.Addr, seconds(b.FromS), seconds(b.ToS), open))
+		names = append(names, fmt.Sprintf("%s (%s, %s to %s%s)", b.Pod, b.Addr, seconds(b.FromS), seconds(b.over()), open))
 	}
 	return text + ": " + strings.Join(names, "; ") + missing
 }

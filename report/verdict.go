@@ -177,10 +177,18 @@ func neverDone(f *Findings) []string {
 		done := slices.ContainsFunc(f.Spikes, func(o Spike) bool { return o.Action == s.Action && o.Error == "" })
 		first := slices.IndexFunc(f.Spikes, func(o Spike) bool { return o.Action == s.Action }) == i
 		if !done && first {
-			out = append(out, fmt.Sprintf("%s (%s) was never carried out: %s", s.Action, s.Kind, s.Error))
+			out = append(out, fmt.Sprintf("%s (%s) was never carried out%s: %s", s.Action, s.Kind, partly(s.did), s.Error))
 		}
 	}
 	return out
+}
+
+// partly is what an action did that was not carried out to its end; empty for nothing.
+func partly(did string) string {
+	if did == "" {
+		return ""
+	}
+	return " to its end, although it " + did
 }
 
 // judged weighs what leaves it open, what has definitely failed, and whether
@@ -195,6 +203,26 @@ func judged(open, fails []string, unanswered bool) Verdict {
 		return Inconclusive
 	}
 	return Pass
+}
+
+// passOf is what a pass means where something was expected: what the scenario set out
+// to show was shown, which can be a fault. It stands beside the verdict, or a pass over
+// a hundred lost attempts reads as if the system were well.
+func (f *Findings) passOf() string {
+	if f.Reproduced != nil && *f.Reproduced {
+		return "reproduced"
+	}
+	return ""
+}
+
+// Badge is the verdict as it stands above a report.
+func (f *Findings) Badge() string { return badge(f.Verdict, f.passOf()) }
+
+func badge(v Verdict, of string) string {
+	if v == Pass && of != "" {
+		return string(v) + ": " + of
+	}
+	return string(v)
 }
 
 func (l *log) passText(f *Findings) string {

@@ -253,7 +253,7 @@ func compareExperiment(base string, e *report.Experiment) (*report.Comparison, e
 		}
 	}
 	if count < len(e.Order) && e.Problem == "" {
-		e.Problem = fmt.Sprintf("it was cut off: %d of %d planned trials have a run that was not to be made again", count, len(e.Order))
+		e.Problem = fmt.Sprintf("the comparison was cut off: %d of its %d planned runs %s", count, len(e.Order), map[bool]string{true: "is there and counts", false: "are there and count"}[count == 1])
 	}
 	return report.Compare(e, trials), nil
 }

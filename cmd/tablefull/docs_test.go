@@ -163,8 +163,8 @@ func fewStray(text string) string {
 	}{
 		{regexp.MustCompile(`N of the N attempts that failed did so`), "N attempts failed"},
 		{regexp.MustCompile(`failed from N m?s after`), "failed when"},
-		{regexp.MustCompile(`for about N`), "for N"},                                                  // one of the first or the last was not recorded
-		{regexp.MustCompile(`for (at most )?N m?s( to N m?s)? of that time`), "for N s of that time"}, // by when readings were made
+		{regexp.MustCompile(`for about N`), "for N"},                        // one of the first or the last was not recorded
+		{regexp.MustCompile(`for (at most )?N m?s( to N m?s)?`), "for N s"}, // by when readings were made
 	} {
 		text = s.what.ReplaceAllString(text, s.by)
 	}

@@ -29,7 +29,7 @@ func TestUnlistedRuns(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"a/1", "a/1-again-1", "b/1", "b/1-again-1"}, c.Order)
 	assert.Equal(t, report.Inconclusive, c.Verdict)
-	assert.Contains(t, c.Reasons[0], "it was cut off: 1 of 2 planned trials")
+	assert.Contains(t, c.Reasons[0], "the comparison was cut off: 1 of its 2 planned runs is there and counts")
 	for _, r := range c.Arms[1].Runs {
 		assert.NotEmpty(t, r.Discarded, "a log that breaks off")
 	}
