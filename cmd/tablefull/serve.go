@@ -21,7 +21,8 @@ func serveCommand(s Streams) *cobra.Command {
 		Short: "Show the runs of a folder in the browser, those that are going on too",
 		Long: `Serve is a web page for this machine: it lists the runs in DIR and up to four
 levels below it, opens the report of each, follows a run that is still going,
-and lays two runs over each other. New runs appear by themselves.
+and lays two runs over each other. Comparisons of arms, and gates, are listed
+and opened as well. New runs appear by themselves.
 
 It prints its address to standard output and goes on until Ctrl-C. It reads the
 run logs, changes nothing and needs no rights. While a run is going on it uses

@@ -58,12 +58,13 @@ type library struct {
 	root *os.Root
 	now  func() time.Time
 
-	mu      sync.Mutex
-	scanned time.Time
-	items   map[string]*item
-	hidden  bool // there are more than maxRuns
-	problem string
-	wake    chan struct{}
+	mu       sync.Mutex
+	scanned  time.Time
+	items    map[string]*item
+	compared map[string]*Comparison
+	hidden   bool // there are more than maxRuns
+	problem  string
+	wake     chan struct{}
 }
 
 // An item is what is kept of a run's log as long as it does not change.
@@ -160,7 +161,7 @@ func (l *library) rescan() {
 
 // scan looks for runs in the folder itself and some levels below it.
 func (l *library) scan() {
-	seen := map[string]bool{}
+	seen, compared := map[string]bool{}, map[string]*Comparison{}
 	l.hidden, l.problem = false, ""
 	err := fs.WalkDir(l.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
@@ -179,12 +180,16 @@ func (l *library) scan() {
 		if l.look(name) {
 			seen[name] = true
 		}
+		if c := l.lookComparison(name); c != nil {
+			compared[name] = c
+		}
 		return nil
 	})
 	if err != nil {
 		l.problem = fmt.Sprintf("look for runs: %v", err)
 		return
 	}
+	l.compared = compared
 	for dir := range l.items {
 		if !seen[dir] {
 			delete(l.items, dir)

@@ -20,7 +20,8 @@ import (
 )
 
 var pageFuncs = template.FuncMap{
-	"run": func(dir string) string { return "/run?" + url.Values{"dir": {dir}}.Encode() },
+	"run":        func(dir string) string { return link("/run", "dir", dir) },
+	"comparison": func(dir string) string { return link("/comparison", "dir", dir) },
 	// breakable lets a path be broken between its folders first.
 	"breakable": func(dir string) template.HTML {
 		return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(dir), "/", "/<wbr>")) //nolint:gosec // escaped
@@ -44,17 +45,18 @@ var pageFuncs = template.FuncMap{
 }
 
 type listView struct {
-	Dir     string
-	Runs    []Run
-	More    int // runs are not listed beyond this many; 0 for none
-	Problem string
-	Quiet   int // s
-	Reading bool
+	Dir      string
+	Runs     []Run
+	Compared []Comparison
+	More     int // runs are not listed beyond this many; 0 for none
+	Problem  string
+	Quiet    int // s
+	Reading  bool
 }
 
 func (s *Server) listView() listView {
 	runs, more, problem := s.lib.list()
-	v := listView{Dir: s.dir, Runs: runs, Problem: problem, Quiet: int(quietFor.Seconds())}
+	v := listView{Dir: s.dir, Runs: runs, Compared: s.lib.comparisons(), Problem: problem, Quiet: int(quietFor.Seconds())}
 	if more {
 		v.More = maxRuns
 	}

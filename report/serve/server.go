@@ -140,6 +140,7 @@ func (s *Server) routes() http.Handler {
 	m.HandleFunc("GET /run/events", s.runEvents)
 	m.HandleFunc("GET /run/file", s.file)
 	m.HandleFunc("GET /overlay", s.overlay)
+	m.HandleFunc("GET /comparison", s.comparison)
 	m.HandleFunc("GET /assets/serve.css", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/css; charset=utf-8")
 		_, _ = w.Write([]byte(s.styles)) // a reader that has gone

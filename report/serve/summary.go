@@ -33,6 +33,7 @@ type head struct {
 // A Summary is what the list says of a run that has been read.
 type Summary struct {
 	Verdict    report.Verdict `json:"verdict"`
+	Reproduced *bool          `json:"reproduced"`
 	Headline   string         `json:"headline"`
 	Incomplete bool           `json:"incomplete"`
 	Knee       report.Knee    `json:"knee"`
@@ -42,8 +43,14 @@ type Summary struct {
 	Scenario   string         `json:"scenario"`
 }
 
+// Badge is the verdict as it stands above the run's report.
+func (s *Summary) Badge() string {
+	f := report.Findings{Verdict: s.Verdict, Reproduced: s.Reproduced}
+	return f.Badge()
+}
+
 func summaryOf(f *report.Findings) *Summary {
-	s := &Summary{Verdict: f.Verdict, Headline: f.Headline, Incomplete: f.Incomplete, Knee: f.Knee, Scenario: f.Scenario}
+	s := &Summary{Verdict: f.Verdict, Reproduced: f.Reproduced, Headline: f.Headline, Incomplete: f.Incomplete, Knee: f.Knee, Scenario: f.Scenario}
 	for _, t := range f.Traffic {
 		s.Failed += t.Failed
 		s.Due += t.Due
