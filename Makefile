@@ -43,7 +43,7 @@ demo: build
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tablefull ./cmd/tablefull
 
-## test: install what is needed and run every test, as root (if root) and as an ordinary user
+## test: install what is needed and run every test; as root, once more as an ordinary user what depends on that
 test: packages kube-proxies $(if $(ROOT),kube-programs)
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
@@ -54,7 +54,7 @@ test: packages kube-proxies $(if $(ROOT),kube-programs)
 	.ci/again - $(GO) test -timeout 40m ./cmd/... # the truth: measured without the race detector, which is load
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
 
-# The same tests as an unprivileged user: compiled here, run as nobody.
+# The tests of what depends on who runs it, as an unprivileged user: compiled here, run as nobody.
 test-user:
 	.ci/as-nobody $(GO)
 
