@@ -407,6 +407,9 @@ func (out *clusterDiagnosis) writeProxy(w io.Writer) {
 		fmt.Fprintf(w, "  mode and conntrack: not read: %s\n", p.ConfigNotRead)
 	case p.Mode != "":
 		fmt.Fprintf(w, "  mode %s (%s)\n", p.Mode, p.From)
+		if p.Mode == "ipvs" {
+			fmt.Fprintln(w, "  its rules are not read: a run in this cluster cannot say which backends were stale")
+		}
 	}
 	if c := p.Conntrack; c != nil {
 		limit := fmt.Sprintf("maxPerCore %d, min %d", c.MaxPerCore, c.Min)

@@ -405,11 +405,11 @@ func (l *Lab) Entries() []env.Entry {
 	return out
 }
 
-// Audit is part of env.Lab. The rules of kube-proxy in mode nftables are what a
-// sampler can read by itself; where it runs in another mode the readings fail, and
-// the findings say so.
+// Audit is part of env.Lab. A sampler can read kube-proxy's rules in mode nftables
+// and, where iptables is the variant of nf_tables, in mode iptables; elsewhere the
+// readings fail, and the findings say so.
 func (l *Lab) Audit(string) *env.AuditJob {
-	j := &env.AuditJob{Mode: "nftables", KubeProxy: true}
+	j := &env.AuditJob{Mode: env.KubeProxyRules}
 	for _, s := range l.services {
 		j.Services = append(j.Services, env.ServiceState{Name: s.Name, Addr: s.Addr.Addr(), Protocol: s.Protocol, Port: s.Addr.Port()})
 	}

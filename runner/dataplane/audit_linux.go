@@ -35,11 +35,11 @@ type Audit struct {
 	epoch int64
 
 	mu   sync.Mutex
-	mode string
 	read reader
 }
 
-type reader func(ctx context.Context) (table, error)
+// A reader returns what is programmed, and in which mode.
+type reader func(ctx context.Context) (mode string, t table, err error)
 
 var (
 	_ env.Worker  = (*Audit)(nil)
@@ -75,17 +75,28 @@ func (a *Audit) look(mode string) error {
 	var read reader
 	switch mode {
 	case "nftables":
-		read = func(context.Context) (table, error) { return readNFT(a.families(), a.job.KubeProxy, a.wanted) }
+		read = func(context.Context) (string, table, error) {
+			t, err := readNFT(a.families(), a.wanted)
+			return mode, t, err
+		}
 	case "ipvs":
-		read = func(context.Context) (table, error) { return readIPVS() }
+		read = func(context.Context) (string, table, error) {
+			t, err := readIPVS()
+			return mode, t, err
+		}
 	case "iptables":
-		read = func(ctx context.Context) (table, error) { return readIPTables(ctx, a.families()) }
+		read = func(ctx context.Context) (string, table, error) {
+			t, err := readIPTables(ctx, a.families())
+			return mode, t, err
+		}
+	case env.KubeProxyRules:
+		read = func(context.Context) (string, table, error) { return readKube(a.families(), a.wanted) }
 	default:
-		return fmt.Errorf("make audit: mode %q is not nftables, iptables or ipvs", mode)
+		return fmt.Errorf("make audit: mode %q is not nftables, iptables, ipvs or %s", mode, env.KubeProxyRules)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.mode, a.read = mode, read
+	a.read = read
 	return nil
 }
 
@@ -127,10 +138,10 @@ func (a *Audit) Run(ctx context.Context, ready func(), out env.Recorder) error {
 // once reads the dataplane and picks out the job's services.
 func (a *Audit) once(ctx context.Context) *runlog.Dataplane {
 	a.mu.Lock()
-	mode, read := a.mode, a.read
+	read := a.read
 	a.mu.Unlock()
+	mode, t, err := read(ctx)
 	d := &runlog.Dataplane{Mode: mode, Services: []runlog.ProgrammedService{}}
-	t, err := read(ctx)
 	if err != nil {
 		d.Failed = err.Error()
 		return d

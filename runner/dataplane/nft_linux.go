@@ -31,23 +31,40 @@ const readings = 10
 
 // readNFT reads what the tables of either proxy translate at one moment; of
 // kube-proxy's, which has the services of a whole cluster, only what leads to
-// wanted ones. With kubeProxy it is an error if that has no table.
-//
-// A reading is many requests, between which a proxy may take away a chain that
-// another one leads to. The kernel numbers its rule sets, and a reading that began
-// and ended with another number is made again.
-func readNFT(ipv6 []bool, kubeProxy bool, wanted func(target) bool) (table, error) {
+// wanted ones.
+func readNFT(ipv6 []bool, wanted func(target) bool) (table, error) {
+	return atOneMoment(func(c *nftables.Conn, t table) error {
+		for _, six := range ipv6 {
+			if err := readFamily(c, t, six, wanted); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// atOneMoment returns what read adds to a table. A reading is many requests,
+// between which a proxy may take away a chain that another one leads to. The
+// kernel numbers its rule sets, and a reading that began and ended with another
+// number is made again.
+func atOneMoment(read func(c *nftables.Conn, t table) error) (table, error) {
 	g, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink: %w", err)
 	}
 	defer g.Close()
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	defer func() { _ = c.CloseLasting() }()
 	for range readings {
 		before, err := generation(g)
 		if err != nil {
 			return nil, err
 		}
-		t, readErr := readNFTOnce(ipv6, kubeProxy, wanted)
+		t := table{}
+		readErr := read(c, t)
 		after, err := generation(g)
 		if err != nil {
 			return nil, err
@@ -88,36 +105,14 @@ func generation(c *netlink.Conn) (uint32, error) {
 // nfgenmsgSize is that of struct nfgenmsg, which is before the attributes.
 const nfgenmsgSize = 4
 
-func readNFTOnce(ipv6 []bool, kubeProxy bool, wanted func(target) bool) (table, error) {
-	c, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	defer func() { _ = c.CloseLasting() }()
-	t := table{}
-	for _, six := range ipv6 {
-		if err := readFamily(c, t, six, kubeProxy, wanted); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
-}
-
 // readFamily adds what the tables of one family translate to t.
-func readFamily(c *nftables.Conn, t table, ipv6, kubeProxy bool, wanted func(target) bool) error {
-	family := nftables.TableFamilyIPv4
-	if ipv6 {
-		family = nftables.TableFamilyIPv6
-	}
-	tables, err := c.ListTablesOfFamily(family)
+func readFamily(c *nftables.Conn, t table, ipv6 bool, wanted func(target) bool) error {
+	tables, err := listTables(c, ipv6)
 	if err != nil {
-		return fmt.Errorf("list nftables: %w", err)
-	}
-	if kubeProxy && !slices.ContainsFunc(tables, func(nt *nftables.Table) bool { return nt.Name == kubeTable }) {
-		return fmt.Errorf("read nftables table %s%s: there is none: kube-proxy has not begun here, or runs in another mode, whose rules are not read", kubeTable, map[bool]string{true: " of ip6"}[ipv6])
+		return err
 	}
 	for _, nt := range tables {
-		r := &nftReader{c: c, table: nt, ipv6: ipv6, rules: map[string][]*nftables.Rule{}}
+		r := newReader(c, nt, ipv6)
 		switch nt.Name {
 		case ownTable:
 			err = r.own(t)
@@ -131,11 +126,27 @@ func readFamily(c *nftables.Conn, t table, ipv6, kubeProxy bool, wanted func(tar
 	return nil
 }
 
+func listTables(c *nftables.Conn, ipv6 bool) ([]*nftables.Table, error) {
+	family := nftables.TableFamilyIPv4
+	if ipv6 {
+		family = nftables.TableFamilyIPv6
+	}
+	tables, err := c.ListTablesOfFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	return tables, nil
+}
+
 type nftReader struct {
 	c     *nftables.Conn
 	table *nftables.Table
 	ipv6  bool
 	rules map[string][]*nftables.Rule // by chain
+}
+
+func newReader(c *nftables.Conn, t *nftables.Table, ipv6 bool) *nftReader {
+	return &nftReader{c: c, table: t, ipv6: ipv6, rules: map[string][]*nftables.Rule{}}
 }
 
 func (r *nftReader) chain(name string) ([]*nftables.Rule, error) {
@@ -346,6 +357,14 @@ func (r *nftReader) leads(rule *nftables.Rule) (chains []string, ends []netip.Ad
 		case *expr.NAT:
 			if e.Type == expr.NATTypeDestNAT {
 				ends = append(ends, r.translations(data[e.RegAddrMin], data[e.RegProtoMin])...)
+			}
+		case *expr.Target:
+			if e.Name == "DNAT" {
+				to, err := xtTranslation(e)
+				if err != nil {
+					return nil, nil, err
+				}
+				ends = append(ends, to)
 			}
 		}
 	}

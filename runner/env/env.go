@@ -331,15 +331,15 @@ type ProxyJob struct {
 	WorkDir string `json:"work_dir,omitempty"`
 }
 
+// KubeProxyRules is the mode of an AuditJob that reads the rules of a kube-proxy
+// that somebody else has started, in the mode that these show.
+const KubeProxyRules = "kube-proxy"
+
 // AuditJob reads what a node's dataplane is programmed with every Every
 // seconds until Stop, and records it where it has changed.
 type AuditJob struct {
 	Every float64 `json:"every"` // s
-	Mode  string  `json:"mode"`  // nftables, iptables, ipvs
-	// KubeProxy says that the rules are those of a kube-proxy whose mode nobody
-	// knows: without its table in nftables a reading has failed, and does not show
-	// that nothing is programmed.
-	KubeProxy bool `json:"kube_proxy,omitempty"`
+	Mode  string  `json:"mode"`  // nftables, iptables, ipvs, KubeProxyRules
 	// Services are the addresses to look for, of either family.
 	Services []ServiceState `json:"services"`
 }

@@ -21,6 +21,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 
+	"github.com/tablefull/tablefull/report/runlog"
+	"github.com/tablefull/tablefull/runner/dataplane"
+	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/env/envtest"
 	"github.com/tablefull/tablefull/runner/kubeapi"
 	"github.com/tablefull/tablefull/runner/kubeproxy"
@@ -156,6 +159,28 @@ func follows(t *testing.T, want netip.Addr) {
 	require.Eventually(t, func() bool { return answers(t.Context()) == want.String() }, soon, tick, "the rules do not follow")
 }
 
+type records []runlog.Record
+
+func (r *records) Record(x runlog.Record) { *r = append(*r, x) }
+
+// programmed checks what an audit reads in the rules of a kube-proxy whose mode
+// nobody has told it.
+func programmed(t *testing.T, mode string, want netip.Addr) {
+	t.Helper()
+	w, err := dataplane.New(env.Job{ID: "audit", Audit: &env.AuditJob{
+		Every: 1, Mode: env.KubeProxyRules, Services: []env.ServiceState{{Name: web.Name, Addr: web.ClusterIP, Protocol: "tcp", Port: web.Ports[0].Port}},
+	}})
+	require.NoError(t, err)
+	ctx, read := context.WithCancel(t.Context())
+	var r records
+	require.NoError(t, w.Run(ctx, read, &r))
+	require.Len(t, r, 1)
+	assert.Empty(t, r[0].Dataplane.Failed)
+	assert.Equal(t, mode, r[0].Dataplane.Mode)
+	require.Len(t, r[0].Dataplane.Services, 1)
+	assert.Equal(t, []runlog.ProgrammedBackend{{Addr: netip.AddrPortFrom(want, 8080), Weight: 1}}, r[0].Dataplane.Services[0].Backends)
+}
+
 func start(t *testing.T, c kubeproxy.Config) *kubeproxy.Process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
@@ -183,6 +208,7 @@ func life(t *testing.T, mode, needs string) {
 	assert.Equal(t, addrA.String(), answers(ctx), "after Start the rules are there")
 	n.endpoint(t, addrB)
 	follows(t, addrB)
+	programmed(t, mode, addrB)
 	// It measures from the annotation of the EndpointSlice, just after the rules.
 	var m kubeproxy.Metrics
 	require.Eventually(t, func() bool {
@@ -203,6 +229,7 @@ func life(t *testing.T, mode, needs string) {
 		require.Equal(t, addrB.String(), answers(ctx), "a paused proxy's rules are stale")
 		time.Sleep(tick)
 	}
+	programmed(t, mode, addrB)
 	require.NoError(t, p.Resume(ctx))
 	follows(t, addrA)
 
