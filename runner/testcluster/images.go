@@ -61,16 +61,22 @@ func MakeImages(ctx context.Context, dir, version, kubeProxy string) ([]string, 
 func proxyFiles(kubeProxy string) ([]ociimage.File, error) {
 	const nft, iptables = "/usr/sbin/nft", "/usr/sbin/xtables-nft-multi"
 	need := []string{nft, iptables}
+	var links []ociimage.File                                        // MASQUERADE, for one, is another name of NAT
 	plugins, _ := filepath.Glob("/usr/lib/*-linux-gnu/xtables/*.so") // the pattern is well formed
 	for _, p := range plugins {
-		if real, err := filepath.EvalSymlinks(p); err == nil && real == p {
+		switch real, err := filepath.EvalSymlinks(p); {
+		case err != nil: // leads nowhere
+		case real == p:
 			need = append(need, p)
+		case filepath.Dir(real) == filepath.Dir(p):
+			links = append(links, ociimage.File{Path: p, Link: filepath.Base(real)})
 		}
 	}
 	files, err := ociimage.Closure(need...)
 	if err != nil {
 		return nil, err
 	}
+	files = append(files, links...)
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
 		files = append(files, ociimage.File{Path: "/usr/sbin/" + name, Link: filepath.Base(iptables)})
 	}
