@@ -383,7 +383,11 @@ func (l *log) allDoubts(f *Findings, a *attribution) []string {
 		}
 	}
 	if g := f.Generator; g.MinIdle != nil && *g.MinIdle < busyMachine {
-		out = append(out, fmt.Sprintf("the machine's CPUs were %s idle for 3 s: client, node and pods of a lab share them with whatever else runs on the machine, and who took how much is not told apart, so times and rates may be the machine's and not the system's", percent(*g.MinIdle)))
+		whose, shared := "the machine's CPUs", "client, node and pods of a lab share them with whatever else runs on the machine"
+		if f.Target == "kubernetes" {
+			whose, shared = "the CPUs of "+l.leastIdle()+"'s machine", "the node and the run's pods on it share them with whatever else runs there"
+		}
+		out = append(out, fmt.Sprintf("%s were %s idle for 3 s: %s, and who took how much is not told apart, so times and rates may be the machine's and not the system's", whose, percent(*g.MinIdle), shared))
 	}
 	if g := f.Generator; g.Interrupted > 0 {
 		out = append(out, fmt.Sprintf("%s were still going when the run ended and count neither way", plural(g.Interrupted, "attempt")))

@@ -103,6 +103,17 @@ func (l *log) minIdle() *float64 {
 	return finite(best)
 }
 
+// leastIdle is the node whose share that was.
+func (l *log) leastIdle() (name string) {
+	low := math.Inf(1)
+	for _, n := range l.nodeList {
+		if n.minIdle < low {
+			name, low = n.name, n.minIdle
+		}
+	}
+	return name
+}
+
 // judge sets the verdict and its reasons, heaviest first.
 func (l *log) judge(f *Findings, a *attribution, generator []string) {
 	var inconclusive, fails, notes []string

@@ -319,7 +319,7 @@ func (out *clusterDiagnosis) decide(readNodes, named bool) {
 		said += fmt.Sprintf(", %d more with --kube-proxy", proxy)
 	}
 	if elsewhere > 0 {
-		said += fmt.Sprintf(", %d in no cluster", elsewhere)
+		said += fmt.Sprintf(", %d as written in no cluster", elsewhere)
 	}
 	if !readNodes {
 		said += "; whether the nodes' tables have room for them says --read-nodes"

@@ -73,7 +73,7 @@ func TestClusterDiagnosis(t *testing.T) {
 
 	d := decide(false, false, nodes, can, elsewhere, proxy)
 	assert.Equal(t, ready, d.Answer)
-	assert.Contains(t, d.Reasons[0], "1 of 3 scenarios can run here, 1 more with --kube-proxy, 1 in no cluster")
+	assert.Contains(t, d.Reasons[0], "1 of 3 scenarios can run here, 1 more with --kube-proxy, 1 as written in no cluster")
 	assert.Equal(t, notReady, decide(true, false, nodes, can, elsewhere).Answer)
 	assert.Equal(t, notReady, decide(true, false, nodes, proxy).Answer)
 	assert.Equal(t, notReady, decide(false, false, nodes, can, right).Answer)
