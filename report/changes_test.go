@@ -67,6 +67,7 @@ func TestLimitLowered(t *testing.T) {
 	assert.InDelta(t, 4.015, *f.Predicted.FullAtS, c.UncertaintyS)
 	assert.Contains(t, f.Headline, "since its limit was lowered from 2000 to 700 (restart)")
 	assert.NotContains(t, strings.Join(f.Doubts, " "), "limit")
+	assert.Equal(t, uint64(1500), *f.Sizing.RunNeeded, "500 that were there, and 1000 attempts")
 	a := advise(f)
 	assert.Contains(t, a.Do, "Let nothing lower nf_conntrack_max")
 	assert.Contains(t, a.Set, "min: 2000")
@@ -80,6 +81,29 @@ func TestLimitLowered(t *testing.T) {
 	assert.Equal(t, []string{"restart (restart_proxy) was never carried out to its end, although it lowered node1's limit from 2000 to 700: it was not ready within 12 s"}, neverDone(f))
 	f.Spikes[0].did = ""
 	assert.Contains(t, spikeText(&f.Spikes[0]), ", did not work: it was not ready within 12 s")
+}
+
+// What the run needed counts others' entries that had come by the time of the first
+// drop, such as a kube-proxy's own connections, and no attempt twice.
+func TestRunNeededCountsOthers(t *testing.T) {
+	const others = 7
+	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
+	lowers(s, 4.015, 700, "restart", "restart_proxy")
+	s.bump(2.5, simNode, "entries", others)
+	s.entries += others
+	for _, due := range dues(0, 10, 100) {
+		if due < 4.015 {
+			s.enter(due)
+			s.ok("web", due)
+			continue
+		}
+		s.bump(due, simNode, "drop", 1)
+		s.fail("web", due, runlog.ConnectTimeout, 1)
+	}
+	f := s.analyze()
+	assert.InDelta(t, 500+1000+others, float64(*f.Sizing.RunNeeded), 2, f.Sizing.RunNeededHow)
+	assert.LessOrEqual(t, *f.Sizing.RunNeeded, uint64(500+1000+others))
+	assert.Regexp(t, ", and [67] of others that had come by when it was full$", f.Sizing.RunNeededHow)
 }
 
 // One that is lowered and still has room is no cause; and where no action did it,

@@ -389,8 +389,35 @@ func (l *log) computedNeed(n *node) (entries uint64, how string) {
 	}
 	if need.expires {
 		how += ", and those on top that have expired and not been collected"
+	} else if more := n.beyond(need, l.clockBound); more > 0 {
+		entries += more
+		how += fmt.Sprintf(", and %d of others that had come by when it was full", more)
 	}
 	return entries, how
+}
+
+// beyond is how many entries there were, right before the node first dropped or
+// evicted, besides those at its start, ballast and those of the attempts due by then:
+// others', such as the connections of a kube-proxy that was restarted. It is the least
+// of the last three samples, and what attempts add while a table is read is no other's.
+func (n *node) beyond(need *need, clocks float64) uint64 {
+	const reading = 0.01 // s, besides what is known
+	var last []tableSample
+	for iv := range n.rows.intervals() {
+		if last = append(last, iv.a); len(last) > 3 {
+			last = last[1:]
+		}
+		if iv.drop+iv.early == 0 {
+			continue
+		}
+		least := math.Inf(1)
+		for _, s := range last {
+			expected := float64(n.atStart.entries) + n.refilled(s.t) + need.at(s.t+s.took+clocks+reading)
+			least = min(least, float64(s.entries)-expected)
+		}
+		return uint64(max(0, math.Floor(least+slop)))
+	}
+	return 0
 }
 
 // countedNeed is what was there at most, and what found no room. It is what
