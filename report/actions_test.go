@@ -200,6 +200,23 @@ func TestHeldConnectionsLost(t *testing.T) {
 	assert.NotContains(t, strings.Join(f.Doubts, "\n"), "autops")
 }
 
+// Of a run that was ended before its time nobody knows what the rest would have shown:
+// what it had not shown yet is open, and what it should not have shown is not.
+func TestNotReproducedYet(t *testing.T) {
+	s, _ := hangRun(t)
+	s.header.Expect = []string{"stale > 60s", "table_full > 10", "stale_backend < 5", "drop > 5 during 1s..2s"}
+	s.trailer.Outcome, s.trailer.Error = "interrupted", "by a signal"
+	f := s.analyze()
+	var got []Verdict
+	for _, r := range f.Expected {
+		got = append(got, r.Result)
+	}
+	assert.Equal(t, []Verdict{Inconclusive, Inconclusive, Fail, Fail}, got)
+	assert.Contains(t, joined(f.Reasons), "cannot say whether it was reproduced: table_full > 10 (no attempt failed because of table_full, up to where the run ended)")
+	s.trailer.Outcome = "completed"
+	assert.Contains(t, joined(s.analyze().Reasons), "not reproduced here: table_full > 10")
+}
+
 // The headline of a run without an answer says what is missing.
 func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
 	s, _ := hangRun(t)

@@ -175,6 +175,7 @@ func (l *log) findings() *Findings {
 	if h := l.header; h != nil {
 		f.Thresholds, f.Expected = l.thresholds(h.Thresholds, f, a), l.thresholds(h.Expect, f, a)
 	}
+	l.notYet(f.Expected)
 	f.Reproduced = reproduced(f.Expected)
 	generator, reasons := l.audit()
 	f.Generator = generator

@@ -9,6 +9,23 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
+// notYet leaves open what a run that ended before its time was to show more of, of
+// the whole run or up to a later moment: nobody knows what the rest would have shown.
+func (l *log) notYet(expected []ThresholdResult) {
+	if len(l.unfinished()) == 0 {
+		return
+	}
+	for i := range expected {
+		r := &expected[i]
+		t, err := scenarios.ParseThreshold(r.Threshold)
+		more := t.Op == scenarios.Greater || t.Op == scenarios.GreaterEqual
+		if err == nil && r.Result == Fail && more && (t.To == 0 || t.To > l.lastT) {
+			r.Result = Inconclusive
+			r.Detail += ", up to where the run ended"
+		}
+	}
+}
+
 // runMetric is a metric that is known for the whole run only. NaN is no data.
 func runMetric(t scenarios.Threshold, f *Findings) (v float64, detail string) {
 	name := t.Metric
