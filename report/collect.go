@@ -55,7 +55,7 @@ type log struct {
 
 	events      []Event
 	otherEvents uint64
-	conditions  map[string][]Condition // of a cluster's nodes
+	conditions  map[string][]Condition // of nodes, by name
 	kubeEvents  []kubeEvent
 	losses      map[runlog.Loss]uint64 // by What and Why, Count is 0 in the key
 	lossOrder   []runlog.Loss

@@ -254,7 +254,7 @@ type Node struct {
 	PeakByState     map[string]uint64  `json:"peak_by_state" jsonschema_description:"Most entries that a walk found by protocol and state, ballast not counted; null without any."`
 	Knee            Knee               `json:"knee"`
 	Stale           *Stale             `json:"stale" jsonschema_description:"Backends that were programmed and should not have been; null where that was not measured."`
-	Conditions      []Condition        `json:"conditions" jsonschema_description:"What the API server said of it, of a cluster's node: cordoned, not ready and so on; at most 100."`
+	Conditions      []Condition        `json:"conditions" jsonschema_description:"What was seen of it besides: of a cluster's node what the API server said, cordoned, not ready and so on; in the lab what its health check ports said, at first and when it changed. At most 100."`
 	Proxy           *ProxyProcess      `json:"proxy" jsonschema_description:"The node's kube-proxy; null where it has none, or nothing is known of it."`
 	Entered         *Entered           `json:"entered" jsonschema_description:"What befell the attempts that entered by this node; null where there is one node only, or where it is not known."`
 	Samples         uint64             `json:"samples"`

@@ -109,7 +109,7 @@ func (c *collector) add(r runlog.Record) {
 func (c *collector) write(r runlog.Record) {
 	early := r.Served != nil || r.Sample != nil || r.Census != nil || r.Dataplane != nil || (r.Loss != nil && r.Loss.What == "samples")
 	if e := r.Event; e != nil {
-		early = slices.Contains([]string{"ballast", "proxy", "lock", "sysctl", "flush", "pod", "table"}, e.Kind) || (e.Kind == "warning" && e.Name == "proxy")
+		early = slices.Contains([]string{"ballast", "proxy", "lock", "sysctl", "flush", "pod", "table", "node"}, e.Kind) || (e.Kind == "warning" && e.Name == "proxy")
 	}
 	if r.Host != controller && early {
 		r.T -= c.shift

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -139,6 +140,37 @@ thresholds: [failures == 0 on node1, failures == 0 on node2, "stays: errors == 1
 			}
 		})
 	}
+}
+
+// A real kube-proxy's health check ports say what the built-in proxy's say, over the
+// same incident, and one that hangs says nothing.
+func TestTruthHealthCheckPortOfKubeProxy(t *testing.T) {
+	needLab(t)
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables"})
+	r := runHonest(t, "etp-local-drop", "", "--set", "lab.proxy={binary: v1.36.3, mode: iptables}",
+		"--set", "actions[+]={name: hang, at: 4s, nodes: [node1], pause_proxy: {}}")
+	assertReproduced(t, r, true)
+	assertHealthPorts(t, r, "does not answer")
+}
+
+// assertHealthPorts holds what the nodes' health check ports said in the library's
+// etp-local-drop to its endpoints: node3's only pod terminates from 2 s on, and is
+// there to about 4 s. What node1's said after its first answer is given.
+func assertHealthPorts(t *testing.T, r result, node1 ...string) {
+	t.Helper()
+	require.Len(t, r.Nodes, 3)
+	for i, later := range [][]string{node1, nil, {"says 503"}} {
+		n := r.Nodes[i]
+		var said []string
+		for _, c := range n.Conditions {
+			said = append(said, strings.TrimPrefix(c.What, "web's health check port "))
+		}
+		require.Equal(t, append([]string{"says 200"}, later...), said, n.Name)
+		assert.LessOrEqual(t, n.Conditions[0].AtS, 0.0, n.Name)
+	}
+	// Asked every 0.2 s, and a kube-proxy may wait for a second before it acts on a change.
+	assert.InDelta(t, 2.6, r.Nodes[2].Conditions[1].AtS, 0.7)
+	assert.Contains(t, strings.Join(strings.Fields(r.out), " "), "node3: web's health check port says 200 from the beginning, web's health check port says 503 at 2.")
 }
 
 // Several nodes in one private kernel, with IPVS: only the one whose proxy hangs

@@ -101,10 +101,18 @@ func (a *Audit) look(mode string) error {
 }
 
 // Run is part of env.Worker. It reads once before it is ready, then every
-// Every seconds, and records what has changed.
+// Every seconds, and records what has changed. Health check ports are asked apart
+// from that: what hangs does not hold up the reading.
 func (a *Audit) Run(ctx context.Context, ready func(), out env.Recorder) error {
 	every := time.NewTicker(time.Duration(a.job.Every * float64(time.Second)))
 	defer every.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for _, p := range a.job.Health {
+		h := newHealthPort(a.job.Node, p)
+		h.ask(ctx, out) // what it says at first
+		asking.Go(func() { h.watch(ctx, time.Duration(a.job.Every*float64(time.Second)), out) })
+	}
 	var last *runlog.Dataplane
 	var at time.Time
 	var before int64 // middle of the reading before

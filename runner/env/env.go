@@ -342,6 +342,16 @@ type AuditJob struct {
 	Mode  string  `json:"mode"`  // nftables, iptables, ipvs, KubeProxyRules
 	// Services are the addresses to look for, of either family.
 	Services []ServiceState `json:"services"`
+	// Health are the node's health check ports, and Node is its name. They are asked
+	// as often, and what they say is recorded where it has changed.
+	Health []HealthPort `json:"health,omitempty"`
+	Node   string       `json:"node,omitempty"`
+}
+
+// HealthPort is where a node says whether it has ready pods of a service.
+type HealthPort struct {
+	Service string         `json:"service"`
+	Addr    netip.AddrPort `json:"addr"`
 }
 
 // LoadJob drives one traffic. It ends by itself Traffic.End plus the

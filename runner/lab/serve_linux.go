@@ -87,8 +87,16 @@ func (l *Lab) serviceStates() []env.ServiceState {
 }
 
 // Audit is part of env.Lab.
-func (l *Lab) Audit(string) *env.AuditJob {
-	return &env.AuditJob{Mode: l.topology.Lab.Proxy.Mode, Services: l.serviceStates()}
+func (l *Lab) Audit(node string) *env.AuditJob {
+	j := &env.AuditJob{Mode: l.topology.Lab.Proxy.Mode, Services: l.serviceStates(), Node: node}
+	for _, p := range l.network.places {
+		for _, s := range l.topology.Services {
+			if p.node == node && s.HealthCheck != 0 {
+				j.Health = append(j.Health, env.HealthPort{Service: s.Name, Addr: netip.AddrPortFrom(p.nodeAddr, uint16(s.HealthCheck))})
+			}
+		}
+	}
+	return j
 }
 
 func (l *Lab) host(name string) env.Host {

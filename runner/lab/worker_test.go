@@ -189,7 +189,14 @@ func transparent(network, _ string, c syscall.RawConn) error {
 }
 
 func ask(ctx context.Context, nd net.Dialer, network string, target netip.AddrPort) (string, error) {
-	c, err := nd.DialContext(ctx, network, target.String())
+	transport, question := network, ""
+	switch network {
+	case "udp":
+		question = "?"
+	case "health": // HTTP, whose answer is recorded as it comes
+		transport, question = "tcp", "GET / HTTP/1.0\r\n\r\n"
+	}
+	c, err := nd.DialContext(ctx, transport, target.String())
 	if err != nil {
 		return "", err
 	}
@@ -197,10 +204,10 @@ func ask(ctx context.Context, nd net.Dialer, network string, target netip.AddrPo
 	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return "", err
 	}
+	if _, err := io.WriteString(c, question); err != nil {
+		return "", err
+	}
 	if network == "udp" {
-		if _, err := c.Write([]byte("?")); err != nil {
-			return "", err
-		}
 		buf := make([]byte, 2048)
 		n, err := c.Read(buf)
 		return string(buf[:n]), err
