@@ -42,6 +42,9 @@ func TestTruthIncidents(t *testing.T) {
 			assertReproduced(t, r, true)
 			assert.Equal(t, exitPass, r.code)
 			assertNotTheTable(t, r)
+			if c.name == "etp-local-drop" {
+				assertHealthPorts(t, r)
+			}
 			if slices.Contains(shownByTests, "tablefull run "+c.name) {
 				assertReadme(t, c.name, r)
 			}
@@ -232,13 +235,35 @@ actions:
 	assert.Contains(t, r.Predicted.Explanation, "timeouts were changed while traffic flowed")
 }
 
-// The machine's limit is nobody's to write who has not said so.
+// The machine's limit is nobody's to write who has not said so, and a kube-proxy's
+// never: who may write it is the run, which puts it back.
 func TestLimitNeedsConsent(t *testing.T) {
-	var out, errOut bytes.Buffer
-	code := run(t.Context(), []string{"run", "healthy", "--out", filepath.Join(t.TempDir(), "out"), "--set", "actions[+]={conntrack_settings: {max: 100000}}"},
-		Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
-	assert.Equal(t, exitUsage, code)
-	assert.Contains(t, errOut.String(), "the scenario does not say that it may be")
+	before := lookAround(t)
+	dir := filepath.Join(t.TempDir(), "out")
+	const kube = "lab.proxy={mode: nftables, binary: v1.36.3, conntrack: {max_per_core: 1000}}"
+	for _, c := range []struct {
+		sets []string
+		code int
+		says string
+	}{
+		{[]string{"actions[+]={conntrack_settings: {max: 100000}}"}, exitUsage, "the scenario does not say that it may be"},
+		{[]string{"actions[+]={conntrack_settings: {min: 100000}}"}, exitUnsupported, "only a cluster has"},
+		{[]string{kube}, exitUsage, "write lab.kernel: private, or max_per_core: 0"},
+		{[]string{kube, "conntrack.max=300000"}, exitUsage, "write lab.kernel: private, or max_per_core: 0"},
+		{[]string{kube, "lab.kernel=auto"}, exitUsage, "write lab.kernel: private, or max_per_core: 0"},
+		{[]string{"conntrack.max=300000", "actions[+]={upgrade_proxy: {mode: nftables, binary: v1.36.3, conntrack: {}}}"}, exitUsage, "write lab.kernel: private, or max_per_core: 0"},
+	} {
+		args := []string{"run", "healthy", "--out", dir}
+		for _, set := range c.sets {
+			args = append(args, "--set", set)
+		}
+		var out, errOut bytes.Buffer
+		code := run(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+		assert.Equal(t, c.code, code, "%v: %s", c.sets, errOut.String())
+		assert.Contains(t, errOut.String(), c.says, "%v", c.sets)
+		assert.NoDirExists(t, dir)
+	}
+	assertAsBefore(t, before)
 }
 
 // A real kube-proxy lowers the limit at its restart to less than there is, and
@@ -303,10 +328,11 @@ func TestTruthProxyRestart(t *testing.T) {
 
 // The second article: with IPVS, half of the new connections of clients that
 // reuse their source ports go on reaching the pod that is taken out; with what
-// kube-proxy sets today, none, and none with nftables. A private kernel on a busy
+// kube-proxy sets today, none, and none with nftables or iptables. A private kernel on a busy
 // machine is too slow for a verdict, but not for who was reached.
 func TestTruthPortReuse(t *testing.T) {
 	needPrivate(t)
+	noIPVS := []string{"lab.kernel=host", "lab.proxy.ipvs=null", "duration=7s", "actions[0].at=2s", "services[0].lifecycle.grace=4s"}
 	for _, c := range []struct {
 		name   string
 		sets   []string
@@ -315,9 +341,13 @@ func TestTruthPortReuse(t *testing.T) {
 		{"article", nil, 0.4, 0.6},
 		{"expire_nodest_conn", []string{"lab.proxy.ipvs.expire_nodest_conn=true"}, 0, 0.05},
 		{"conn_reuse_mode", []string{"lab.proxy.ipvs.conn_reuse_mode=1"}, 0, 0.05},
-		{"nftables", []string{"lab.kernel=host", "lab.proxy.mode=nftables", "lab.proxy.ipvs=null", "duration=9s", "actions[0].at=2s", "services[0].lifecycle.grace=6s"}, 0, 0.05},
+		{"nftables", append([]string{"lab.proxy.mode=nftables"}, noIPVS...), 0, 0.05},
+		{"iptables", append([]string{"lab.proxy.mode=iptables", "lab.proxy.binary=v1.36.3"}, noIPVS...), 0, 0.05},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name == "iptables" { // the built-in proxy knows no such mode
+				needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables"})
+			}
 			args := []string{"--quiet", "--set", "lab.kernel=private"}
 			for _, s := range c.sets {
 				args = append(args, "--set", s)
