@@ -142,6 +142,46 @@ sampling: {every: 500ms, census_every: 60s}
 	t.Log("the machine was too busy both times to judge what kube-proxy did in time")
 }
 
+// A restart with its rules cleaned leaves no virtual server in IPVS, of the
+// built-in proxy and of a real kube-proxy alike, and the next one programs the
+// same real servers again; one that leaves them has them all the time. What the
+// audit reads over netlink is what ipvsadm -ln shows. On a busy machine a kube-proxy
+// takes longer than the run to clean up and to start, and is not judged.
+func TestTruthCleanRestartIPVS(t *testing.T) {
+	needPrivate(t)
+	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
+	const scenario = `
+name: clean-restart
+duration: 20s
+lab: {kernel: private, proxy: {mode: ipvs}}
+services: [{name: web, pods: 2}]
+traffic:
+  - {name: clients, to: web, timeout: 500ms, short_lived: {rate: 10/s}}
+actions:
+  - {name: keep, at: 500ms, restart_proxy: {down: 500ms}}
+  - {name: clean, at: 2s, restart_proxy: {clean: true, down: 700ms}}
+  - {name: kube-proxy, at: 3500ms, upgrade_proxy: {mode: ipvs, binary: v1.36.3}}
+  - {name: clean-kube-proxy, at: 4s, restart_proxy: {clean: true}}
+sampling: {every: 500ms, census_every: 60s}
+`
+	r := runIt(t, "-", scenario, "--quiet")
+	l := readLife(t, r.dir)
+	both := l.programmed(l.begin("keep"))
+	require.Len(t, both, 2)
+	turns := slices.DeleteFunc(l.restarts(), func(s span) bool { return s.to == 0 })
+	t.Logf("%d of 4 restarts were over when the run was: %v", len(turns), turns)
+	require.GreaterOrEqual(t, len(turns), 2, "the built-in proxy's")
+	for i, s := range turns {
+		read := l.between(s)
+		cleaned := i > 0
+		assert.Equal(t, cleaned, slices.ContainsFunc(read, func(b []netip.AddrPort) bool { return len(b) == 0 }), "restart %d: %v", i+1, read)
+		if s.to+0.6 < l.records[len(l.records)-1].T {
+			assert.Equal(t, both, l.programmed(s.to+0.6), "restart %d", i+1)
+		}
+	}
+	assert.NotZero(t, r.cause("untranslated"), "without a virtual server nobody is reached, and the node goes on tracking")
+}
+
 // assertNoRulesMissed holds that no attempt failed during these actions because
 // of what the node was programmed with.
 func assertNoRulesMissed(t *testing.T, r result, actions ...string) {

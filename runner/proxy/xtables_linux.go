@@ -16,6 +16,11 @@ import (
 //
 //	-A FORWARD -d VIPS -m state --state NEW -j REJECT --reject-with icmp-port-unreachable
 //
+// and, while the proxy's rules are cleaned away, its connection tracking alone from
+// one that does nothing else; see addTracking.
+//
+//	-A OUTPUT -m state --state NEW -j ACCEPT
+//
 // The kernel takes a table whole, as structures of <linux/netfilter_ipv4/ip_tables.h>
 // and <linux/netfilter_ipv6/ip6_tables.h>; this program needs no other to write them.
 
@@ -50,7 +55,7 @@ type xtReplace struct {
 }
 
 // trackByXtables writes the table filter of this thread's network namespace:
-// vips is empty to write one without rules.
+// vips is empty to write one that tracks and does nothing else.
 func trackByXtables(vips netip.Prefix, ipv6 bool) error {
 	family, level := unix.AF_INET, unix.SOL_IP
 	if ipv6 {
@@ -85,7 +90,7 @@ func sockopt(call uintptr, fd, level, name int, value unsafe.Pointer, size uintp
 	return nil
 }
 
-// filterTable is the table and its entries: the rule, and the three chains'
+// filterTable is the table and its entries: one rule, and the three chains'
 // policy, which is to accept.
 func filterTable(vips netip.Prefix, ipv6 bool) (xtReplace, []byte) {
 	r := xtReplace{Hooks: 1<<hookInput | 1<<hookForward | 1<<hookOutput}
@@ -99,6 +104,9 @@ func filterTable(vips netip.Prefix, ipv6 bool) (xtReplace, []byte) {
 		r.HookEntry[hook] = uint32(len(b))
 		if hook == hookForward && vips.IsValid() {
 			add(xtEntry(vips, ipv6, xtPart("state", stateNew), xtPart("REJECT", portUnreachable(ipv6))))
+		}
+		if hook == hookOutput && !vips.IsValid() {
+			add(xtEntry(netip.Prefix{}, ipv6, xtPart("state", stateNew), xtPart("", verdictAccept)))
 		}
 		r.Underflow[hook] = uint32(len(b))
 		add(xtEntry(netip.Prefix{}, ipv6, nil, xtPart("", verdictAccept)))

@@ -41,5 +41,7 @@ func TestFilterTableAddsUp(t *testing.T) {
 		assert.Equal(t, [5]uint32{0, starts[0], starts[2], starts[3], 0}, r.Underflow, name)
 	}
 	r, _ := filterTable(netip.Prefix{}, false)
-	assert.Equal(t, uint32(4), r.Entries, "without rules")
+	assert.Equal(t, uint32(5), r.Entries, "the rule that tracks")
+	assert.Equal(t, r.HookEntry[hookForward], r.Underflow[hookForward], "nothing is rejected")
+	assert.Less(t, r.HookEntry[hookOutput], r.Underflow[hookOutput])
 }
