@@ -48,7 +48,9 @@ func TestNoArmWritesTheMachinesLimit(t *testing.T) {
 	_, err := Parse("small", []byte(src))
 	require.NoError(t, err)
 	for _, sets := range [][]string{
-		{"lab.kernel=host"}, {"lab.kernel=null"}, {"lab.kernel=auto", "conntrack.max=300000"},
+		{"lab.kernel=host"},
+		{"lab.kernel=null"},
+		{"lab.kernel=auto", "conntrack.max=300000"},
 		{"arms=[{name: one}, {name: other, set: [lab.kernel=host]}]"},
 		{"lab.nodes=2"}, // only the kernel's first namespace can write it
 	} {
