@@ -109,7 +109,8 @@ func TestRealCluster(t *testing.T) {
 	for _, a := range []account{one, two, three, doctor, watcher, local, families} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
 	}
-	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two, three, local, one) })
+	t.Run("one right less", func(t *testing.T) { checkOneLess(t, s, two, three, local, families, one) })
+	t.Run("one right less of doctor", func(t *testing.T) { checkDoctorLess(t, s, doctor) })
 	assert.Equal(t, before, s.objects(t))
 }
 
