@@ -423,7 +423,7 @@ func (a *attribution) list(tallies []*tally) []Cause {
 		failed += t.failures // each failed attempt is in one of them
 	}
 	for _, t := range tallies {
-		c := Cause{Cause: t.cause, Failures: t.failures, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof()}
+		c := Cause{Cause: t.cause, Failures: t.failures, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof(), astray: a.astray(t, math.MinInt, math.MaxInt)}
 		if failed > 0 {
 			c.Share = float64(t.failures) / float64(failed)
 		}

@@ -152,6 +152,8 @@ type Cause struct {
 	ShareOf  string   `json:"share_of" jsonschema:"enum=failed,enum=due" jsonschema_description:"What share is a share of."`
 	Evidence string   `json:"evidence" jsonschema_description:"What proves it, with numbers."`
 	Proof    Evidence `json:"proof" jsonschema_description:"The same for programs."`
+
+	astray *astray // of Failures; nil where it is of no such cause
 }
 
 // Evidence is what a cause rests on.

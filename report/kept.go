@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -60,11 +61,50 @@ func keptText(n, kept uint64, ipvs bool) string {
 	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: %s", kept, many)
 }
 
-// outlived says whether most of the looked up attempts that were led astray were
-// by entries from before, where rules led there no more. It is not known where
-// none was looked up.
+// outlived says whether most of the attempts that were led astray were so by
+// entries from before, where rules led there no more. It is not known where none
+// was looked up.
 func (c *Cause) outlived() (most, known bool) {
+	if c.astray != nil {
+		return 2*c.astray.before > c.astray.all, c.astray.all > 0
+	}
 	return 2*c.Proof.kept > c.Proof.AutopsiesAgree, c.Proof.AutopsiesAgree > 0
+}
+
+// astray is how many attempts were led to what was no usable pod, and how many of
+// them by entries from before, as far as those tell that were looked up.
+type astray struct{ all, before float64 }
+
+// astray counts a cause's attempts in these steps of the axis. Of many that fail at
+// once few are looked up, and of few all: so each look-up stands for its step.
+func (a *attribution) astray(t *tally, from, to int) *astray {
+	f, leads := leadsTo[t.cause]
+	if !leads || len(t.steps) == 0 {
+		return nil
+	}
+	seen := map[int]astray{} // look-ups
+	for v, classes := range t.kinds {
+		for c := range classes {
+			for _, x := range v.between(c, t.from, t.to) {
+				k := a.axis.index(x.due)
+				if k < from || k > to || finding(x.is) != f {
+					continue
+				}
+				n := seen[k]
+				n.all++
+				if x.kept {
+					n.before++
+				}
+				seen[k] = n
+			}
+		}
+	}
+	out := &astray{}
+	for _, k := range slices.Sorted(maps.Keys(seen)) {
+		out.all += float64(t.steps[k])
+		out.before += float64(t.steps[k]) * seen[k].before / seen[k].all
+	}
+	return out
 }
 
 // outlivedRules is that of the main cause; guess where it is not known.

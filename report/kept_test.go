@@ -46,6 +46,32 @@ func TestEntriesThatOutliveTheRules(t *testing.T) {
 	assert.NotContains(t, why[0], "conntrack -D", "that deletes none of IPVS's own")
 }
 
+// What a spike is put down to are its own attempts, and not such as failed later.
+// Nor do few that fail at a time, all of which are looked up, outweigh the many of
+// which hardly any is.
+func TestLateEntriesAreNotTheSpike(t *testing.T) {
+	s, _ := hangRun(t)
+	n := 0
+	s.records = slices.DeleteFunc(s.records, func(r runlog.Record) bool {
+		if r.Autopsy != nil {
+			n++
+		}
+		return r.Autopsy != nil && n%20 != 0
+	})
+	for i := range 20 {
+		s.lookedUp("web", 11.001+float64(i)*0.05, 0.9, runlog.ConnectTimeout, 1, "SYN_SENT", false)
+	}
+	f := s.analyze()
+	c := f.Causes[0]
+	require.Equal(t, staleBackend, c.Cause)
+	require.Greater(t, 2*c.Proof.kept, c.Proof.AutopsiesAgree, "most look-ups are of later ones")
+	most, known := c.outlived()
+	assert.True(t, known && !most, "and most attempts are not")
+	i := slices.IndexFunc(f.Spikes, func(s Spike) bool { return s.Action == "roll" })
+	require.GreaterOrEqual(t, i, 0)
+	assert.Contains(t, mechanism(f, &f.Spikes[i]), "node1 kept up to 2 stale backends, for ")
+}
+
 // Each advice to delete entries names those that are meant, and no others.
 func TestAdviceDeletesNoMoreThanIsMeant(t *testing.T) {
 	of := func(shape, cause string) []string {

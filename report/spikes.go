@@ -451,7 +451,7 @@ func (a *attribution) between(from, to float64) []Cause {
 			n += t.steps[k]
 		}
 		if n > 0 {
-			out = append(out, Cause{Cause: t.cause, Failures: n, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof()})
+			out = append(out, Cause{Cause: t.cause, Failures: n, ShareOf: "failed", Evidence: a.evidence(t), Proof: t.proof(), astray: a.astray(t, i, j)})
 			all += float64(n)
 		}
 	}
