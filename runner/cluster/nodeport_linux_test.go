@@ -18,7 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// localScenario comes to the node port of a node that loses its last pod.
+// localScenario comes to the node port of a node that loses its last pod, at the
+// node's addresses of both families.
 const localScenario = `
 name: local
 duration: 9s
@@ -26,15 +27,17 @@ conntrack: {headroom: 100000}
 services:
   - name: web
     pods: 2
+    families: [ipv4, ipv6]
     node_port: 30080
     external_traffic_policy: Local
     lifecycle: {grace: 2s}
 traffic:
-  - {name: clients, to: web, via: node_port, short_lived: {rate: 50/s}}
+  - {name: four, to: web, via: node_port, short_lived: {rate: 50/s}}
+  - {name: six, to: web, family: ipv6, via: node_port, short_lived: {rate: 50/s}}
 actions:
   - {at: 3s, scale: {service: web, to: 1}}
 expect:
-  - no_endpoint > 50
+  - no_endpoint > 100
 `
 
 // local is an account that may run it, and nothing else.
@@ -62,6 +65,11 @@ func checkNodePorts(t *testing.T, s setup, a account) {
 	require.NotEmpty(t, sum.Causes)
 	assert.Equal(t, "no_endpoint", sum.Causes[0].Cause)
 	assert.Greater(t, sum.Causes[0].Share, 0.5, "the others are from before the node's rules have followed")
+	require.Len(t, sum.Traffic, 2)
+	for _, x := range sum.Traffic {
+		assert.Greater(t, x.Succeeded, 100.0, "%s came to the pod", x.Name)
+		assert.Greater(t, x.Failed, 50.0, "%s did not, once that was gone", x.Name)
+	}
 	served := map[string]float64{}
 	for _, b := range sum.Backends {
 		if b.Served > 0 {
@@ -69,11 +77,11 @@ func checkNodePorts(t *testing.T, s setup, a account) {
 		}
 	}
 	assert.Len(t, served, 1, "the other pod is on the other node")
-	assert.Greater(t, served[pod], 100.0, "it was the node's own")
+	assert.Greater(t, served[pod], 200.0, "it was the node's own")
 	for _, n := range sum.Nodes {
 		if n.Name == "node-b" {
 			require.NotNil(t, n.Entered)
-			assert.Greater(t, n.Entered.Attempted, 400.0, "whoever sends is on the other node")
+			assert.Greater(t, n.Entered.Attempted, 800.0, "whoever sends is on the other node")
 		}
 	}
 	left, err := s.as(a).command(t.Context(), t, "clean").Output()
