@@ -153,3 +153,13 @@ func TestAdviceOfEntriesPerAttempt(t *testing.T) {
 	s.header.Services[1].Name, s.header.Services[1].Gateway = "gw", "web"
 	assert.Contains(t, why(), "keep-alive before and behind the gateway.")
 }
+
+// What failed around an action is said as people say it.
+func TestOneAttemptIsNotSeveral(t *testing.T) {
+	at, to := 6.0, 20.0
+	s := Spike{Action: "roll", Kind: "rollout", StartS: &at, WatchedToS: &to, Failures: 1, Recovered: true}
+	assert.Contains(t, costText(&s), "1 attempt that was due at 6.0 s failed")
+	end := 6.4
+	s.Failures, s.EndS = 2, &end
+	assert.Contains(t, costText(&s), "2 attempts that were due from 6.0 s to 6.4 s failed")
+}

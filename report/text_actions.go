@@ -148,6 +148,14 @@ func (s Spike) FailedText() string {
 	return "did not work: " + s.Error
 }
 
+// dueFrom is like: due from 2.1 s to 2.7 s.
+func dueFrom(from, to float64) string {
+	if seconds(from) == seconds(to) {
+		return "due at " + seconds(from)
+	}
+	return fmt.Sprintf("due from %s to %s", seconds(from), seconds(to))
+}
+
 // costText says what failed around an action.
 func costText(s *Spike) string {
 	switch {
@@ -162,7 +170,7 @@ func costText(s *Spike) string {
 	}
 	b := &strings.Builder{}
 	from, to, _ := s.lasted()
-	fmt.Fprintf(b, "%s that were due from %s to %s failed, at most %s of those due at one time", plural(s.Failures, "attempt"), seconds(from), seconds(to), percent(s.PeakErrorRatio))
+	fmt.Fprintf(b, "%s %s failed, at most %s of those due at one time", plural(s.Failures, "attempt that was", "attempts that were"), dueFrom(from, to), percent(s.PeakErrorRatio))
 	if len(s.FailedBy) > 0 {
 		var all uint64
 		for _, n := range s.FailedBy {
