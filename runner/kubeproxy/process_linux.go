@@ -38,6 +38,12 @@ type Process struct {
 	child  *child // nil while there is none
 	client *http.Client
 	used   Usage
+	first  *reading // what the child said when it had programmed rules, until it was taken
+}
+
+type reading struct {
+	Metrics
+	at time.Time
 }
 
 // child is one run of a binary.
@@ -133,7 +139,9 @@ func (p *Process) waitSynced(ctx context.Context, ch *child) error {
 			last = errNoRules
 			if now := h.touched(); !now.Equal(touched) || time.Now().After(next) {
 				look := time.Now()
-				if last = p.synced(ctx); last == nil {
+				var m Metrics
+				if m, last = p.synced(ctx); last == nil {
+					p.first = &reading{m, time.Now()}
 					return nil
 				}
 				touched, next = now, time.Now().Add(max(readyPoll, readyRest*time.Since(look)))
@@ -150,12 +158,24 @@ func (p *Process) waitSynced(ctx context.Context, ch *child) error {
 	}
 }
 
-func (p *Process) synced(ctx context.Context) error {
+func (p *Process) synced(ctx context.Context) (Metrics, error) {
 	m, err := p.Scrape(ctx)
 	if err == nil && m.LastSync.IsZero() {
 		err = errNoRules
 	}
-	return err
+	return m, err
+}
+
+// TakeFirst returns once what a kube-proxy that was started said, and when, as it
+// was healthy and had programmed its rules for the first time: asking it again at
+// once would cost the one CPU of a private kernel a tenth of a second.
+func (p *Process) TakeFirst() (m Metrics, at time.Time, ok bool) {
+	if p.first == nil {
+		return Metrics{}, time.Time{}, false
+	}
+	r := *p.first
+	p.first = nil
+	return r.Metrics, r.at, true
 }
 
 var errNoRules = errors.New("it has not programmed rules yet")

@@ -194,8 +194,19 @@ func (k *kubeProxy) warn(text string) {
 	k.out.Record(runlog.Record{Event: &runlog.Event{Kind: "warning", Name: "proxy", Detail: text}})
 }
 
-// tick is part of ticker.
-func (k *kubeProxy) tick() (time.Duration, error) { return metricsEvery, k.measure() }
+// tick is part of ticker. What a kube-proxy that was just started has said need
+// not be asked again.
+func (k *kubeProxy) tick() (time.Duration, error) {
+	const just = time.Second
+	if k.p != nil {
+		if m, at, ok := k.p.TakeFirst(); ok && time.Since(at) < just {
+			k.well.note(nil, k.out)
+			k.out.Record(metricsRecord(m, time.Now()))
+			return metricsEvery, nil
+		}
+	}
+	return metricsEvery, k.measure()
+}
 
 // measure is part of measured: it records the kube-proxy's own metrics, and
 // whether it calls itself healthy.
