@@ -51,7 +51,7 @@ test: packages kube-proxies $(if $(ROOT),kube-programs)
 	.ci/again - $(GO) test -race -timeout 20m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
 	$(GO) test -timeout 5m -run '^TestDay$$' ./report # minutes with the race detector
 	.ci/again - $(GO) test -race -timeout 10m -run 'Scripts|Interrupted|PodResets' -skip LiveView ./cmd/tablefull
-	.ci/again - $(GO) test -timeout 40m ./cmd/... # the truth: measured without the race detector, which is load
+	.ci/again - $(GO) test -timeout 40m -skip '^TestScripts$$' ./cmd/... # the truth: measured without the race detector, which is load
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-user; fi
 
 # The tests of what depends on who runs it, as an unprivileged user: compiled here, run as nobody.

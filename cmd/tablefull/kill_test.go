@@ -129,8 +129,8 @@ func TestKilledIncidents(t *testing.T) {
 	needPrivate(t)
 	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
 	killIncidents(t, []killing{
-		{"stale-rules", "host", 14 * time.Second, 3},
-		{"port-reuse-rollout", "private", 20 * time.Second, 3},
+		{"stale-rules", "host", 14 * time.Second, 2},
+		{"port-reuse-rollout", "private", 20 * time.Second, 2},
 		{"proxy-lowers-max", "private", 20 * time.Second, 1},
 	})
 }
