@@ -46,8 +46,6 @@ build:
 ## test: install what is needed and run every test; as root, once more as an ordinary user what depends on that
 test: packages kube-proxies $(if $(ROOT),kube-programs)
 	$(GO) vet ./...
-	GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
-	GOOS=windows $(GO) build -o /dev/null ./cmd/tablefull
 	.ci/again - $(GO) test -race -timeout 20m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
 	$(GO) test -timeout 5m -run '^TestDay$$' ./report # minutes with the race detector
 	.ci/again - $(GO) test -race -timeout 10m -run 'Scripts|Interrupted|PodResets' -skip LiveView ./cmd/tablefull
