@@ -75,9 +75,29 @@ func (f *forwarder) Dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+const (
+	// streamWithin is how long a new stream may take until the other side has
+	// taken it. Most take milliseconds.
+	streamWithin = 10 * time.Second
+	// openTries is how often a stream is asked for, each time on a connection of its
+	// own: until it is there nothing has been sent, so nothing can be done twice.
+	openTries = 3
+)
+
 func (f *forwarder) open() (net.Conn, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for try := 1; ; try++ {
+		conn, err := f.openOnce()
+		if conn != nil || try == openTries || !errors.Is(err, errNoStream) {
+			return conn, err
+		}
+	}
+}
+
+// openOnce returns an errNoStream where there is a connection to the API server, and
+// no stream of it.
+func (f *forwarder) openOnce() (net.Conn, error) {
 	if f.conn != nil {
 		select {
 		case <-f.conn.CloseChan():
@@ -99,7 +119,7 @@ func (f *forwarder) open() (net.Conn, error) {
 	s, err := openStreams(f.conn, f.port, f.next)
 	if err != nil {
 		// Whatever it is, the next one begins anew.
-		err = errors.Join(err, f.conn.Close())
+		err = errors.Join(fmt.Errorf("port-forward: %w: %w", errNoStream, err), f.conn.Close())
 		f.conn = nil
 		return nil, err
 	}
@@ -127,14 +147,14 @@ func openStreams(conn httpstream.Connection, port, id int) (*stream, error) {
 	h.Set(corev1.PortForwardRequestIDHeader, strconv.Itoa(id))
 	failure, err := createStream(conn, h)
 	if err != nil {
-		return nil, fmt.Errorf("port-forward: open stream: %w", err)
+		return nil, err
 	}
 	_ = failure.Close() // for writing: nothing is sent on it
 	h.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := createStream(conn, h)
 	if err != nil {
 		conn.RemoveStreams(failure)
-		return nil, fmt.Errorf("port-forward: open stream: %w", err)
+		return nil, err
 	}
 	s := &stream{Stream: data, conn: conn, failure: failure, said: make(chan struct{})}
 	go func() {
@@ -156,11 +176,15 @@ func openStreams(conn httpstream.Connection, port, id int) (*stream, error) {
 	return s, nil
 }
 
-var errConnectionEnded = errors.New("the connection to the API server ended")
+var (
+	errNoStream        = errors.New("open stream")
+	errConnectionEnded = errors.New("the connection to the API server ended")
+	errUnanswered      = fmt.Errorf("nobody has taken it within %s", streamWithin)
+)
 
-// createStream opens a stream. The library waits half a minute for an answer
-// also where the connection has ended meanwhile; nobody here does, and what
-// still waits then ends by itself.
+// createStream opens a stream. The library waits half a minute for an answer, also
+// where the connection has ended meanwhile; nobody here does, and what still waits
+// then ends by itself.
 func createStream(conn httpstream.Connection, h http.Header) (httpstream.Stream, error) {
 	type result struct {
 		stream httpstream.Stream
@@ -177,6 +201,8 @@ func createStream(conn httpstream.Connection, h http.Header) (httpstream.Stream,
 		return r.stream, r.err
 	case <-conn.CloseChan():
 		return nil, errConnectionEnded
+	case <-time.After(streamWithin):
+		return nil, errUnanswered
 	}
 }
 
