@@ -393,7 +393,7 @@ func raise(f *Findings, s *Sizing) advice {
 		a.Why = append(a.Why, fmt.Sprintf("%s were free when traffic began.", grouped(*head.HeadroomAtStart)))
 	}
 	if s.besides() > 0 {
-		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s: %s with %s.", grouped(*s.NeededEntries), prose(s.lateText()), grouped(needed), prose(s.thereText())))
+		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state, %s with %s%s.", grouped(*s.NeededEntries), grouped(needed), prose(s.thereText()), prose(s.lateText())))
 	} else {
 		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s, on a node that tracks nothing else.", grouped(*s.NeededEntries), prose(s.lateText())))
 	}

@@ -242,7 +242,7 @@ func TestAdviceForACrowdedTable(t *testing.T) {
 	assert.Equal(t, "Set nf_conntrack_max to at least 458,752 (now 262,144), or make room.", a.Do)
 	assert.Equal(t, []string{
 		"3,000 were free when traffic began.",
-		"This traffic needs 84,001 entries in the steady state, and up to 42,000 more that have expired and are not collected yet: 343,145 with the 259,144 entries that were there when traffic began.",
+		"This traffic needs 84,001 entries in the steady state, 343,145 with the 259,144 entries that were there when traffic began, and up to 42,000 more that have expired and are not collected yet.",
 		"A limit of 266,144 would have held just this run.",
 		overwritten,
 		"Memory: 116 MiB to 172 MiB when full.",
@@ -252,7 +252,7 @@ func TestAdviceForACrowdedTable(t *testing.T) {
 	assert.Contains(t, f.Sizing.KubeProxy, "min: 458752\n", "what is pasted is what is advised")
 	page := renderedHTML(t, f)
 	assert.Contains(t, page, "They are for this traffic and the 259,144 entries that were there when traffic began.")
-	assert.Contains(t, page, "In all it is 343,145 entries with")
+	assert.Contains(t, page, "In all it is 343,145 entries in the steady state with")
 	assert.False(t, strings.Contains(page, "leave it"), "a limit that was full is not to be left")
 	assert.Contains(t, page, "How long the present limit lasts, on an otherwise empty node")
 	assert.Contains(t, joined(f.Sizing.Notes), "node1's limit of 262144 is too small for the 84001 entries this traffic needs in the steady state, and the 259144 that were there")

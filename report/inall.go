@@ -80,7 +80,7 @@ func (s *Sizing) inAllText() string {
 		return ""
 	}
 	entries, limit := s.inAll()
-	text := fmt.Sprintf("%d entries with %s; recommended limit %d, %s to %s when full", entries, s.thereText(), limit, byteSize(s.memoryMin(limit)), byteSize(s.memoryMax(limit)))
+	text := fmt.Sprintf("%d entries in the steady state with %s%s; recommended limit %d, %s to %s when full", entries, s.thereText(), s.lateText(), limit, byteSize(s.memoryMin(limit)), byteSize(s.memoryMax(limit)))
 	if s.PresentLimit != nil && *s.PresentLimit >= limit {
 		text += fmt.Sprintf(" (the present limit of %d is no lower: leave it)", *s.PresentLimit)
 	}
