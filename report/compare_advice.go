@@ -48,10 +48,7 @@ func roomText(f *Findings) string {
 	}
 	free, full := uint64(max(0, *n.HeadroomAtStart)), firstOnset(n.Knee) != nil
 	had := fmt.Sprintf("%d were free when traffic began", free)
-	// What the load needs is computed from its scenario; an arm that keeps its
-	// attempts out of the table is seen by what they added.
-	adds := math.IsNaN(entriesPerAttempt(f)) || math.Abs(entriesPerAttempt(f)) >= 0.05
-	if s == nil || s.NeededEntries == nil || s.UncollectedEntries == nil || s.unsized() != nil || !adds {
+	if s == nil || s.NeededEntries == nil || s.UncollectedEntries == nil || s.unsized() != nil {
 		return unknownNeed(f, full)
 	}
 	need, late := *s.NeededEntries, *s.UncollectedEntries

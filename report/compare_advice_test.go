@@ -93,15 +93,3 @@ func TestBadge(t *testing.T) {
 	e.Gate = nil
 	assert.Equal(t, "pass", Compare(e, trials).Badge())
 }
-
-// An arm that keeps its attempts out of the table does not fill it later, whatever
-// such a load would need in it.
-func TestAnArmThatTracksNothingCannotFill(t *testing.T) {
-	s := newSim(t, 10000, 9000, finTraffic("web", 0, 10))
-	for _, due := range dues(0, 10, 200) {
-		s.ok("web", due)
-	}
-	f := s.analyze()
-	require.NotNil(t, f.Sizing.NeededEntries)
-	assert.Equal(t, "was not full, and cannot be by this load: an attempt adds no entry", roomText(f))
-}

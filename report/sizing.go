@@ -175,7 +175,7 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 		e := p.Held
 		p.Entries, p.Note = &e, "held connections, of all that were due"
 	case p.EntriesPerAttempt <= 0:
-		p.Note = "entries per attempt cannot be computed, because connections or ports are used again"
+		p.Note = "entries per attempt cannot be computed, because connections or ports are used again, or a tunnel or a lack of tracking is between"
 		p.Counted = false
 	case p.ResidenceS <= 0:
 		p.Note = "how long an entry stays is unknown"

@@ -74,6 +74,13 @@ func TestDryRunSaysWhatIsKnown(t *testing.T) {
 	reused := text(head + "traffic: [{to: web, short_lived: {rate: 700/s, source_ports: {fixed: 4000}}}]")
 	assert.Contains(t, reused, "cannot be computed")
 
+	const ipvs = "name: x\nduration: 10s\nlab: {proxy: {mode: ipvs}}\nservices: [{name: web}]\ntraffic: [{to: web, short_lived: {rate: 700/s}}]\n"
+	for value, computed := range map[string]bool{"0": false, "1": true} {
+		bypass := text(ipvs + "actions: [{set_sysctl: {values: {net.ipv4.vs.conntrack: " + value + "}}}]")
+		assert.Equal(t, computed, strings.Contains(bypass, "never full in this run"), value)
+		assert.Equal(t, !computed, strings.Contains(bypass, "a lack of tracking is between"), value)
+	}
+
 	flood := text(head + "conntrack: {headroom: 1000}\ntraffic: [{to: web, flood: {rate: 1000/s}}, {to: web, short_lived: {rate: 1000/s}}]")
 	assert.Contains(t, flood, "full at 0.50s")
 	assert.Contains(t, flood, "alone it would fill the table at 1.00s")

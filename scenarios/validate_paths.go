@@ -1,6 +1,10 @@
 package scenarios
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // builtInNFTables says whether the node's proxy is the only one that can leave
 // packets untracked.
@@ -75,8 +79,15 @@ func (s *Scenario) IsHeadless(service string) bool {
 	return false
 }
 
-// Tracked says whether a node tracks connections to the service of that name.
+// Tracked says whether a node tracks connections to the service of that name, all
+// the time: an action can tell IPVS to take its packets out of tracking.
 func (s *Scenario) Tracked(service string) bool {
+	bypasses := func(a Action) bool {
+		return a.SetSysctl != nil && strings.TrimSpace(a.SetSysctl.Values["net.ipv4.vs.conntrack"]) == "0"
+	}
+	if slices.ContainsFunc(s.Actions, bypasses) {
+		return false
+	}
 	for i := range s.Services {
 		if s.Services[i].Name == service {
 			return !s.Services[i].Notrack
