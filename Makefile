@@ -58,6 +58,8 @@ test-user:
 
 ## prove: the proofs that are too long for every day, bounded by three hours; last results: docs/proofs.md
 prove: packages
+	GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
+	GOOS=windows $(GO) build -o /dev/null ./cmd/tablefull
 	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 3h -v -run '^TestProve' ./cmd/tablefull ./report/search ./runner/cluster
 
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes

@@ -10,8 +10,8 @@ import (
 )
 
 // The controller is for macOS and Windows, too: all of the program has the types
-// that it needs there. To build it as well, with nothing in the cache, would take
-// minutes for each.
+// that it needs there. To build it as well, with nothing in the cache, takes minutes
+// for each: make prove.
 func TestTypesElsewhere(t *testing.T) {
 	for _, goos := range []string{"darwin", "windows"} {
 		t.Run(goos, func(t *testing.T) {
