@@ -68,6 +68,16 @@ func (g *grid[C]) step() float64 { return levels[g.level] }
 // add merges c, measured at t, into its cell.
 func (g *grid[C]) add(t float64, c C) {
 	g.put(stepOf(t, g.step()), c)
+	g.fit()
+}
+
+// limit has it keep no more than most cells from now on.
+func (g *grid[C]) limit(most int) {
+	g.most = min(g.most, most)
+	g.fit()
+}
+
+func (g *grid[C]) fit() {
 	for len(g.keys) > g.most && g.level+1 < len(levels) {
 		g.level++
 		*g = *g.thinned(g.step(), levels[g.level-1], nil)

@@ -15,13 +15,17 @@ const (
 	thinEvery = 30
 	// thinBlock is the length of a block of samples, in s.
 	thinBlock = 1.6
+	// thinCells is how many cells are kept of what only plots are drawn from, which
+	// nobody draws of such an analysis.
+	thinCells = 120
 )
 
 // thin keeps less of what is long past: where nothing failed, no counter of a
 // table gained anything, its limit stayed what it was, and no threshold's window
 // has its edge, of each stretch of 1.6 s the sample with the most entries, and
 // of each 16 bins the sum of what was counted. All that thresholds fail by, and
-// what causes rest on, stays; where samples are missing is no longer known.
+// what causes rest on, stays; where samples are missing is no longer known, and plots
+// have no more than some 120 steps.
 func (l *log) thin() {
 	before := l.toldTo() - thinAfter
 	if !sane(before) || before < l.thinnedTo+thinEvery {
@@ -30,6 +34,8 @@ func (l *log) thin() {
 	l.thinnedTo = before
 	busy := l.moments()
 	for _, n := range l.nodeList {
+		n.table.limit(thinCells)
+		n.used.limit(thinCells)
 		block := func(t float64) int64 { return int64(math.Floor(t / thinBlock)) }
 		n.rows = n.rows.thinned(block, func(b int64) bool {
 			from := float64(b) * thinBlock
@@ -37,6 +43,8 @@ func (l *log) thin() {
 		})
 	}
 	for _, t := range l.order {
+		t.holding.limit(thinCells)
+		t.took.limit(thinCells)
 		fold := func(b *bins) { // which changes nothing where it has been folded
 			b.fold(func(page int64) bool {
 				from, to := t.start(page*binPage), t.start((page+1)*binPage)
