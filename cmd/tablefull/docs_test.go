@@ -163,8 +163,10 @@ func fewStray(text string) string {
 	}{
 		{regexp.MustCompile(`N of the N attempts that failed did so`), "N attempts failed"},
 		{regexp.MustCompile(`failed from N m?s after`), "failed when"},
-		{regexp.MustCompile(`for about N`), "for N"},                        // one of the first or the last was not recorded
-		{regexp.MustCompile(`for (at most )?N m?s( to N m?s)?`), "for N s"}, // by when readings were made
+		{regexp.MustCompile(`for about N`), "for N"}, // one of the first or the last was not recorded
+		// By when readings were made.
+		{regexp.MustCompile(`for (at most )?N m?s( to N m?s)? of that time`), "for N s of that time"},
+		{regexp.MustCompile(`(the longest|was missing) for (at most )?N m?s( to N m?s)?`), "$1 for N s"},
 	} {
 		text = s.what.ReplaceAllString(text, s.by)
 	}
