@@ -30,15 +30,10 @@ func lowers(s *sim, at float64, to uint64, action, kind string) {
 	}
 }
 
-// A limit that is lowered to less than there is makes the table full from that
-// moment on, whatever room there was: onset, occupancy, prediction, evidence and
-// advice are by the limit of the moment.
-func TestLimitLowered(t *testing.T) {
-	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
-	lowers(s, 4.015, 700, "restart", "restart_proxy")
-	var failed uint64
+// fullFrom has the table take what is due before a moment, and drop the rest.
+func fullFrom(s *sim, at float64) (failed uint64) {
 	for _, due := range dues(0, 10, 100) {
-		if due < 4.015 {
+		if due < at {
 			s.enter(due)
 			s.ok("web", due)
 			continue
@@ -47,6 +42,16 @@ func TestLimitLowered(t *testing.T) {
 		s.fail("web", due, runlog.ConnectTimeout, 1)
 		failed++
 	}
+	return failed
+}
+
+// A limit that is lowered to less than there is makes the table full from that
+// moment on, whatever room there was: onset, occupancy, prediction, evidence and
+// advice are by the limit of the moment.
+func TestLimitLowered(t *testing.T) {
+	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
+	lowers(s, 4.015, 700, "restart", "restart_proxy")
+	failed := fullFrom(s, 4.015)
 	f := s.analyze()
 	n := f.Nodes[0]
 	require.Len(t, n.LimitChanges, 1)
@@ -91,15 +96,7 @@ func TestRunNeededCountsOthers(t *testing.T) {
 	lowers(s, 4.015, 700, "restart", "restart_proxy")
 	s.bump(2.5, simNode, "entries", others)
 	s.entries += others
-	for _, due := range dues(0, 10, 100) {
-		if due < 4.015 {
-			s.enter(due)
-			s.ok("web", due)
-			continue
-		}
-		s.bump(due, simNode, "drop", 1)
-		s.fail("web", due, runlog.ConnectTimeout, 1)
-	}
+	fullFrom(s, 4.015)
 	f := s.analyze()
 	assert.InDelta(t, 500+1000+others, float64(*f.Sizing.RunNeeded), 2, f.Sizing.RunNeededHow)
 	assert.LessOrEqual(t, *f.Sizing.RunNeeded, uint64(500+1000+others))
@@ -126,15 +123,7 @@ func TestLimitRaised(t *testing.T) {
 	s := newSim(t, 2000, 300, finTraffic("web", 0, 10))
 	lowers(s, 1, 2200, "raise", "conntrack_settings")
 	s.limit = 2200 // for what enters
-	for _, due := range dues(0, 10, 100) {
-		if due < 5-1e-9 {
-			s.enter(due)
-			s.ok("web", due)
-			continue
-		}
-		s.bump(due, simNode, "drop", 1)
-		s.fail("web", due, runlog.ConnectTimeout, 1)
-	}
+	fullFrom(s, 5-1e-9)
 	f := s.analyze()
 	require.NotNil(t, f.Predicted.FullAtS)
 	assert.InDelta(t, 5, *f.Predicted.FullAtS, 0.02)
@@ -150,15 +139,9 @@ func TestLimitRaised(t *testing.T) {
 func TestLimitWasLoweredBeforeTheFirstLoss(t *testing.T) {
 	s := newSim(t, 2000, 1500, finTraffic("web", 0, 10))
 	lowers(s, 4.032, 700, "restart", "restart_proxy")
+	fullFrom(s, 4.032)
 	for _, due := range dues(0, 10, 100) {
 		s.bin("web", due).Late = 1
-		if due < 4.032 {
-			s.enter(due)
-			s.ok("web", due)
-			continue
-		}
-		s.bump(due, simNode, "drop", 1)
-		s.fail("web", due, runlog.ConnectTimeout, 1)
 	}
 	f := s.analyze()
 	n := f.Nodes[0]
