@@ -402,6 +402,9 @@ func TestTruncated(t *testing.T) {
 		assert.Equal(t, Inconclusive, f.Verdict)
 		assert.Nil(t, f.Restored)
 		for _, format := range Formats() {
+			if format == "png" && part != 0.62 {
+				continue // is drawn from what svg is, by far slower
+			}
 			require.NoError(t, Render(format, f, &bytes.Buffer{}))
 		}
 	}

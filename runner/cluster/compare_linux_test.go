@@ -13,22 +13,27 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// proving is set where the long proofs are made.
+const proving = "TABLEFULL_PROVE"
+
 // TestProveCluster is what is too long for every day, or needs a machine that
 // has nothing else to do: see docs/proofs.md.
 func TestProveCluster(t *testing.T) {
-	if os.Getenv("TABLEFULL_PROVE") == "" {
+	if os.Getenv(proving) == "" {
 		t.Skip("for make prove")
 	}
 	s, programs := start(t)
 	t.Run("two at once", func(t *testing.T) { checkTwoAtOnce(t, s) })
-	t.Run("same as lab", func(t *testing.T) { checkSameAsLab(t, s, programs["kube-proxy"]) })
+	t.Run("same as lab", func(t *testing.T) { checkSameAsLab(t, s, programs["kube-proxy"], 4) })
 	t.Run("left alone", func(t *testing.T) { checkLeftAlone(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKills(t, s) })
 }
 
 // What a cluster does to the traffic is what a lab with the same kube-proxy says
-// that it does: the verdict and the cause of most failures are the same.
-func checkSameAsLab(t *testing.T, s setup, kubeProxy string) {
+// that it does: the verdict and the cause of most failures are the same. A run
+// whose own conditions were not given is made again, this many times in all, and
+// then only its cause is compared: it has no verdict. make prove wants one.
+func checkSameAsLab(t *testing.T, s setup, kubeProxy string, tries int) {
 	for _, c := range []struct {
 		scenario, verdict string
 		leading           []string // any of these; none where nothing fails
@@ -59,10 +64,14 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string) {
 			for _, x := range c.both {
 				args = append(args, "--set", x)
 			}
-			lab := s.honest(t, append(args, "--target", "lab", "--set", "lab.proxy.binary="+kubeProxy)...)
-			real := s.honest(t, append(append(args, "--target", "kubernetes"), c.cluster...)...)
+			lab := s.honest(t, tries, append(args, "--target", "lab", "--set", "lab.proxy.binary="+kubeProxy)...)
+			real := s.honest(t, tries, append(append(args, "--target", "kubernetes"), c.cluster...)...)
 			for where, sum := range map[string]summary{"lab": lab, "cluster": real} {
-				assert.Equal(t, c.verdict, sum.Verdict, "%s: %v", where, sum.Reasons)
+				if sum.Verdict == "inconclusive" && os.Getenv(proving) == "" {
+					t.Logf("NOT COMPARED: the verdict of the %s, which has none: %v", where, sum.Reasons)
+				} else {
+					assert.Equal(t, c.verdict, sum.Verdict, "%s: %v", where, sum.Reasons)
+				}
 				if len(c.leading) == 0 {
 					assert.Empty(t, sum.Causes, where)
 				} else if assert.NotEmpty(t, sum.Causes, where) {
@@ -84,10 +93,10 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string) {
 }
 
 // honest makes a run again whose own conditions were not given.
-func (s setup) honest(t *testing.T, args ...string) summary {
+func (s setup) honest(t *testing.T, tries int, args ...string) summary {
 	for try := 1; ; try++ {
 		_, sum, _ := s.run(t, args...)
-		if sum.Verdict != "inconclusive" || try == 4 {
+		if sum.Verdict != "inconclusive" || try == tries {
 			return sum
 		}
 		t.Log("again, because of the run's own conditions:", sum.Reasons)

@@ -81,7 +81,7 @@ func start(t *testing.T) (s setup, programs map[string]string) {
 
 // TestRealCluster runs the program against a real Kubernetes.
 func TestRealCluster(t *testing.T) {
-	s, _ := start(t)
+	s, programs := start(t)
 	actions := filepath.Join(t.TempDir(), "actions.yaml")
 	require.NoError(t, os.WriteFile(actions, []byte(actionsScenario), 0o600))
 	// Whoever runs something has the rights that it needs and no more.
@@ -105,6 +105,7 @@ func TestRealCluster(t *testing.T) {
 	t.Run("API server restarts", func(t *testing.T) { checkRestart(t, s) })
 	t.Run("killed", func(t *testing.T) { checkKilled(t, s.as(one)) })
 	t.Run("cron job", func(t *testing.T) { checkCronJob(t, s) })
+	t.Run("same as lab", func(t *testing.T) { checkSameAsLab(t, s, programs["kube-proxy"], 2) })
 	t.Run("refused", func(t *testing.T) { checkRefused(t, s) })
 	for _, a := range []account{one, two, three, doctor, watcher, local, families} {
 		t.Run("rights of "+a.name, func(t *testing.T) { checkUsed(t, s, a) })
