@@ -14,7 +14,9 @@ type comparisonView struct {
 	About  string
 	Change []string // what to change
 	YAML   string   // of the scenario
-	Wide   bool     // what metrics are is said below the table
+	Rows   []MetricRow
+	Same   string // in all arms, without a row
+	Wide   bool   // what metrics are is said below the table
 	Laid   laidArms
 }
 
@@ -39,7 +41,7 @@ type laidArm struct {
 // renderHTML writes the page, which is one HTML file that needs nothing else.
 func (c *Comparison) renderHTML(w io.Writer) error {
 	var runs []laid
-	v := comparisonView{Comparison: c, About: c.about(), Change: c.change, YAML: c.source, Wide: len(c.Arms) > 3}
+	v := comparisonView{Comparison: c, About: c.about(), Change: c.change, YAML: c.source, Rows: c.rows(), Wide: len(c.Arms) > 3}
 	for i := range c.Arms {
 		a := &c.Arms[i]
 		l := laidArm{Name: a.Name, Findings: a.typical()}
@@ -49,6 +51,9 @@ func (c *Comparison) renderHTML(w io.Writer) error {
 			runs = append(runs, laid{a.Name, l.Findings})
 		}
 		v.Laid = append(v.Laid, l)
+	}
+	if c.Test == "" {
+		v.Same = c.same()
 	}
 	charts := &overlayCharts{}
 	if len(runs) > 0 {

@@ -69,24 +69,6 @@ var columnNames = map[string][2]string{
 	"p99": {"p99", ""}, "capacity": {"capacity", ""}, "programming": {"program-", "ming"}, "proxy_cpu": {"proxy", "CPU"}, "proxy_memory": {"proxy", "memory"},
 }
 
-// columnsShown are the metrics of the table that has the arms as rows.
-func (c *Comparison) columnsShown(most int) []*MetricRow {
-	var out []*MetricRow
-	for _, name := range tableOrder {
-		for i := range c.Metrics {
-			r := &c.Metrics[i]
-			if r.Group == name && len(out) < most && !(r.Group == "stale" && r.allZero()) {
-				out = append(out, r)
-			}
-		}
-	}
-	return out
-}
-
-func (r *MetricRow) allZero() bool {
-	return !slices.ContainsFunc(r.Arms, func(v ArmValue) bool { return v.median != 0 && !math.IsNaN(v.median) })
-}
-
 func (c *Comparison) renderText(w io.Writer, color bool) error {
 	t := &text{color: color}
 	t.para("", t.paint("1", plain(c.Headline)))
@@ -98,6 +80,9 @@ func (c *Comparison) renderText(w io.Writer, color bool) error {
 	t.list("what to change", c.change)
 	t.line("")
 	c.textTable(t)
+	if s := c.same(); s != "" && c.Test == "" {
+		t.para("  ", plain(s))
+	}
 	t.line("")
 	t.para("", plain(c.about()))
 	for _, a := range c.Arms {
@@ -280,8 +265,7 @@ func (c *Comparison) renderMarkdown(w io.Writer) error {
 		}
 	}
 	p("%s\n%s", head, rule)
-	for i := range c.Metrics {
-		r := &c.Metrics[i]
+	for _, r := range c.rows() {
 		name := md(r.Metric)
 		if r.Gate {
 			name = "**" + name + "**"
@@ -294,6 +278,9 @@ func (c *Comparison) renderMarkdown(w io.Writer) error {
 			}
 		}
 		p("%s", line)
+	}
+	if s := c.same(); s != "" && c.Test == "" {
+		p("\n%s", md(s))
 	}
 	p("\n%s", md(c.about()))
 	if slices.ContainsFunc(c.Metrics, func(r MetricRow) bool { return r.Gate }) {
