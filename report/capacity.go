@@ -268,7 +268,7 @@ func positive(v float64) *float64 {
 func capacityMetric(name string, f *Findings) (v float64, detail string) {
 	c := f.Capacity
 	if c == nil || len(c.Goals) == 0 {
-		return math.NaN(), "there is no search"
+		return math.NaN(), "this run made no search, and has no capacity to show"
 	}
 	switch end := search.End(c.Goals[0].End); {
 	case name == "capacity" && c.Lower != nil:
@@ -278,15 +278,21 @@ func capacityMetric(name string, f *Findings) (v float64, detail string) {
 	case name == "capacity_upper" && c.Upper != nil:
 		return *c.Upper, c.load(*c.Upper) + " was shown not to hold"
 	case name == "capacity_upper" && end == search.AtMax:
-		return math.Nextafter(c.Max, math.Inf(1)), "even " + c.load(c.Max) + " holds" // see beyondRange
+		return math.Nextafter(c.Max, math.Inf(1)), "even " + c.load(c.Max) + " holds"
 	}
 	return math.NaN(), "the search did not find it"
 }
 
-// beyondRange says whether the lowest load that does not hold is above the
-// range of the search, by as much as nobody knows.
-func beyondRange(metric string, f *Findings) bool {
-	return metric == "capacity_upper" && f.Capacity != nil && len(f.Capacity.Goals) > 0 && f.Capacity.Goals[0].End == string(search.AtMax)
+// beyond says why a search cannot show what is asked of it: all of its range holds,
+// and what is asked for lies behind its end. Empty where it can.
+func (c *Capacity) beyond(t scenarios.Threshold) string {
+	if c == nil || len(c.Goals) == 0 || t.Metric != "capacity" && t.Metric != "capacity_upper" {
+		return ""
+	}
+	if c.Goals[0].End != string(search.AtMax) || t.Value <= c.Max || t.Metric == "capacity" && t.Holds(c.Max) {
+		return ""
+	}
+	return fmt.Sprintf("this search cannot show it: its range ends at %s, which holds, and what is above that was not tried", c.load(c.Max))
 }
 
 // load is a load with its unit.

@@ -39,6 +39,10 @@ func (l *log) thresholds(specs []string, f *Findings, a *attribution) []Threshol
 func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) ThresholdResult {
 	limit := t.Value
 	r := ThresholdResult{Threshold: t.Source, Limit: &limit, Result: Inconclusive}
+	if why := f.Capacity.beyond(t); why != "" {
+		r.Detail = why
+		return r
+	}
 	switch t.Kind {
 	case scenarios.Ratio:
 		r.Unit = "ratio"
@@ -57,7 +61,7 @@ func (l *log) threshold(t scenarios.Threshold, f *Findings, a *attribution) Thre
 		worst = v
 	default:
 		v, r.Detail = runMetric(t, f)
-		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f, t.Node) || beyondRange(t.Metric, f) {
+		if worst = v; (t.Metric == "stale" || t.Metric == "stale_backends") && unread(f, t.Node) {
 			worst = math.Inf(1)
 		}
 	}

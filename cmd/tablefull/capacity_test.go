@@ -72,7 +72,8 @@ func TestTruthCapacity(t *testing.T) {
 		assert.Equal(t, tr.Lost, run.Nodes[0].Counters["drop"], "one SYN each")
 	}
 	// With the mechanism switched off, nothing of it is shown.
-	r = searchHonest(t, "capacity-rate", append(short(2000), "--set", "conntrack.headroom=null", "--set", "search.min=800/s", "--set", "search.max=1000/s")...)
+	r = searchHonest(t, "capacity-rate", append(short(2000), "--set", "conntrack.headroom=null", "--set", "search.min=800/s", "--set", "search.max=1000/s",
+		"--set", "expect=[capacity >= 900, capacity_upper <= 950]")...)
 	assert.Equal(t, exitInconclusive, r.code)
 	assertReproduced(t, r, false)
 	assert.Equal(t, "at_max", r.Capacity.Goals[0].End)
