@@ -115,6 +115,7 @@ func (l *log) findings() *Findings {
 	} else {
 		f.Environment = environment(&runlog.Header{})
 	}
+	f.Environment.Proxy = l.proxyInfo()
 	if t := l.trailer; t != nil {
 		restored := t.Restored
 		f.Restored = &restored
@@ -215,7 +216,7 @@ func environment(h *runlog.Header) Environment {
 func (t *traffic) finding() Traffic {
 	f := Traffic{
 		Name: t.info.Name, Shape: t.info.Shape, To: t.info.To, Attempted: t.total.Started, Due: t.total.Due,
-		InFlight: t.inFlight(), OneWay: t.oneWay(), Outcomes: map[string]uint64{}, Refusals: map[string]uint64{},
+		InFlight: t.inFlight(), OneWay: t.oneWay(), local: t.info.Local, Outcomes: map[string]uint64{}, Refusals: map[string]uint64{},
 		HeldCauses: []HeldCause{},
 	}
 	for o, n := range t.total.Outcomes {

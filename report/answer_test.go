@@ -29,7 +29,8 @@ func TestRemedyOfEachCause(t *testing.T) {
 		assert.Contains(t, a.Do, "Not the limit: ", cause)
 		assert.NotEmpty(t, a.Why, cause)
 	}
-	why := strings.Join(remedies[noEndpoint].Why, " ")
+	f := &Findings{Traffic: []Traffic{{Failed: 9, To: "web", local: true}}, noPod: []noPodTime{{service: "web"}}}
+	why := strings.Join(noEndpointAdvice(f).Why, " ")
 	for _, of := range []string{"DaemonSet", "externalTrafficPolicy Cluster", "minReplicas", "a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling"} {
 		assert.Contains(t, why, of)
 	}

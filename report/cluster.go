@@ -33,6 +33,7 @@ type cluster struct {
 	failures map[string]string      // of readings, by node: the first
 	syncs    map[string][]proxySync // by node, in order
 	ipvs     bool                   // some reading was of IPVS
+	modes    map[string][]string    // of the proxy, by node, in order
 	acts     []*act
 	going    []*act  // those that latencies can still belong to
 	dropped  uint64  // occurrences beyond maxActs
@@ -112,6 +113,7 @@ func (l *log) addDataplane(node string, t float64, d *runlog.Dataplane) {
 	}
 	l.node(node)
 	c.ipvs = c.ipvs || d.Mode == "ipvs"
+	c.noteMode(node, d)
 	if d.Failed != "" && c.failures[node] == "" {
 		c.failures[node] = d.Failed
 	}

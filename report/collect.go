@@ -73,6 +73,7 @@ type log struct {
 	nAutopsies int
 	unkept     uint64 // beyond maxAutopsies
 
+	flushes        []flush
 	retimed        bool // timeouts were set during the run
 	timeoutChanged bool // tcp_timeout_established was set during the run
 }
@@ -112,8 +113,9 @@ type traffic struct {
 	lostOnes  []lostOne       // held connections whose loss was recorded one by one
 	lostIndex map[attempt]int // in lostOnes
 
-	unclosedOnes map[attempt]bool  // that were not torn down, and not looked up yet
-	unclosed     map[string]uint64 // what look-ups of those found
+	unclosedOnes  map[attempt]float64 // when those were due that were not torn down, and are not looked up yet
+	unclosed      map[string]uint64   // what look-ups of those found
+	unclosedLooks []unclosedLook      // the same, one by one
 }
 
 // bin is what is kept of the attempts of one traffic due in one stretch of time.
@@ -528,6 +530,8 @@ func (l *log) addEvent(r *runlog.Record) {
 		}
 	case "node":
 		l.addCondition(r.T, e)
+	case "flush":
+		l.addFlush(r)
 	case "event":
 		l.addKubeEvent(r.T, e)
 	}

@@ -127,13 +127,23 @@ func lostText(n uint64, t *tally) string {
 		what = "datagram"
 	}
 	packets := uint64(math.Round(t.packets)) - min(uint64(math.Round(t.packets)), t.later)
-	if packets == n {
+	switch {
+	case packets == n && t.exactly():
 		if n == 1 {
 			return "1 attempt lost exactly one " + what
 		}
 		return fmt.Sprintf("%d attempts lost exactly one %s each", n, what)
+	case packets < t.delta:
+		return fmt.Sprintf("%d of those put down to %s", packets, plural(n, "attempt"))
 	}
 	return fmt.Sprintf("%s lost %s", plural(n, "attempt"), plural(packets, what))
+}
+
+// exactly says whether each attempt is known to have lost as many packets as are
+// put down to it: the counter gained no more, nobody else competed for it, and no
+// look-up found what would say otherwise.
+func (t *tally) exactly() bool {
+	return !t.shared && uint64(math.Round(t.packets)) == t.delta && t.looked.of(t.agree) == t.looked.total()
 }
 
 // leadsTo is what autopsies find of attempts that were led astray.

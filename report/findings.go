@@ -135,6 +135,8 @@ type Traffic struct {
 	HeldAlive  *uint64           `json:"held_alive" jsonschema_description:"Of held_end, those that had answered a request in the last round, of idle traffic: held means alive."`
 	TearDown   *TearDown         `json:"tear_down" jsonschema_description:"How they were closed again, of idle traffic with a close_rate; null without."`
 	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
+
+	local bool // it is sent on to pods of the node it enters by only
 }
 
 // HeldCause says why held connections were lost.
@@ -386,6 +388,7 @@ type Environment struct {
 	Seed         uint64             `json:"seed"`
 	Kernel       string             `json:"kernel"`
 	Arch         string             `json:"arch"`
+	Proxy        string             `json:"proxy" jsonschema_description:"What programmed the nodes' services, as far as the log knows: kube-proxy or the lab's own, its release where the scenario names one, and its mode, by the rules that were read, or as the lab was asked for. Empty where nothing is known."`
 	CPUs         int                `json:"cpus"`
 	MemoryBytes  uint64             `json:"memory_bytes"`
 	Limit        uint64             `json:"limit"`

@@ -51,16 +51,26 @@ func headline(f *Findings) string {
 	}
 	for _, t := range f.Traffic {
 		if t.TearDown != nil && t.TearDown.Failed > 0 {
-			s += fmt.Sprintf("; %d of %s %s not torn down", t.TearDown.Failed, whose(t.Name), plural(t.TearDown.Due, "connection was", "connections were"))
+			s += "; " + t.TearDown.failedText(t.Name)
 		}
 		if t.HeldLost != nil && *t.HeldLost > 0 {
 			s += fmt.Sprintf("; %s lost %s%s", t.Name, plural(*t.HeldLost, "held connection"), lostBecause(&t))
 		}
 	}
 	if f.Verdict == Fail && len(f.Reasons) > 0 && !byTable(top) {
-		s += "; " + f.Reasons[0]
+		s += "; " + firstReason(f)
 	}
 	return s + "."
+}
+
+// firstReason is why a run failed, less what the sentence has said of tear-downs.
+func firstReason(f *Findings) string {
+	for _, t := range f.Traffic {
+		if r := t.TearDown.toldBy(f); r != nil && f.Reasons[0] == "threshold failed: "+thresholdLine(*r) {
+			return "threshold failed: " + r.Threshold
+		}
+	}
+	return f.Reasons[0]
 }
 
 // resolved says how many packets met an entry that another one of the same

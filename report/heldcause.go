@@ -123,6 +123,9 @@ func (l *log) unexplainedText(t *traffic, lost uint64, timeout float64) string {
 	if n := uint64(len(t.lostOnes)); lost > n {
 		parts = append(parts, fmt.Sprintf("%d were counted and not recorded one by one", lost-n))
 	}
+	if s := l.lostAtFlush(t); s != "" {
+		parts = append(parts, s)
+	}
 	if len(parts) == 0 {
 		return "nothing is known of them"
 	}

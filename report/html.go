@@ -45,7 +45,7 @@ func (p Page) Render(f *Findings, w io.Writer) error {
 	}
 	name, data := "report", any(v)
 	if c := f.Capacity; c != nil {
-		a := c.advise()
+		a, _ := adviceOf(f)
 		due, lost := c.dueAndLost()
 		name, data = "capacity", capacityView{view: v, Bounds: c.boundsRows(), Rows: c.trialRows(), DueAndLost: [2]string{due, lost}, About: c.about(), Each: c.each(), Do: a.Do, DoWhy: a.Why}
 	}

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // settingsNote says what the settings have room for, where that is more than
@@ -163,6 +164,19 @@ type advice struct {
 	Set string   // a setting to paste; empty for none
 }
 
+// adviceOf is what to change, of a run or of a search; false where a search has no
+// answer, which its reasons say.
+func adviceOf(f *Findings) (a advice, is bool) {
+	if f.Capacity == nil {
+		return advise(f), true
+	}
+	a = f.Capacity.advise()
+	if f.Verdict == Fail && strings.HasPrefix(a.Do, "Nothing") {
+		a = advice{Do: "This search does not show what to change: all of its range holds. A search whose range goes further (search.max) would."}
+	}
+	return a, f.Verdict != Inconclusive
+}
+
 func advise(f *Findings) advice {
 	s := f.Sizing
 	switch {
@@ -187,6 +201,13 @@ func advise(f *Findings) advice {
 	switch {
 	case !tableTrouble(f) && failures(f) > 0:
 		return otherAdvice(f)
+	}
+	if !tableTrouble(f) {
+		if a, is := unmetAdvice(f); is {
+			return a
+		}
+	}
+	switch {
 	case s == nil || s.RecommendedLimit == nil || s.NeededEntries == nil:
 		return runAdvice(f)
 	}
@@ -246,6 +267,10 @@ func otherAdvice(f *Findings) advice {
 			Do:  "Not the limit: connections were translated to the same addresses and ports at once, and the kernel dropped the second.",
 			Why: []string{"Choose the source ports of masquerading fully at random (kube-proxy does), or do without it; give the node more addresses or the service more pods."},
 		}
+	case top == noEndpoint:
+		return noEndpointAdvice(f)
+	case top == unknownCause:
+		return unknownAdvice(f)
 	case remedies[top].Do != "":
 		return remedies[top]
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
@@ -261,12 +286,12 @@ func otherAdvice(f *Findings) advice {
 	if n, healed := hungProxy(f); healed != nil {
 		return advice{
 			Do:  fmt.Sprintf("Not the limit: the proxy of %s stopped following the endpoints. Find out why, watch whether changes wait for its next synchronisation, and restart one that hangs.", n),
-			Why: append([]string{fmt.Sprintf("A backend was out of date for %s, until %s. Of kube-proxy that shows in its metrics: kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds runs ahead of kubeproxy_sync_proxy_rules_last_timestamp_seconds; the age of the latter alone can grow on a quiet cluster, too. One that is stopped answers neither /metrics nor /healthz, so raise an alarm where these fail as well.", longest.Longest(), spikeName(healed))}, keptAdvice(f)...),
+			Why: append([]string{fmt.Sprintf("%s, until %s. Of kube-proxy that shows in its metrics: kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds runs ahead of kubeproxy_sync_proxy_rules_last_timestamp_seconds; the age of the latter alone can grow on a quiet cluster, too. One that is stopped answers neither /metrics nor /healthz, so raise an alarm where these fail as well.", longest.outOfDate(), spikeName(healed))}, keptAdvice(f)...),
 		}
 	}
 	return advice{
 		Do:  "Not the limit: nodes sent to pods that were gone. Shorten the time for which they are behind, or let pods serve on for longer than that.",
-		Why: append([]string{fmt.Sprintf("A backend was out of date for %s. Pods that are told to end serve on during a preStop sleep.", longest.Longest())}, keptAdvice(f)...),
+		Why: append([]string{longest.outOfDate() + ". Pods that are told to end serve on during a preStop sleep."}, keptAdvice(f)...),
 	}
 }
 
@@ -312,13 +337,6 @@ func staleUntil(s *Stale, begin float64, done *float64) bool {
 // remedies are what to do about the causes that say by themselves what is to be
 // changed.
 var remedies = map[string]advice{
-	noEndpoint: {
-		Do: "Not the limit: there was no usable pod to send to. Keep one where the traffic enters until clients have gone elsewhere.",
-		Why: []string{
-			"With externalTrafficPolicy Local each node that the load balancer still sends to needs a ready pod of its own: run them as a DaemonSet, or with replicas and a spread over nodes that leave none without, and let preStop outlast the load balancer's health checks. With externalTrafficPolicy Cluster a ready pod on any node will do.",
-			"A service that had none at all needs more than one: replicas, or an autoscaler's minReplicas, see to that; a PodDisruptionBudget (minAvailable) limits evictions, as when nodes are drained, and no scaling.",
-		},
-	},
 	notProgrammed: {
 		Do:  "Not the limit: there were usable pods, and the node that they entered by had not programmed any of them yet. Keep one usable pod at all times.",
 		Why: []string{"A proxy hears of an endpoint after it is ready, and synchronises at most once a second (kube-proxy: minSyncPeriod). Which endpoint, and until when, is said below."},
@@ -330,6 +348,18 @@ var remedies = map[string]advice{
 	backendGone: {
 		Do:  "Not the limit: pods ended before they had answered. Let them finish what they have begun, and give them terminationGracePeriodSeconds for it.",
 		Why: []string{"Their entries led to pods that were usable when they were sent. A pod that crashed or was killed cannot finish anything."},
+	},
+	backendReset: {
+		Do:  "Not the limit: the pods ended connections that stood. What to change is in the application: its own log says why it resets or closes them.",
+		Why: []string{"The node's invalid counter did not rise with them, so conntrack did not make them."},
+	},
+	backendRefused: {
+		Do:  "Not the limit: pods refused connections, because nothing listens on the port that they were sent to. Let them be ready only while something does.",
+		Why: []string{"A readiness probe of that very port sees to it."},
+	},
+	backendSilent: {
+		Do:  "Not the limit: connections stood, and pods did not answer in time. Give the service more pods or more CPU, or the clients more time.",
+		Why: []string{"What a pod was busy with, its own log and its CPU time say, and not this run."},
 	},
 	listenOverflow: {
 		Do:  "Not the limit: the server does not take connections in as fast as they come. Give it a longer listen queue (backlog, net.core.somaxconn), or more pods.",
@@ -396,6 +426,9 @@ func raise(f *Findings, s *Sizing) advice {
 		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state, %s with %s%s.", grouped(*s.NeededEntries), grouped(needed), prose(s.thereText()), prose(s.lateText())))
 	} else {
 		a.Why = append(a.Why, fmt.Sprintf("This traffic needs %s entries in the steady state%s, on a node that tracks nothing else.", grouped(*s.NeededEntries), prose(s.lateText())))
+	}
+	if margin := s.marginText(); margin != "" {
+		a.Why = append(a.Why, "Its margin: "+prose(margin)+".")
 	}
 	if s.RunNeeded != nil && tableTrouble(f) && *s.RunNeeded < limit {
 		a.Why = append(a.Why, fmt.Sprintf("A limit of %s would have held just this run.", grouped(*s.RunNeeded)))

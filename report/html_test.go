@@ -243,6 +243,7 @@ func TestAdviceForACrowdedTable(t *testing.T) {
 	assert.Equal(t, []string{
 		"3,000 were free when traffic began.",
 		"This traffic needs 84,001 entries in the steady state, 343,145 with the 259,144 entries that were there when traffic began, and up to 42,000 more that have expired and are not collected yet.",
+		"Its margin: 343,145 entries fill 74.8 % of 458,752: at most 75 %, so that a burst finds room; rounded up from 457,527.",
 		"A limit of 266,144 would have held just this run.",
 		overwritten,
 		"Memory: 116 MiB to 172 MiB when full.",

@@ -21,6 +21,7 @@ var htmlFuncs = template.FuncMap{
 	"plural":     func(n int, word string) string { return plural(uint64(n), word) }, //nolint:gosec // a length
 	"plural64":   func(n uint64, word string) string { return plural(n, word) },
 	"inAll":      func(s *Sizing) string { return s.inAllText() },
+	"margin":     func(s *Sizing) string { return prose(s.marginText()) },
 	"runNeed":    func(s *Sizing) string { return s.runText() },
 	"memory":     func(s *Sizing) string { return prose(memoryText(s)) },
 	"prediction": func(p *Prediction) string { return prose(predictionText(p)) },

@@ -39,7 +39,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	mdList(p, "### Doubts", f.Doubts)
 	mdList(p, "### Not measured", f.NotMeasured)
 	mdList(p, "### Not put back", f.UndoErrors)
-	if line := provenance(f); line != "" {
+	if line := madeText(f); line != "" {
 		p("<sub>%s</sub>", md(line))
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
@@ -50,12 +50,9 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 
 // mdAdvice is what to change, as on the first screen of the HTML.
 func mdAdvice(p func(string, ...any), f *Findings) {
-	a := advise(f)
-	switch {
-	case f.Verdict == Inconclusive && limitSeen(f) == "":
+	a, is := adviceOf(f)
+	if !is || f.Verdict == Inconclusive && limitSeen(f) == "" {
 		return // the reasons say it
-	case f.Capacity != nil:
-		a = f.Capacity.advise()
 	}
 	p("**What to change:** %s\n", md(strings.Join(append([]string{a.Do}, a.Why...), " ")))
 }
@@ -204,6 +201,9 @@ func mdSizing(p func(string, ...any), s *Sizing) {
 	}
 	if all := s.inAllText(); all != "" {
 		p("In all: %s.\n", md(all))
+	}
+	if margin := s.marginText(); margin != "" {
+		p("The margin of that limit: %s.\n", md(margin))
 	}
 	for _, x := range s.Parts {
 		p("- %s", md(partText(x)))

@@ -94,6 +94,16 @@ func provenance(f *Findings) string {
 	return s
 }
 
+// madeText is the same with what programmed the services, for which a picture has no
+// room.
+func madeText(f *Findings) string {
+	s := provenance(f)
+	if f.Environment.Proxy != "" {
+		s += "; services by " + f.Environment.Proxy
+	}
+	return strings.TrimPrefix(s, "; ")
+}
+
 // tablePanel has the headline's node first, so that it can be told from others.
 func tablePanel(f *Findings, from, to float64) picture.Panel {
 	p := picture.Panel{Title: "Entries in the table", Share: 1.25, Empty: "No node's table was sampled."}

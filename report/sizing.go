@@ -12,6 +12,8 @@ const (
 	// target is how full the table may be in the steady state: above it,
 	// common alerts fire, and a burst has no room.
 	target = 0.75
+	// leastLimit is the least that is recommended.
+	leastLimit = 4096
 	// Where the slab could not be read: an entry is 248 bytes on current
 	// kernels, in a slab of 256.
 	entryBytes = 256
@@ -251,7 +253,7 @@ func (s *Sizing) uncollected() uint64 {
 // which holds those that have not been collected as well, rounded up to a number
 // with three significant bits.
 func recommended(needed, uncollected uint64) uint64 {
-	x := max(4096, math.Ceil(float64(needed)/target-slop), float64(needed+uncollected))
+	x := max(leastLimit, math.Ceil(float64(needed)/target-slop), float64(needed+uncollected))
 	step := math.Exp2(math.Floor(math.Log2(x)) - 3)
 	return uint64(math.Ceil(x/step) * step)
 }

@@ -24,7 +24,7 @@ func TestHowLongRulesWereOutOfDate(t *testing.T) {
 	stale := f.Nodes[0].Stale
 	assert.Equal(t, "5.8 s to 6.0 s", stale.Longest())
 	assert.InDelta(t, 6.04, stale.MaxS, 0.001)
-	assert.Contains(t, advise(f).Why[0], "A backend was out of date for 5.8 s to 6.0 s, until heal (restart_proxy)")
+	assert.Contains(t, advise(f).Why[0], "Out of date were at most 2 backends at once, the longest for 5.8 s to 6.0 s, until heal (restart_proxy)")
 	assert.Contains(t, renderedHTML(t, f), "the longest for 5.8 s to 6.0 s, as far as readings and the proxy")
 
 	f = run("web-3 web-4")
@@ -72,6 +72,6 @@ func TestOutOfDateForAPartOfTheTime(t *testing.T) {
 	}
 	f := s.analyze()
 	require.Equal(t, map[string]uint64{"stale_backend": 32}, causesOf(f))
-	assert.True(t, strings.Contains(f.Headline, ": node1 kept 1 stale backend, for at most 350 ms of that time"), f.Headline)
+	assert.True(t, strings.Contains(f.Headline, ": node1 kept 2 stale backends one after another, the longest for at most 200 ms, in all for at most 350 ms of that time"), f.Headline)
 	assert.Contains(t, advise(f).Do, "nodes sent to pods that were gone")
 }

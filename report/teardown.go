@@ -11,6 +11,12 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
+// unclosedLook is the look-up of a connection that was not torn down.
+type unclosedLook struct {
+	due   float64
+	found bool // it had an entry
+}
+
 // A TearDown is what became of held connections that were closed at a rate,
 // as both ends and as the nodes' tables saw it.
 type TearDown struct {
@@ -23,6 +29,9 @@ type TearDown struct {
 	LookedUp  map[string]uint64 `json:"looked_up" jsonschema_description:"Tear-downs that failed whose entry was looked up right after, by the state it was in, or no entry."`
 	WalkedAtS *float64          `json:"walked_at_s" jsonschema_description:"Run time in s of the walk over the table, the last one, that entries is from; null where there was none after the last tear-down."`
 	Entries   map[string]uint64 `json:"entries" jsonschema_description:"The service's entries on all nodes in that walk, by TCP state: a FIN leaves TIME_WAIT, which counts against the limit for nf_conntrack_tcp_timeout_time_wait more. Null where there was no such walk, or where other traffic goes to the service, too."`
+
+	flushed string // the flush that they failed of; empty where that is not shown
+	looks   int    // look-ups that show it
 }
 
 // tearDown is the finding about one traffic, nil where it closes nothing at a
@@ -55,6 +64,9 @@ func (l *log) tearDown(t *traffic) *TearDown {
 		d.LongestMs = finite(c.Longest * 1000)
 	}
 	d.WalkedAtS, d.Entries = l.entriesAfter(t, c.Last)
+	if d.Failed > 0 {
+		d.flushed, d.looks = l.flushed(t)
+	}
 	return d
 }
 
@@ -87,10 +99,12 @@ func (l *log) entriesAfter(t *traffic, last float64) (at *float64, entries map[s
 // down; false where it was for another reason.
 func (t *traffic) lookAtUnclosed(a *runlog.Autopsy) bool {
 	key := attempt{a.Traffic, a.Node, a.Seq}
-	if !t.unclosedOnes[key] {
+	due, is := t.unclosedOnes[key]
+	if !is {
 		return false
 	}
 	delete(t.unclosedOnes, key)
+	t.unclosedLooks = append(t.unclosedLooks, unclosedLook{due, a.Found})
 	if t.unclosed == nil {
 		t.unclosed = map[string]uint64{}
 	}
@@ -104,10 +118,10 @@ func (t *traffic) lookAtUnclosed(a *runlog.Autopsy) bool {
 
 func (t *traffic) noteUnclosed(f *runlog.Failure) {
 	if t.unclosedOnes == nil {
-		t.unclosedOnes = map[attempt]bool{}
+		t.unclosedOnes = map[attempt]float64{}
 	}
-	if len(t.unclosedOnes) < maxLosses {
-		t.unclosedOnes[attempt{f.Traffic, f.Node, f.Seq}] = true
+	if len(t.unclosedOnes)+len(t.unclosedLooks) < maxLosses {
+		t.unclosedOnes[attempt{f.Traffic, f.Node, f.Seq}] = f.Due
 	}
 }
 
@@ -126,9 +140,32 @@ func (d *TearDown) text() string {
 		if len(d.LookedUp) > 0 {
 			s += " (looked up: " + countsText(d.LookedUp) + ")"
 		}
+		if d.flushed != "" {
+			s += fmt.Sprintf(": %s, and %d of %d that were due after that and looked up when they had failed had no entry any more", d.flushed, d.looks, d.looks)
+		}
 	}
 	if d.WalkedAtS != nil {
 		s += fmt.Sprintf("; entries at %s: %s", seconds(*d.WalkedAtS), cmpOr(countsText(d.Entries), "none"))
+	}
+	return s
+}
+
+// toldBy is the threshold that failed of it, whose result tells all of it; nil for
+// none.
+func (d *TearDown) toldBy(f *Findings) *ThresholdResult {
+	for i := range f.Thresholds {
+		if r := &f.Thresholds[i]; d != nil && d.Failed > 0 && r.Result == Fail && r.Detail == d.text() {
+			return r
+		}
+	}
+	return nil
+}
+
+// failedText is like: 400 of subscribers' 500 connections were not torn down: ...
+func (d *TearDown) failedText(traffic string) string {
+	s := fmt.Sprintf("%d of %s %s not torn down", d.Failed, whose(traffic), plural(d.Due, "connection was", "connections were"))
+	if d.flushed != "" {
+		s += ": " + d.flushed
 	}
 	return s
 }

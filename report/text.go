@@ -26,6 +26,7 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	}
 	t.line("")
 	t.verdict(f)
+	t.change(f)
 	if f.Capacity != nil {
 		t.capacity(f.Capacity)
 		t.expected(f)
@@ -53,6 +54,10 @@ func (t *text) ending(f *Findings) {
 	t.list("not measured", f.NotMeasured)
 	if f.Restored != nil && !*f.Restored {
 		t.list("NOT PUT BACK", f.UndoErrors)
+	}
+	if s := madeText(f); s != "" {
+		t.line("")
+		t.para("made ", plain(s))
 	}
 }
 
@@ -136,6 +141,27 @@ func (t *text) verdict(f *Findings) {
 	t.line("verdict%s: %s", what, t.paint(code, string(f.Verdict)))
 	for _, r := range f.Reasons {
 		t.para("  - ", plain(r))
+	}
+}
+
+// change writes what to change, as the first screen of the HTML does. Settings to
+// paste are below, under sizing, where they are not for something else.
+func (t *text) change(f *Findings) {
+	a, is := adviceOf(f)
+	if !is {
+		return
+	}
+	t.line("")
+	t.line("what to change")
+	t.para("  ", plain(a.Do))
+	for _, why := range a.Why {
+		t.para("  - ", plain(why))
+	}
+	if a.Set == "" || f.Sizing != nil && a.Set == f.Sizing.Sysctl {
+		return
+	}
+	for line := range strings.Lines(a.Set) {
+		t.line("    %s", plain(strings.TrimSuffix(line, "\n")))
 	}
 }
 
@@ -354,6 +380,9 @@ func (t *text) sizing(s *Sizing) {
 	}
 	if all := s.inAllText(); all != "" {
 		t.para("  in all:   ", all)
+	}
+	if margin := s.marginText(); margin != "" {
+		t.para("  margin:   ", margin)
 	}
 	for _, n := range s.Notes {
 		t.para("  - ", plain(n))

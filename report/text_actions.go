@@ -213,7 +213,7 @@ func staleText(n *Node) string {
 	if s.MaxBackends == 0 {
 		return n.Name + "'s dataplane: no stale backend was seen" + missing
 	}
-	text := fmt.Sprintf("%s's dataplane: at most %s at once, the longest for %s", n.Name, plural(s.MaxBackends, "stale backend"), s.Longest())
+	text := fmt.Sprintf("%s's dataplane: %s, the longest for %s", n.Name, s.InAll("stale backend"), s.Longest())
 	var names []string
 	for _, b := range s.Backends {
 		if b.What != "stale" || len(names) == 5 {
@@ -280,7 +280,7 @@ func mechanism(f *Findings, s *Spike) string {
 	case noEndpoint:
 		for node := range s.FailedBy {
 			if len(s.FailedBy) == 1 {
-				return ": there was no usable endpoint that " + node + " could send them to"
+				return ": there was no usable endpoint that " + node + " could send them to" + healthAt(f, node)
 			}
 		}
 		return ": their service had no usable endpoint"
@@ -310,18 +310,14 @@ func mechanism(f *Findings, s *Spike) string {
 	if n := f.withoutPod(s); n != nil {
 		return fmt.Sprintf(": %s had no usable pod for %s of that time, and old entries led them to pods that were gone, so that nobody refused them", n.service, stretch(min(n.to, to)-max(n.from, from)))
 	}
-	least, most, atOnce := worst.Stale.during(from, to)
+	kept := worst.Stale.during(from, to)
 	outlived, known := s.Causes[0].outlived()
 	if !known {
-		outlived = most < (to-from)/2
+		outlived = kept.most < (to-from)/2
 	}
 	switch {
-	case !outlived && most > 0:
-		kept := plural(atOnce, "stale backend")
-		if atOnce > 1 {
-			kept = "up to " + kept
-		}
-		return fmt.Sprintf(": %s kept %s, for %s of that time", worst.Name, kept, within(least, most))
+	case !outlived && kept.most > 0:
+		return fmt.Sprintf(": %s kept %s", worst.Name, kept.text())
 	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
@@ -345,40 +341,6 @@ func drainedInto(f *Findings) string {
 		return ""
 	}
 	return fmt.Sprintf("; while %s was terminating it still took in %s of what %s did", most.Name, percent(*most.DrainingShare), most.Service)
-}
-
-// during is for how much of a stretch of time any of the listed backends was
-// stale, in s, at least and at most, and how many of them at once.
-func (s *Stale) during(from, to float64) (least, most float64, atOnce uint64) {
-	list := slices.DeleteFunc(slices.Clone(s.Backends), func(b StaleBackend) bool {
-		return b.What != "stale" || b.over() <= from || b.FromS >= to
-	})
-	slices.SortFunc(list, func(x, y StaleBackend) int { return cmp.Compare(x.FromS, y.FromS) })
-	for i, b := range list {
-		var now uint64
-		for _, c := range list[:i+1] {
-			if c.over() > b.FromS {
-				now++
-			}
-		}
-		atOnce = max(atOnce, now)
-	}
-	return covered(list, from, to, func(b *StaleBackend) float64 { return b.SeenS }),
-		covered(list, from, to, (*StaleBackend).over), atOnce
-}
-
-// covered is how much of a stretch of time the backends, in order of from_s,
-// cover up to when each ends.
-func covered(list []StaleBackend, from, to float64, end func(*StaleBackend) float64) (sum float64) {
-	for i := range list {
-		b := &list[i]
-		a, z := max(from, b.FromS), min(to, end(b))
-		if z > a {
-			sum += z - a
-			from = z
-		}
-	}
-	return sum
 }
 
 // stretch is a length of time for people.

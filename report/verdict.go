@@ -277,7 +277,11 @@ func (l *log) weigh(f *Findings, a *attribution) (table, open, other []string) {
 	}
 	for _, t := range f.Traffic {
 		if t.TearDown != nil && t.TearDown.Failed > 0 {
-			other = append(other, fmt.Sprintf("%s connections were not all torn down: %s", whose(t.Name), t.TearDown.text()))
+			text := fmt.Sprintf("%s connections were not all torn down: %s", whose(t.Name), t.TearDown.text())
+			if t.TearDown.toldBy(f) != nil {
+				text = t.TearDown.failedText(t.Name)
+			}
+			other = append(other, text)
 		}
 		if t.HeldLost == nil || *t.HeldLost == 0 {
 			continue
