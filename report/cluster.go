@@ -270,6 +270,9 @@ func (l *log) roleOf(service, node string, addr netip.Addr, at float64) role {
 		return noPod
 	}
 	list := s.at(max(at, s.t[0]))
+	if len(usableTo(node, list)) == 0 {
+		node = "" // in mode ipvs a node without pods of its own sends to others'
+	}
 	for _, e := range usableTo(node, list) {
 		if e.Addr == addr {
 			return usable

@@ -270,6 +270,26 @@ func TestAddressUsedAgain(t *testing.T) {
 	assert.Equal(t, "web-1", log.nameOf(podAddr(1).Addr(), 2.5))
 }
 
+// With externalTrafficPolicy Local another node's pod is none, except to a node
+// without any: in mode ipvs that sends to the others'.
+func TestPodsOfOtherNodes(t *testing.T) {
+	l := newLog()
+	l.cluster.services = map[string]*endpointLog{"web": {}}
+	r := &runlog.Endpoints{Service: "web", Endpoints: []runlog.EndpointState{endpoint("1 RS"), endpoint("2 RS"), endpoint("3 T")}}
+	for i, node := range []string{"node1", "node2", "node3"} {
+		r.Endpoints[i].Node = node
+	}
+	l.addEndpoints(0, r)
+	roles := func(node string) (out []role) {
+		for pod := 1; pod <= 3; pod++ {
+			out = append(out, l.roleOf("web", node, podAddr(pod).Addr(), 1))
+		}
+		return out
+	}
+	assert.Equal(t, []role{usable, noPod, draining}, roles("node1"))
+	assert.Equal(t, []role{usable, usable, draining}, roles("node3"))
+}
+
 func TestDataplaneThatCannotBeRead(t *testing.T) {
 	run := func(spec string) *Findings {
 		s := newSim(t, 262144, 200000, finTraffic("web", 0, 30))

@@ -208,6 +208,9 @@ func (a *attribution) withoutEndpoint() {
 			if can = foundAny(noEntry, noDNAT, notLooked); it.misled {
 				can = foundAny(noDNAT)
 			}
+			if it.lane.stays() != "" {
+				can |= foundAny(unreplied) // an entry to a pod of another node
+			}
 		case refused, unreachable:
 		default:
 			continue
@@ -218,8 +221,14 @@ func (a *attribution) withoutEndpoint() {
 			if on := it.lane.stays(); on != "" {
 				how += " on the node they entered by, which they must not leave,"
 			}
+			how += " when they were due"
+			agree := foundAny(noEntry, noDNAT)
+			if it.lane.stays() != "" && a.l.cluster.ipvs {
+				how += " (in mode ipvs the node then sends them to pods of other nodes, whose answers do not come from the address that was asked)"
+				agree |= foundAny(unreplied)
+			}
 			t := a.of(noEndpoint, it)
-			t.how, t.agree = how+" when they were due", foundAny(noEntry, noDNAT)
+			t.how, t.agree = how, agree
 		}
 	}
 }

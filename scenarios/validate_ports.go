@@ -1,9 +1,6 @@
 package scenarios
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // The range of node ports, which is an API server's default.
 const (
@@ -23,12 +20,6 @@ func (v *validator) nodePorts(path string, s *Service) {
 			v.fail(path+".node_port", fmt.Sprintf("the last one would be %d", last), fmt.Sprintf("write at most %d", lastNodePort-s.PortCount+1)).needs = []string{path + ".port_count"}
 		}
 		v.oneOf(path+".external_traffic_policy", s.External, "Cluster", "Local")
-		for _, p := range v.proxiesFor(s) {
-			if p.Binary == "" && p.Mode == "ipvs" {
-				v.fail(path+".node_port", "the built-in proxy has no node ports in mode ipvs", "write mode nftables, or binary: a kube-proxy").needs = []string{"lab.proxy", "actions"}
-				break
-			}
-		}
 	}
 	if s.HealthCheck != 0 {
 		v.between(path+".health_check_node_port", int64(s.HealthCheck), firstNodePort, lastNodePort)
@@ -37,19 +28,6 @@ func (v *validator) nodePorts(path string, s *Service) {
 		}
 	}
 	v.ownPorts(path, s)
-}
-
-// proxiesFor are the proxies that serve the node port of s: those that actions
-// put in the first one's place too, if it is used.
-func (v *validator) proxiesFor(s *Service) []*Proxy {
-	out := []*Proxy{&v.s.Lab.Proxy}
-	used := slices.ContainsFunc(v.s.Traffic, func(t Traffic) bool { return t.To == s.Name && t.Via != "cluster_ip" })
-	for _, a := range v.s.Actions {
-		if used && a.UpgradeProxy != nil {
-			out = append(out, a.UpgradeProxy)
-		}
-	}
-	return out
 }
 
 // ports are the node's ports of a service.

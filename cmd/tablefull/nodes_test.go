@@ -142,6 +142,61 @@ thresholds: [failures == 0 on node1, failures == 0 on node2, "stays: errors == 1
 	}
 }
 
+// nodePortsIPVS has a pod of each service on node1, and all but local's on node2, too.
+const nodePortsIPVS = `
+name: ports
+duration: 3s
+lab: {kernel: private, nodes: 2, proxy: {mode: ipvs}}
+services:
+  - {name: web, pods: 2, node_port: 30080, port_count: 2}
+  - {name: local, pods: 1, node_port: 30090, external_traffic_policy: Local, health_check_node_port: 30099}
+  - {name: dns, protocol: udp, port: 53, pods: 2, node_port: 30053}
+traffic:
+  - {name: inside, to: web, short_lived: {rate: 5/s}}
+  - {name: outside, to: web, via: node_port, short_lived: {rate: 12/s}}
+  - {name: stays, to: local, via: node_port, timeout: 500ms, duration: 1500ms, short_lived: {rate: 12/s}}
+  - {name: queries, to: dns, via: node_port, udp: {rate: 5/s}}
+actions:
+  - {name: none, at: 2s, scale: {service: local, to: 0}}
+sampling: {every: 500ms, census_every: 60s}
+`
+
+// Node ports with IPVS, in a private kernel, as kube-proxy has them in this mode:
+// policy Cluster reaches any pod from any node, and is masqueraded, or answers would
+// not come back; Local reaches the node's own pods, and with none there those of
+// other nodes, from where no answer comes. The health check port says which. On a busy
+// machine this kernel answers late, but connects to whom it connects to.
+func TestTruthNodePortsIPVS(t *testing.T) {
+	needPrivate(t)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		t.Run(family, func(t *testing.T) {
+			r := runIt(t, "-", nodePortsIPVS, "--quiet", "--set", "lab.family="+family)
+			for _, i := range []int{0, 1, 3} {
+				tr := r.Traffic[i]
+				assert.NotZero(t, *tr.Succeeded, tr.Name)
+				assert.Zero(t, tr.Outcomes["connect_timeout"]+tr.Outcomes["refused"], tr.Name)
+				if !r.Generator.Saturated {
+					assert.Zero(t, tr.Failed, tr.Name)
+				}
+			}
+			stays := r.Traffic[2]
+			assert.NotZero(t, *stays.Succeeded)
+			assert.NotZero(t, r.cause("no_endpoint"))
+			assert.Equal(t, stays.Outcomes["connect_timeout"], r.cause("no_endpoint"))
+			require.Len(t, r.Nodes, 2)
+			for _, c := range r.Nodes[0].Entered.Causes {
+				assert.NotEqual(t, "no_endpoint", c.Cause, "local's pod is there")
+			}
+			for i, first := range []string{"says 200", "says 503"} {
+				require.NotEmpty(t, r.Nodes[i].Conditions)
+				assert.Equal(t, "local's health check port "+first, r.Nodes[i].Conditions[0].What, r.Nodes[i].Name)
+				last := r.Nodes[i].Conditions[len(r.Nodes[i].Conditions)-1]
+				assert.Equal(t, "local's health check port says 503", last.What, r.Nodes[i].Name)
+			}
+		})
+	}
+}
+
 // A real kube-proxy's health check ports say what the built-in proxy's say, over the
 // same incident, and one that hangs says nothing.
 func TestTruthHealthCheckPortOfKubeProxy(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 		return fmt.Errorf("write resolved scenario: %w", err)
 	}
 	job := privateJob{Scenario: string(yaml), DryRun: f.dryRun, Quiet: f.quiet, Segment: f.segment}
-	c := private.Config{Files: privateFiles(), Memory: uint64(sc.Lab.Memory), KubeProxy: len(namedProxies(sc)) > 0, Stdout: s.Out, Stderr: s.Err}
+	c := private.Config{Files: privateFiles(), Memory: uint64(sc.Lab.Memory), Needs: needsOf(sc), Stdout: s.Out, Stderr: s.Err}
 	if err := sameFiles(&c); err != nil {
 		return err
 	}
@@ -121,6 +122,14 @@ func runPrivate(ctx context.Context, sc *scenarios.Scenario, f runFlags, s Strea
 		return err // it failed before there was anything to tell, and has said why
 	}
 	return conclude(c.Dir, err, f, s)
+}
+
+// needsOf is what runs inside.
+func needsOf(sc *scenarios.Scenario) private.Needs {
+	return private.Needs{
+		KubeProxy: len(namedProxies(sc)) > 0, IPv6: sc.Lab.Family == "ipv6",
+		NodePorts: slices.ContainsFunc(sc.Services, func(s scenarios.Service) bool { return s.NodePort != 0 }),
+	}
 }
 
 // sameFiles makes names of kube-proxies, which may be relative paths or

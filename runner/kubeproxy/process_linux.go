@@ -328,18 +328,19 @@ func (p *Process) Replace(ctx context.Context, binary, mode string, clean bool) 
 // Clean removes the rules of all modes, as kube-proxy --cleanup does. The
 // process must not run.
 //
-// After mode ipvs one time is not enough to know: what removes the rules of
-// mode iptables comes first and fails on chains that those of mode ipvs refer
-// to. These are removed all the same, and a second time finds nothing left.
+// After mode ipvs it says that it failed: what removes the rules of mode iptables
+// comes first and fails on chains that those of mode ipvs refer to. These are removed
+// all the same. So what is left decides, and only if that is something a second time is
+// worth its time.
 func (p *Process) Clean(ctx context.Context) error {
 	if p.child != nil {
 		return errors.New("clean kube-proxy's rules: it still runs")
 	}
 	err := p.cleanOnce(ctx)
-	if err != nil && p.config.Mode == IPVS && ctx.Err() == nil {
-		err = p.cleanOnce(ctx)
+	if err == nil || p.config.Mode != IPVS || ctx.Err() != nil || cleaned(ctx) {
+		return err
 	}
-	return err
+	return p.cleanOnce(ctx)
 }
 
 func (p *Process) cleanOnce(ctx context.Context) error {

@@ -75,7 +75,10 @@ type network struct {
 //
 // Nodes have a link to each other. What a client sends enters by its own node;
 // for a pod of another node it goes on over that link, and the answer comes back
-// the same way, because every node sends what is for a client to that client's.
+// the same way, because every node sends what is for a client to that client's. Only
+// what is for somebody outside the cluster each node sends there by itself, as real
+// ones do: an answer to what came in by another node, and was not masqueraded there,
+// does not come back by that one, and vanishes.
 func layout(t env.Topology) (*network, error) {
 	ipv6 := t.Lab.Family == "ipv6"
 	a := addressingOf(ipv6)
@@ -133,7 +136,7 @@ func (n *network) entryHosts(a addressing, t env.Topology) (clients, nodes []hos
 			addr := netip.PrefixFrom(q.nodeAddr, a.bits)
 			node.Reach = append(node.Reach, q.nodeAddr)
 			node.Routes = append(node.Routes, routePlan{Dst: addr, Dev: q.node})
-			for _, dst := range []netip.Prefix{q.sources, q.outside, q.floods, q.pods} {
+			for _, dst := range []netip.Prefix{q.sources, q.floods, q.pods} {
 				node.Routes = append(node.Routes, routePlan{Dst: dst, Dev: q.node, Via: q.nodeAddr})
 			}
 			if i < j {

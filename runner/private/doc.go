@@ -24,6 +24,13 @@ import (
 // Package is the Debian package that has the kernel and its modules.
 const Package = "user-mode-linux"
 
+// Needs says what will run inside, and so which parts of the kernel are loaded.
+type Needs struct {
+	KubeProxy bool `json:"kube_proxy,omitempty"` // a real one: iptables and ipset
+	NodePorts bool `json:"node_ports,omitempty"` // the built-in proxy's: masquerading
+	IPv6      bool `json:"ipv6,omitempty"`       // in the lab
+}
+
 // Unfit says that this machine cannot run a private kernel, and why.
 type Unfit struct{ Reason string }
 

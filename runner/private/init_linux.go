@@ -125,7 +125,7 @@ func settle() (request, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := m.load(m.choose(r.KubeProxy)); err != nil {
+	if err := m.load(m.choose(r.Needs)); err != nil {
 		return r, err
 	}
 	if r.Dir != "" {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ var wanted = []string{
 	"iptable_filter", "ip6table_filter", "xt_state", "ipt_REJECT", "ip6t_REJECT",
 }
 
+// wantedNAT is what that proxy needs besides for node ports.
+var wantedNAT = []string{"iptable_nat", "ip6table_nat", "xt_tcpudp", "xt_mark", "xt_MASQUERADE"}
+
 // wantedNFT is the rest of nftables. A kernel that was built without nftables for
 // IP, as Debian's, has no nftForIP, and nothing to do for the others.
 var wantedNFT = []string{
@@ -42,11 +46,16 @@ const nftForIP = "nft_reject_ipv4"
 // wantedXtables is iptables and ipset, as kube-proxy uses them, in each of its
 // modes.
 var wantedXtables = []string{
-	"iptable_nat", "iptable_mangle", "iptable_raw", "ip6table_nat", "ip6table_mangle", "ip6table_raw",
+	"iptable_nat", "iptable_mangle", "iptable_raw",
 	"xt_addrtype", "xt_comment", "xt_conntrack", "xt_CT", "xt_ipvs", "xt_limit", "xt_mark", "xt_MASQUERADE", "xt_multiport",
 	"xt_nat", "xt_nfacct", "xt_recent", "xt_set", "xt_statistic", "xt_tcpudp",
 	"ip_set", "ip_set_bitmap_port", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet", "ip_set_hash_net",
 }
+
+// wantedIP6tables is the rest of it, for IPv6. Where it is there kube-proxy --cleanup
+// goes through all chains of IPv6, too, which takes as long again, and in a lab
+// of IPv4, whose nodes have no IPv6, nothing is in them.
+var wantedIP6tables = []string{"ip6table_nat", "ip6table_mangle", "ip6table_raw"}
 
 // modules is a parsed modules.dep.
 type modules struct {
@@ -116,14 +125,20 @@ func (m *modules) order(names []string) []string {
 	return out
 }
 
-// choose are the modules to load, where a kube-proxy will run or none.
-func (m *modules) choose(kubeProxy bool) []string {
-	names := wanted
+// choose are the modules to load for what will run.
+func (m *modules) choose(n Needs) []string {
+	names := slices.Clone(wanted)
 	if _, ok := m.path[nftForIP]; ok {
-		names = append(names[:len(names):len(names)], wantedNFT...)
+		names = append(names, wantedNFT...)
 	}
-	if kubeProxy {
-		names = append(names[:len(names):len(names)], wantedXtables...)
+	if n.NodePorts {
+		names = append(names, wantedNAT...)
+	}
+	if n.KubeProxy {
+		names = append(names, wantedXtables...)
+		if n.IPv6 {
+			names = append(names, wantedIP6tables...)
+		}
 	}
 	return names
 }

@@ -37,14 +37,19 @@ func TestModulesThatAreNotThere(t *testing.T) {
 func TestModulesThatAreWanted(t *testing.T) {
 	debian := &modules{path: map[string]string{}}
 	full := &modules{path: map[string]string{nftForIP: "nft_reject_ipv4.ko"}}
-	assert.NotContains(t, debian.choose(false), "ip_set")
-	assert.Contains(t, debian.choose(true), "ip_set")
-	assert.NotContains(t, debian.choose(true), "nft_nat")
-	assert.Contains(t, full.choose(false), "nft_nat")
+	kubeProxy := Needs{KubeProxy: true}
+	assert.NotContains(t, debian.choose(Needs{}), "ip_set")
+	assert.Contains(t, debian.choose(kubeProxy), "ip_set")
+	assert.NotContains(t, debian.choose(kubeProxy), "ip6table_nat", "it would clean up what is not there")
+	assert.Contains(t, debian.choose(Needs{KubeProxy: true, IPv6: true}), "ip6table_nat")
+	assert.NotContains(t, debian.choose(Needs{}), "iptable_nat")
+	assert.Contains(t, debian.choose(Needs{NodePorts: true}), "iptable_nat")
+	assert.NotContains(t, debian.choose(kubeProxy), "nft_nat")
+	assert.Contains(t, full.choose(Needs{}), "nft_nat")
 	for _, m := range []*modules{debian, full} {
-		assert.Contains(t, m.choose(false), "nf_tables", "without it nobody answers")
-		assert.Contains(t, m.choose(false), "xt_state", "the built-in proxy's in mode ipvs")
-		assert.Subset(t, m.choose(true), m.choose(false))
+		assert.Contains(t, m.choose(Needs{}), "nf_tables", "without it nobody answers")
+		assert.Contains(t, m.choose(Needs{}), "xt_state", "the built-in proxy's in mode ipvs")
+		assert.Subset(t, m.choose(kubeProxy), m.choose(Needs{}))
 	}
 	assert.NotContains(t, wanted, nftForIP, "choosing leaves the list alone")
 }

@@ -34,10 +34,8 @@ type Config struct {
 	// WorkDir is where what runs inside begins, if it can be seen there.
 	WorkDir string
 	// Env is added to its environment, over what Init sets.
-	Env map[string]string
-	// KubeProxy says that a real kube-proxy will run inside, which needs iptables
-	// and ipset.
-	KubeProxy bool
+	Env   map[string]string
+	Needs Needs
 	// Input is handed to what Init runs.
 	Input json.RawMessage
 	// Stdout and Stderr get what it writes.
@@ -57,9 +55,9 @@ type request struct {
 	Path    string `json:"path"` // $PATH of the caller
 	WorkDir string `json:"work_dir,omitempty"`
 
-	Env       map[string]string `json:"env,omitempty"`
-	KubeProxy bool              `json:"kube_proxy,omitempty"`
-	Input     json.RawMessage   `json:"input"`
+	Env   map[string]string `json:"env,omitempty"`
+	Needs Needs             `json:"needs"`
+	Input json.RawMessage   `json:"input"`
 }
 
 // stopLine asks, on the life-line and then on the console, to end in order.
@@ -101,7 +99,7 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 	}
 	line, err := json.Marshal(request{
 		Kernel: img.kernel, Modules: img.modules, Memory: c.Memory,
-		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), WorkDir: c.WorkDir, Env: c.Env, KubeProxy: c.KubeProxy, Input: c.Input,
+		Dir: c.Dir, Remove: c.Remove, Path: os.Getenv("PATH"), WorkDir: c.WorkDir, Env: c.Env, Needs: c.Needs, Input: c.Input,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("encode request: %w", err)

@@ -28,7 +28,7 @@ type Config struct {
 	Remove         string
 	WorkDir        string
 	Env            map[string]string
-	KubeProxy      bool
+	Needs          Needs
 	Input          json.RawMessage
 	Stdout, Stderr io.Writer
 	Took           func(boot, off time.Duration)

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tablefull/tablefull/report/runlog"
 	"github.com/tablefull/tablefull/runner/env"
 	"github.com/tablefull/tablefull/runner/sysctl"
 	"github.com/tablefull/tablefull/scenarios"
@@ -31,14 +32,18 @@ import (
 //   - one that comes back is removed and added anew;
 //   - net.ipv4.vs.conntrack is 1: what IPVS forwards is tracked as well;
 //   - a service without real servers is answered by IPVS with ICMP port
-//     unreachable.
+//     unreachable;
+//   - each node port is a virtual server on the node's address, which is
+//     masqueraded; see nodeServers for externalTrafficPolicy Local.
 //
-// Connection tracking and the rejection of unknown service addresses come from
-// nft without services, or from xtables where the kernel has no nf_tables for IP.
+// Connection tracking, the rejection of unknown service addresses and masquerading
+// come from nft without services, or from xtables where the kernel has no nf_tables
+// for IP.
 type ipvsPlane struct {
 	h       *ipvs.Handle
 	job     env.ProxyJob
 	rules   *nft
+	health  *health
 	every   time.Duration
 	local   map[netip.Addr]bool // service addresses that are routed here
 	servers map[virtual]map[real]bool
@@ -65,7 +70,7 @@ func openIPVS(j env.ProxyJob) (dataplane, error) {
 		return nil, fmt.Errorf("open IPVS: %w; the kernel needs ip_vs and ip_vs_rr", err)
 	}
 	p := &ipvsPlane{
-		h: h, job: j, rules: &nft{ipv6: j.IPv6, clients: j.Clients, vips: j.VIPs}, every: time.Duration(j.Proxy.IPVS.DrainCheck),
+		h: h, job: j, rules: &nft{nodeAddr: j.NodeAddr, ipv6: j.IPv6, clients: j.Clients, vips: j.VIPs}, health: newHealth(j), every: time.Duration(j.Proxy.IPVS.DrainCheck),
 		local: map[netip.Addr]bool{}, servers: map[virtual]map[real]bool{}, draining: map[virtual]map[real]bool{},
 	}
 	if p.every <= 0 {
@@ -102,7 +107,7 @@ func (p *ipvsPlane) prepare() error {
 		addr, _ := netip.AddrFromSlice(s.Address)
 		v := virtual{addr.Unmap(), s.Protocol, s.Port}
 		p.servers[v], p.draining[v] = map[real]bool{}, map[real]bool{}
-		p.local[v.addr] = true
+		p.local[v.addr] = v.addr != p.job.NodeAddr
 		dests, err := p.h.GetDestinations(s)
 		if err != nil {
 			return fmt.Errorf("list real servers: %w", err)
@@ -139,6 +144,7 @@ func (p *ipvsPlane) sync(ctx context.Context, services []env.ServiceState) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	p.rules.asked = toMasquerade(services)
 	if err := p.track(ctx); err != nil {
 		return err
 	}
@@ -147,17 +153,24 @@ func (p *ipvsPlane) sync(ctx context.Context, services []env.ServiceState) error
 			return fmt.Errorf("program service %s: %w", s.Name, err)
 		}
 	}
-	return nil
+	return p.health.sync(services)
 }
 
-// track makes connections be tracked and unknown service addresses rejected.
+// track makes connections be tracked, unknown service addresses rejected, and
+// what comes to node ports masqueraded.
 func (p *ipvsPlane) track(ctx context.Context) error {
 	err := p.rules.sync(ctx, nil)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return trackByXtables(p.job.VIPs, p.job.IPv6)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
 	}
-	return err
+	if err := trackByXtables(p.job.VIPs, p.job.IPv6); err != nil || len(p.rules.asked) == 0 {
+		return err
+	}
+	return masqueradeByXtables(p.job.NodeAddr, p.rules.asked, p.job.IPv6)
 }
+
+// hang is part of hanger.
+func (p *ipvsPlane) hang(does bool) { p.health.hang(does) }
 
 func (p *ipvsPlane) syncService(s env.ServiceState) error {
 	if !p.local[s.Addr] {
@@ -166,22 +179,56 @@ func (p *ipvsPlane) syncService(s env.ServiceState) error {
 		}
 		p.local[s.Addr] = true
 	}
-	proto := uint16(unix.IPPROTO_TCP)
-	if s.Protocol == "udp" {
-		proto = unix.IPPROTO_UDP
-	}
-	usable := s.Usable()
+	proto := uint16(protocolOf(s))
 	for i := range s.Ports {
-		v := virtual{s.Addr, proto, s.Port + i}
-		want := map[real]bool{}
-		for _, e := range usable {
-			want[real{e.Addr, s.Port + i}] = true
+		if err := p.syncVirtual(virtual{s.Addr, proto, s.Port + i}, realsOf(s.Usable(), s.Port+i)); err != nil {
+			return err
 		}
-		if err := p.syncVirtual(v, want); err != nil {
+		if s.NodePort == 0 {
+			continue
+		}
+		if err := p.syncVirtual(virtual{p.job.NodeAddr, proto, s.NodePort + i}, realsOf(nodeServers(s, p.job.Node), s.Port+i)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// nodeServers are the endpoints behind the node port of a node. With
+// externalTrafficPolicy Local and none on the node these are all there are, without
+// masquerading: so kube-proxy does it in this mode alone (kubernetes/kubernetes#97081),
+// for the node's own pods. What comes from outside is answered by a pod itself, from
+// an address that the client has not asked.
+func nodeServers(s env.ServiceState, node string) []runlog.EndpointState {
+	if on := s.UsableFrom(node); len(on) > 0 {
+		return on
+	}
+	return s.Usable()
+}
+
+func realsOf(list []runlog.EndpointState, port uint16) map[real]bool {
+	out := map[real]bool{}
+	for _, e := range list {
+		out[real{e.Addr, port}] = true
+	}
+	return out
+}
+
+// toMasquerade are the node ports whose clients' addresses do not reach the pods.
+func toMasquerade(services []env.ServiceState) (out []portSpan) {
+	for _, s := range services {
+		if s.NodePort != 0 && !s.Local {
+			out = append(out, portSpan{protocolOf(s), s.NodePort, s.NodePort + s.Ports - 1})
+		}
+	}
+	return out
+}
+
+func protocolOf(s env.ServiceState) byte {
+	if s.Protocol == "udp" {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
 }
 
 func (p *ipvsPlane) syncVirtual(v virtual, want map[real]bool) error {
@@ -282,22 +329,28 @@ func (p *ipvsPlane) remove() error {
 	if err := h.Flush(); err != nil {
 		return fmt.Errorf("remove virtual servers: %w", err)
 	}
-	for a := range p.local {
+	for a, ours := range p.local {
+		if !ours {
+			continue
+		}
 		if err := netlink.RouteDel(localRoute(a)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove route to %v: %w", a, err)
 		}
 	}
 	err = p.rules.remove()
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return trackByXtables(netip.Prefix{}, p.job.IPv6)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
 	}
-	return err
+	if err := trackByXtables(netip.Prefix{}, p.job.IPv6); err != nil || len(p.rules.asked) == 0 {
+		return err
+	}
+	return masqueradeByXtables(p.job.NodeAddr, nil, p.job.IPv6)
 }
 
 // close is part of dataplane.
 func (p *ipvsPlane) close() error {
 	p.h.Close()
-	return nil
+	return p.health.close()
 }
 
 func (v virtual) service() *ipvs.Service {

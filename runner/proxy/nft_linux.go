@@ -50,8 +50,9 @@ type nft struct {
 	ports      *scenarios.PortRange // of masquerading; nil: the kernel's choice
 	clients    netip.Prefix
 	vips       netip.Prefix
-	untracked  []uint16 // UDP ports
-	health     *health  // nil for none
+	untracked  []uint16   // UDP ports
+	asked      []portSpan // to masquerade, of another that translates
+	health     *health    // nil for none
 }
 
 var _ dataplane = (*nft)(nil)
@@ -91,6 +92,7 @@ func (p *nft) sync(ctx context.Context, services []env.ServiceState) error {
 			p.nodePorts(b, nat, arrive, s)
 		}
 	}
+	p.masqueradeOnly(b, nat)
 	b.rule(leave, marked(), []expr.Any{&expr.Masq{FullyRandom: true}})
 	switch {
 	case p.masquerade && p.ports != nil:

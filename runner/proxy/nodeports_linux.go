@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"net/netip"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -39,6 +41,16 @@ func (p *nft) nodePorts(b nftBatch, nat, arrive *nftables.Chain, s env.ServiceSt
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: b.nfproto(), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
 			})
 		}
+	}
+}
+
+// masqueradeOnly makes what comes to these ports of the node be masqueraded,
+// whoever translates it:
+//
+//	ip daddr NODE PROTO dport FIRST-LAST meta mark set mark or 0x4000
+func (p *nft) masqueradeOnly(b nftBatch, nat *nftables.Chain) {
+	for _, x := range p.asked {
+		b.rule(nat, b.destinationIn(netip.PrefixFrom(p.nodeAddr, p.nodeAddr.BitLen())), portIs(x.proto, destinationPort, x.first, x.last), mark())
 	}
 }
 
