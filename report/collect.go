@@ -514,14 +514,19 @@ func (l *log) addEvent(r *runlog.Record) {
 		l.node(r.Host).aged = agedOf(e)
 	}
 	if e.Kind == "proxy" && e.Name == "metrics" {
-		l.addProxyMetrics(r.Host, e)
+		l.addProxyMetrics(r.Host, r.T, e)
 		return // numbers to add up
 	}
 	if e.Kind == "proxy" && e.Name == "synced" {
 		l.addSync(r.Host, r.T, e)
 	}
-	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" && e.Name == "ended" {
-		p.begun()
+	if p := l.proxies[r.Host]; p != nil && e.Kind == "proxy" {
+		switch e.Name {
+		case "ended":
+			p.ended(r.T)
+		case "silent":
+			p.silent()
+		}
 	}
 	switch e.Kind {
 	case "phase":

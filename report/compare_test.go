@@ -450,7 +450,7 @@ func TestProxyProcess(t *testing.T) {
 		{"cpu_s": "0.25", "rss_bytes": "52428800"},
 		{"syncs": "nonsense"},
 	} {
-		l.addProxyMetrics("node1", &runlog.Event{Fields: f})
+		l.addProxyMetrics("node1", 0, &runlog.Event{Fields: f})
 	}
 	p := l.proxies["node1"].finding()
 	require.NotNil(t, p)

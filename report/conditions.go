@@ -41,7 +41,11 @@ func proxyText(n *Node) string {
 	if p == nil || p.Syncs == 0 {
 		return ""
 	}
-	s := fmt.Sprintf("%s's kube-proxy programmed its rules %s", n.Name, plural(p.Syncs, "time"))
+	least := ""
+	if p.least {
+		least = "at least "
+	}
+	s := fmt.Sprintf("%s's kube-proxy programmed its rules %s%s", n.Name, least, plural(p.Syncs, "time"))
 	if p.SyncMeanS != nil {
 		s += ", in " + stretch(*p.SyncMeanS) + " on average"
 	}
@@ -49,10 +53,10 @@ func proxyText(n *Node) string {
 		s += fmt.Sprintf("; from a change of endpoints to its rules it took %s on average", stretch(*p.ProgrammingMeanS))
 	}
 	if p.DeletedEntries > 0 {
-		s += fmt.Sprintf("; its reconciler deleted %s", plural(p.DeletedEntries, "entry", "entries"))
+		s += fmt.Sprintf("; its reconciler deleted %s%s", least, plural(p.DeletedEntries, "entry", "entries"))
 	}
 	if p.SyncFailures > 0 {
-		s += fmt.Sprintf("; the kernel refused its rules %s", plural(p.SyncFailures, "time"))
+		s += fmt.Sprintf("; the kernel refused its rules %s%s", least, plural(p.SyncFailures, "time"))
 	}
 	return s
 }
