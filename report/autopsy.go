@@ -175,7 +175,7 @@ func (l *log) decideAll(v *lane, c class, list []autopsy) {
 	slices.SortStableFunc(list, func(x, y autopsy) int { return cmp.Compare(x.due, y.due) })
 	for i := range list {
 		list[i].is = uint8(l.finding(v, c, &list[i], list[i].due)) //nolint:gosec // a few
-		if l.ambiguous(v.t, &list[i]) {
+		if l.ambiguous(v, &list[i]) {
 			list[i].is = uint8(unclear)
 		}
 		if f := finding(list[i].is); f == staleDNAT || f == drainDNAT {
@@ -213,9 +213,11 @@ func (l *log) finding(v *lane, c class, a *autopsy, due float64) finding {
 
 // ambiguous says whether the entry need not be the one that the attempt's packet
 // met: it leads to an address that became usable only after it was sent, so that
-// a later packet may have made it; or there is none, and a proxy may
+// a later packet may have made it; or, of datagrams, to one that the node's rules did
+// not lead to all the time; or there is none, and a proxy may
 // have deleted it, as it does with those of UDP when endpoints change.
-func (l *log) ambiguous(t *traffic, a *autopsy) bool {
+func (l *log) ambiguous(v *lane, a *autopsy) bool {
+	t := v.t
 	s := l.cluster.services[t.info.To]
 	if s == nil {
 		return false
@@ -224,6 +226,13 @@ func (l *log) ambiguous(t *traffic, a *autopsy) bool {
 	switch finding(a.is) {
 	case staleDNAT, drainDNAT:
 		return s.everUsable(l.addrs[a.addr], sent, looked)
+	case unreplied, open, old:
+		node := v.node
+		if node == "" && len(l.nodeList) == 1 {
+			node = l.nodeList[0].name
+		}
+		led, _, known := l.shown(node, t.info.To, sent, sent)
+		return t.udp() && known && !slices.Contains(led, l.addrs[a.addr])
 	case noEntry:
 		i := s.after(sent)
 		return t.udp() && i < len(s.t) && s.t[i] <= looked
@@ -231,37 +240,64 @@ func (l *log) ambiguous(t *traffic, a *autopsy) bool {
 	return false
 }
 
-// looked counts what autopsies of attempts of the item's class and lane found, of those
-// due nearest: in the same bin, or within 0.3, 1 or 2 s where there are not
-// enough, or of the nearest at all. Another attempt's says nothing of one at
-// whose time its address was something else.
-func (l *log) looked(it *item) *autopsies {
+// looked is what autopsies of the item's own bin, class and lane found, and what
+// those say of others like them that were not looked up: those due nearest, in the
+// same bin, or within 0.3, 1 or 2 s where there are not enough, or the nearest at
+// all. Another attempt's says nothing of one at whose time its address was something
+// else.
+func (l *log) looked(it *item) (own autopsies, like [notLooked]float64) {
 	list := it.lane.autopsies[it.class]
 	lo, hi := it.start()-1e-9, it.end()-1e-9 // a due time on the edge belongs to the later bin
 	mid := (lo + hi) / 2
 	first := func(at float64) int {
 		return sort.Search(len(list), func(i int) bool { return list[i].due >= at })
 	}
-	count := func(i, j int) *autopsies {
-		sum := &autopsies{}
+	count := func(i, j int) (n int) {
+		own, like = autopsies{}, [notLooked]float64{}
 		for k := max(0, i); k < min(j, len(list)); k++ {
 			x := &list[k]
-			own := x.due >= lo && x.due < hi
-			if x.is == uint8(unclear) {
+			switch {
+			case x.is == uint8(unclear):
+				continue
+			case x.due >= lo && x.due < hi:
+				own[x.is]++
+				l.inItsBin(it, x, &like)
+			case uint8(l.finding(it.lane, it.class, x, mid)) == x.is:
+				like[x.is]++
+			default:
 				continue
 			}
-			if own || uint8(l.finding(it.lane, it.class, x, mid)) == x.is {
-				sum[x.is]++
-			}
+			n++
 		}
-		return sum
+		return n
 	}
 	for _, within := range []float64{0, 0.3, 1, 2} {
-		if sum := count(first(lo-within), first(hi+within)); sum.total() >= fewAutopsies {
-			return sum
+		if count(first(lo-within), first(hi+within)) >= fewAutopsies {
+			return own, like
 		}
 	}
-	return count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
+	count(first(mid)-mostAutopsies/2, first(mid)+mostAutopsies/2)
+	return own, like
+}
+
+// askedAt is at how many moments of a bin it is asked what a look-up would have found.
+const askedAt = 16
+
+// inItsBin adds what the look-up would have said of the others that failed in its
+// bin: the address can have been something else for a part of it.
+func (l *log) inItsBin(it *item, x *autopsy, like *[notLooked]float64) {
+	from, to := it.start(), it.end()
+	if it.recorded() {
+		from, to = it.bad.firstDue, it.bad.lastDue
+	}
+	at := func(t float64) finding { return l.finding(it.lane, it.class, x, t) }
+	if is := finding(x.is); at(from) == is && at(to) == is {
+		like[is]++
+		return
+	}
+	for k := range askedAt {
+		like[at(from+(to-from)*(float64(k)+0.5)/askedAt)] += 1.0 / askedAt
+	}
 }
 
 // between are the class's look-ups of attempts due from a to b, which are edges

@@ -231,27 +231,36 @@ func (a *attribution) leaveToOneWay(pr proof) proof {
 	return pr
 }
 
-// divide splits the item's attempts as autopsies of others like them found.
+// divide splits the item's attempts as autopsies found: of itself those that were
+// looked up, as far as that is one item's, and the rest like these.
 func (a *attribution) divide(it *item, carried *[classes][findings]portion) {
-	x := a.l.looked(it)
-	total := x.total()
+	own, like := a.l.looked(it)
+	var total float64
+	most := noEntry
+	for f, n := range like {
+		total += n
+		if n > like[most] {
+			most = finding(f)
+		}
+	}
 	if total == 0 {
 		it.by[notLooked] = it.n
 		return
 	}
-	most, rest := noEntry, it.n
-	for f := noEntry; f < notLooked; f++ {
-		if x[f] > x[most] {
-			most = f
-		}
+	rest := it.n
+	if looked := own.total(); looked <= it.n && it.n == it.classed() {
+		rest -= looked
+		copy(it.by[:], own[:])
 	}
+	left := rest
 	for f := noEntry; f < notLooked; f++ {
 		if f != most {
-			it.by[f] = min(rest, carried[it.class][f].of(it.n, float64(x[f])/float64(total)))
-			rest -= it.by[f]
+			n := min(left, carried[it.class][f].of(rest, like[f]/total))
+			it.by[f] += n
+			left -= n
 		}
 	}
-	it.by[most] = rest
+	it.by[most] += left
 }
 
 // attribute runs all rules and returns the causes, most failures first.

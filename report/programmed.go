@@ -69,14 +69,16 @@ type behind struct {
 func (it *item) refusal() bool { return it.class == refused || it.class == unreachable }
 
 // recorded says whether each failure of the item's bin and class was recorded.
-func (it *item) recorded() bool {
-	var of uint64
+func (it *item) recorded() bool { return it.bad.recorded[it.class] == it.classed() }
+
+// classed is how many failures of the item's bin and class there were.
+func (it *item) classed() (n uint64) {
 	for o, c := range it.bad.outcomes {
 		if it.t.class(o) == it.class {
-			of += c
+			n += c
 		}
 	}
-	return it.bad.recorded[it.class] == of
+	return n
 }
 
 // sent is when the item's attempts were sent, and how many of those that can be
@@ -178,7 +180,10 @@ func (b *StaleBackend) tie(node string) string {
 	if b.Pod != b.Addr {
 		name += " (" + b.Pod + ")"
 	}
-	if b.SeenS <= b.FromS {
+	switch {
+	case b.by > 0 && b.by < b.ToS && b.SeenS <= b.FromS:
+		return fmt.Sprintf("endpoint %s %s at %.2f s, %s's proxy said at %.2f s that it was %s", name, since, b.FromS, node, b.by, until)
+	case b.SeenS <= b.FromS:
 		return fmt.Sprintf("endpoint %s %s at %.2f s, %s first read %s at %.2f s", name, since, b.FromS, node, until, b.ToS)
 	}
 	return fmt.Sprintf("endpoint %s %s at %.2f s, %s %s at %.2f s", name, since, b.FromS, node, still, b.SeenS)
