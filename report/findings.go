@@ -183,12 +183,12 @@ type Spike struct {
 	BeginS         float64           `json:"begin_s" jsonschema_description:"Run time in s at which the action began."`
 	DoneS          *float64          `json:"done_s" jsonschema_description:"Run time in s at which its effect was complete; null where the log does not say."`
 	Error          string            `json:"error" jsonschema_description:"Why the action failed; empty where it did not."`
-	StartS         *float64          `json:"start_s" jsonschema_description:"Begin of the step of the load series in which the first of the attempts that failed was due, in s of run time, which can be a timeout before its begin; null without any."`
+	StartS         *float64          `json:"start_s" jsonschema_description:"Begin of the step of the load series in which the first of the attempts that failed was due, in s of run time, which is before its begin only for attempts that waited for an answer then; null without any."`
 	EndS           *float64          `json:"end_s" jsonschema_description:"End of the step in which the last of them was due; null without any."`
 	Nodes          []string          `json:"nodes" jsonschema_description:"Nodes it was done to; empty where it is not done to nodes, or was to all."`
 	FailedBy       map[string]uint64 `json:"failed_by" jsonschema_description:"Attempts due between start_s and end_s that failed, by the node they entered by; empty where there is one node only."`
 	Failures       uint64            `json:"failures" jsonschema_description:"Attempts due between start_s and end_s that failed, less what had failed at the same rate before the action."`
-	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second before the action: of up to 10 s, less those that were in flight when it began."`
+	Before         float64           `json:"failed_per_s_before" jsonschema_description:"Failures per second before the action: of up to 10 s, since they began, or ended, where either is plain in that time."`
 	After          float64           `json:"failed_per_s_after" jsonschema_description:"Failures per second from its begin to watched_to_s."`
 	PeakErrorRatio float64           `json:"peak_error_ratio" jsonschema_description:"Highest share of attempts that failed, of those due in one step of the load series."`
 	P99Ms          *float64          `json:"p99_ms" jsonschema_description:"99th percentile of successful attempts due between the action's begin and 5 s after its end; null without any."`
@@ -198,10 +198,14 @@ type Spike struct {
 	StoppedS       *float64          `json:"stopped_s" jsonschema_description:"Run time in s from which no attempt failed any more for at least 2 s, although they did before the action; null where they did not, or went on."`
 	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
 	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
+	Overlaps       []string          `json:"overlaps" jsonschema_description:"Actions that had begun before it and were not done when it began: what failed from then on, or failed no longer, can be of these as well."`
 	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end: false also where failures end with what the next action does."`
 	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Events         []string          `json:"events" jsonschema_description:"Kubernetes' Events of the type Warning about nodes and the run's pods, and all about nodes, that came from its begin to end_s: at the same time, which makes none of them a cause; at most 5."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
+
+	was, is tallied // failures before it, and from its begin to watched_to_s
+	lastly  uint64  // failures from its begin to stopped_s
 
 	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
 	// toEnd says that it had not recovered where the traffic ended, next which
@@ -305,8 +309,8 @@ type Ports struct {
 // Stale is how far a node's dataplane was from the endpoints of the API server.
 type Stale struct {
 	MaxBackends  uint64         `json:"max_backends" jsonschema_description:"Most backends at once that new connections were sent to and should not have been."`
-	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed, at most: up to the first reading that did not show it."`
-	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed, at most: up to the first reading that showed it."`
+	MaxS         float64        `json:"max_s" jsonschema_description:"Longest time, in s, for which one of them stayed, at most: up to the first reading that did not show it; what the node's proxy says is not believed here."`
+	MaxMissingS  float64        `json:"max_missing_s" jsonschema_description:"Longest time, in s, for which a usable endpoint was not programmed, at most: up to the first reading that showed it; what the node's proxy says is not believed here."`
 	MaxDrainingS float64        `json:"max_draining_s" jsonschema_description:"Longest time, in s, for which IPVS kept a backend with weight 0."`
 	UnreadS      float64        `json:"unread_s" jsonschema_description:"For how long, in s, the dataplane could not be read, so that nothing is known."`
 	Backends     []StaleBackend `json:"backends" jsonschema_description:"Stale ones first, then the longest."`

@@ -55,10 +55,15 @@ func keptText(n, kept uint64, ipvs bool) string {
 		return ", although its node's rules led there no more: " + one
 	case kept == n:
 		return ", although their node's rules led there no more: " + many
-	case kept == 1:
-		return "; 1 of them was sent when its node's rules led there no more: " + one
 	}
-	return fmt.Sprintf("; %d of them were sent when their node's rules led there no more: %s", kept, many)
+	text := fmt.Sprintf("; %d of them were sent when their node's rules led there no more: %s", kept, many)
+	if kept == 1 {
+		text = "; 1 of them was sent when its node's rules led there no more: " + one
+	}
+	if n-kept == 1 {
+		return text + "; of the other one no reading of the rules shows that"
+	}
+	return text + fmt.Sprintf("; of the other %d no reading of the rules shows that", n-kept)
 }
 
 // outlived says whether most of the attempts that were led astray were so by

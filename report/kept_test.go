@@ -125,3 +125,9 @@ func TestLookUpsThatWereNotMade(t *testing.T) {
 	assert.Contains(t, f.NotMeasured, "539 look-ups of failed attempts were not made: more attempts failed than are looked up, at most 20 a second")
 	assert.Contains(t, f.NotMeasured, "2 failures were counted and not recorded one by one: too many")
 }
+
+// What of those that were looked up is not so is said as well.
+func TestTheOthersOfThoseLookedUp(t *testing.T) {
+	assert.Equal(t, "; 136 of them were sent when their node's rules led there no more: their entries were there from before; of the other 9 no reading of the rules shows that", keptText(145, 136, false))
+	assert.Contains(t, keptText(2, 1, false), "; 1 of them was sent when its node's rules led there no more: its entry was there from before; of the other one no reading")
+}

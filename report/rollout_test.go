@@ -144,7 +144,7 @@ func TestPodEndsUnderAttempts(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"backend_gone": gone, "unknown": late}, causesOf(f))
 	require.Len(t, f.Spikes, 1)
 	assert.Zero(t, f.Spikes[0].Before, "what was in flight did not fail anyway")
-	assert.Equal(t, gone+late, f.Spikes[0].Failures)
+	assert.Equal(t, gone, f.Spikes[0].Failures, "what had no answer to its SYN was lost before")
 	assert.True(t, f.Spikes[0].Recovered)
 	assert.Contains(t, f.Headline, "when kill (delete_pod) began")
 }

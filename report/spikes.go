@@ -31,7 +31,8 @@ type failing struct {
 	due     []float64 // without those of one-way traffic, of which nobody knows
 	open    []float64 // of those, still in flight when the log ends
 	failed  []float64
-	waited  []float64 // of failed, those that waited for their timeout
+	lastDue []float64 // when the last one of failed was due; NaN where that is not known
+	waited  []float64 // of failed, those that had connected, and waited for an answer until their timeout
 }
 
 // failing adds all bins up on one grid as wide as the widest.
@@ -53,27 +54,30 @@ func (l *log) failing() failing {
 	}
 	f.first = int64(math.Floor(lo/f.width + slop))
 	n := int64(math.Ceil(hi/f.width-slop)) - f.first
-	all := make([]float64, 4*n)
-	f.due, f.open, f.failed, f.waited = all[:n], all[n:2*n], all[2*n:3*n], all[3*n:]
+	all := make([]float64, 5*n)
+	f.due, f.open, f.failed, f.waited, f.lastDue = all[:n], all[n:2*n], all[2*n:3*n], all[3*n:4*n], all[4*n:]
 	for _, t := range l.order {
 		for k, b := range t.bins.all() {
 			if i := int64(math.Floor(t.start(k)/f.width+slop)) - f.first; i >= 0 && i < n {
-				f.add(int(i), b, t.oneWay())
+				f.add(int(i), b, t)
 			}
 		}
 	}
 	return f
 }
 
-func (f failing) add(i int, b *bin, oneWay bool) {
+func (f failing) add(i int, b *bin, t *traffic) {
 	failed := float64(b.failed())
 	f.failed[i] += failed
+	f.noteDue(i, b)
 	ended := float64(b.ok) + failed
 	if b.bad != nil {
-		f.waited[i] += float64(b.bad.outcomes[runlog.ConnectTimeout]) + float64(b.bad.outcomes[runlog.ResponseTimeout])
+		if !t.udp() {
+			f.waited[i] += float64(b.bad.outcomes[runlog.ResponseTimeout])
+		}
 		ended += float64(b.bad.outcomes[runlog.Interrupted])
 	}
-	if !oneWay {
+	if !t.oneWay() {
 		f.due[i] += float64(b.due)
 		f.open[i] += max(0, float64(b.started)-ended)
 	}
@@ -89,19 +93,6 @@ func (f failing) bin(t float64) int {
 
 func (f failing) start(i int) float64 { return round(float64(f.first+int64(i)) * f.width) }
 
-// rate is the failures per s between two times.
-func (f failing) rate(a, b float64) float64 {
-	i, j := f.bin(a), f.bin(b)
-	if j <= i {
-		return 0
-	}
-	var n float64
-	for _, v := range f.failed[i:j] {
-		n += v
-	}
-	return n / (float64(j-i) * f.width)
-}
-
 // spikes says what each action did to the traffic. What failed from its begin
 // on, up to where it is calm again, the next action, or the end, is put down to
 // the time of the action; that it is its doing is for the causes to say.
@@ -115,6 +106,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	slices.SortStableFunc(acts, func(x, y *act) int { return cmp.Compare(x.begin, y.begin) })
 	crowded := overlapping(acts)
 	var before *Spike
+	var open []*act
 	for i := 0; i < len(acts); {
 		j := i + 1
 		for j < len(acts) && f.together(acts[i], acts[j]) {
@@ -135,6 +127,8 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 			shared.next = acts[j].name
 			shared.toNext = shared.EndS != nil && until-*shared.EndS < f.width-slop // in the same step
 		}
+		open, shared.Overlaps = goingOn(open, acts[i].begin)
+		open = append(open, acts[i:j]...)
 		before = &shared
 		for k, x := range acts[i:j] {
 			s := shared
@@ -229,20 +223,19 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	if len(f.due) == 0 {
 		return s
 	}
-	from, to := max(begin-leadUp, f.start(0), 0), begin
-	switch {
-	case before == nil:
-	case before.StartS != nil && before.Recovered:
+	from, lead := max(begin-leadUp, f.start(0), 0), begin
+	if before != nil && before.StartS != nil && before.Recovered {
 		from = max(from, *before.EndS)
-	case before.StartS != nil:
-		from = max(from, *before.StartS+f.width) // in that step they began
 	}
-	// Attempts that were in flight can fail because of it: they were due before.
-	if t := begin - f.timeout; t-from >= 1 {
-		to = t
+	// An attempt that waits for its answer can fail because of it: it was due before.
+	t := max(from, begin-f.timeout)
+	others := before != nil && before.EndS != nil && *before.EndS > t // which had failures then
+	if i, j := f.cut(t), f.cut(begin); i < j && !others && added(f.waited[i:j]) > 0 && f.tallied(f.lately(from, t), t).n == 0 {
+		lead = t
 	}
-	s.Before = f.rate(min(from, begin-5*f.width), to)
-	f.measure(&s, begin, to, done, until)
+	s.was = f.tallied(f.lately(from, lead), lead)
+	s.Before = s.was.rate()
+	f.measure(&s, begin, lead, done, until)
 	s.toEnd = s.toEnd && l.trailer != nil // the log's end is not the traffic's
 	if s.StartS != nil && s.Before == 0 {
 		s.due = l.dueBetween(*s.StartS, *s.EndS, f.width)
@@ -333,8 +326,8 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	need := int(math.Ceil(calm / f.width))
 	quiet, first, last, watched := 0, -1, -1, -1
 	var total float64
-	b, end := f.bin(begin), f.bin(until)
-	for i := f.bin(lead); i < end; i++ {
+	b, end := f.cut(begin), f.cut(until)
+	for i := f.cut(lead); i < end; i++ {
 		n := f.failed[i]
 		if i < b {
 			n = min(n, f.waited[i])
@@ -367,7 +360,12 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	}
 	if watched >= 0 {
 		v := f.start(watched + 1)
-		s.WatchedToS, s.After = &v, f.rate(begin, v)
+		s.is = f.tallied(begin, v)
+		v = min(v, until)
+		s.WatchedToS, s.After = &v, s.is.rate()
+	}
+	if first >= 0 && s.was.n > 0 && !f.tallied(f.start(first), f.start(last+1)).more(s.was) {
+		first, s.PeakErrorRatio, s.Recovered = -1, 0, false // they go on as before it
 	}
 	if first < 0 {
 		f.stopped(s, b, watched)
@@ -390,14 +388,8 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 // attempts as followed the last one that failed, fewer than three would have,
 // at the rate of before.
 func (f failing) toEnd(first, last int) bool {
-	sum := func(of []float64) (n float64) {
-		for _, v := range of {
-			n += v
-		}
-		return n
-	}
-	due, failed := sum(f.due[first:last+1]), sum(f.failed[first:last+1])
-	return due > 0 && sum(f.due[last+1:])*failed/due < 3
+	due, failed := added(f.due[first:last+1]), added(f.failed[first:last+1])
+	return due > 0 && added(f.due[last+1:])*failed/due < 3
 }
 
 // stopped finds from when on nothing fails any more that did before.
@@ -413,7 +405,7 @@ func (f failing) stopped(s *Spike, begin, watched int) {
 	}
 	if float64(watched+1-from)*f.width >= calm-slop {
 		v := f.start(from)
-		s.StoppedS = &v
+		s.StoppedS, s.lastly = &v, uint64(added(f.failed[begin:from]))
 	}
 }
 

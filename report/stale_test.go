@@ -31,6 +31,10 @@ func TestHowLongRulesWereOutOfDate(t *testing.T) {
 	assert.Equal(t, "5.8 s to 5.9 s", f.Nodes[0].Stale.Longest())
 	assert.InDelta(t, 6.04, f.Nodes[0].Stale.MaxS, 0.001, "what thresholds look at is still up to the reading")
 	assert.Contains(t, f.Headline, "for 5.8 s to 5.9 s of that time")
+	_, detail := staleMetric("stale", f, "")
+	assert.Equal(t, "at most 6.0 s on node1, up to a reading without it", detail, "which of two measures it is")
+	_, detail = staleMetric("stale", run(""), "")
+	assert.Equal(t, "at most 6.0 s on node1", detail)
 	said := staleText(&f.Nodes[0])
 	assert.Contains(t, said, "at most 2 stale backends at once, the longest for 5.8 s to 5.9 s: web-1 (10.244.0.2, 3.0 s to 8.9 s);")
 	assert.True(t, strings.HasSuffix(said, "; a usable endpoint was missing for 5.8 s to 5.9 s"), "not the reading's bound beside the proxy's: "+said)
@@ -74,4 +78,15 @@ func TestOutOfDateForAPartOfTheTime(t *testing.T) {
 	require.Equal(t, map[string]uint64{"stale_backend": 32}, causesOf(f))
 	assert.True(t, strings.Contains(f.Headline, ": node1 kept 2 stale backends one after another, the longest for at most 200 ms, in all for at most 350 ms of that time"), f.Headline)
 	assert.Contains(t, advise(f).Do, "nodes sent to pods that were gone")
+}
+
+// Where the proxy says when a difference was over, that is the moment that is said,
+// as it is of how long it lasted.
+func TestTieSaysOneMoment(t *testing.T) {
+	b := StaleBackend{Addr: "10.0.0.1", Pod: "web-1", What: "stale", FromS: 2, SeenS: 2, ToS: 2.07}
+	assert.Equal(t, "endpoint 10.0.0.1 (web-1) no longer usable at 2.00 s, node1 first read without it at 2.07 s", b.tie("node1"))
+	b.by = 2.05
+	assert.Equal(t, "endpoint 10.0.0.1 (web-1) no longer usable at 2.00 s, node1's proxy said at 2.05 s that it was without it", b.tie("node1"))
+	b.What = "missing"
+	assert.Equal(t, "endpoint 10.0.0.1 (web-1) usable at 2.00 s, node1's proxy said at 2.05 s that it was with it", b.tie("node1"))
 }

@@ -161,10 +161,8 @@ func costText(s *Spike) string {
 	switch {
 	case s.WatchedToS == nil && s.StartS == nil:
 		return "no attempt was due then that anybody can count"
-	case s.StartS == nil && s.StoppedS != nil:
-		return fmt.Sprintf("before it %s of those due failed, and none of those due from %s to %s", perSecond(s.Before), seconds(*s.StoppedS), seconds(*s.WatchedToS))
 	case s.StartS == nil && s.Before > 0:
-		return fmt.Sprintf("no more attempts failed than before it: %s of those due to %s, %s before", perSecond(s.After), seconds(*s.WatchedToS), perSecond(s.Before))
+		return steadyText(s)
 	case s.StartS == nil:
 		return fmt.Sprintf("no attempt failed of those due to %s", seconds(*s.WatchedToS))
 	}
@@ -197,7 +195,47 @@ func costText(s *Spike) string {
 	if len(causes) > 0 {
 		fmt.Fprintf(b, "; %s", strings.Join(causes, ", "))
 	}
+	b.WriteString(s.overlapText("what failed"))
 	return b.String()
+}
+
+// steadyText says what became of failures that were there before an action, and
+// of which it made no more.
+func steadyText(s *Spike) string {
+	before, after := perSecond(s.Before), perSecond(s.After)
+	fell := s.overlapText("that they fell")
+	switch {
+	case s.StoppedS != nil:
+		more := ""
+		if s.lastly > 0 {
+			more = fmt.Sprintf("then %d more, ", s.lastly)
+		}
+		return fmt.Sprintf("before it %s of those due failed, %sand none of those due from %s to %s", before, more, seconds(*s.StoppedS), seconds(*s.WatchedToS)) + s.overlapText("that they ended")
+	case s.was.more(s.is) && s.is.n == 0:
+		return fmt.Sprintf("before it %s of those due failed, and none of those due to %s", before, seconds(*s.WatchedToS)) + fell
+	case s.was.more(s.is):
+		return fmt.Sprintf("failures fell: before it %s of those due failed, and %s of those due to %s", before, after, seconds(*s.WatchedToS)) + fell
+	}
+	if s.is.n == 0 && s.was.n > 0 {
+		return fmt.Sprintf("no attempt failed of those due to %s, and %.0f before it: too few to tell whether they ended then", seconds(*s.WatchedToS), s.was.n)
+	}
+	text := fmt.Sprintf("attempts went on failing as before it: %s of those due to %s, %s before", after, seconds(*s.WatchedToS), before)
+	if after != before {
+		text += fmt.Sprintf("; %.0f and %.0f failed, which chance can make of one rate", s.is.n, s.was.n)
+	}
+	return text
+}
+
+// overlapText says so where something in the action's time need not be its doing:
+// others were not done when it began.
+func (s *Spike) overlapText(what string) string {
+	switch len(s.Overlaps) {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("; %s was not done when it began: %s can be of either", s.Overlaps[0], what)
+	}
+	return fmt.Sprintf("; %s were not done when it began: %s can be of any of them", listed(s.Overlaps), what)
 }
 
 // staleText says how far a node's dataplane was from the endpoints.
