@@ -102,3 +102,15 @@ func healthAt(f *Findings, node string) string {
 	}
 	return ""
 }
+
+// drainingAdvice is for attempts that were sent to pods that were terminating.
+func drainingAdvice(f *Findings) advice {
+	a := advice{
+		Do:  "Not the limit: let pods serve on, during a preStop sleep, for as long as the node's proxy may send to them.",
+		Why: []string{"They refused or ignored connections while they were terminating, and the proxy still sent to them."},
+	}
+	if known := strings.Contains(f.Environment.Proxy, "mode "); f.ipvs || !known {
+		a.Why[0] += " With IPVS, expire_nodest_conn=1 (which kube-proxy sets) or conn_reuse_mode=1 keep clients that use a source port again from following an old entry there."
+	}
+	return a
+}

@@ -144,13 +144,35 @@ func occupancyAdvice(f *Findings, t scenarios.Threshold, r ThresholdResult, fail
 	return a
 }
 
-// unknownAdvice is for attempts of which most failed for a cause that is unknown.
+// unknownAdvice is for attempts that failed for a cause that is unknown, most of them
+// or too many to pass.
 func unknownAdvice(f *Findings) advice {
-	a := advice{Do: "This run does not show what to change: the table held, and why most attempts failed is unknown."}
-	for _, c := range f.Causes {
-		if c.Cause == unknownCause {
-			a.Why = append(a.Why, prose(fmt.Sprintf("Of %s: %s.", plural(c.Failures, "attempt"), c.Evidence)))
+	var unknown *Cause
+	for i := range f.Causes {
+		if f.Causes[i].Cause == unknownCause {
+			unknown = &f.Causes[i]
 		}
 	}
-	return advice{a.Do, append(a.Why, "A capture at a pod and on its node, of attempts that fail, shows how far their packets come: if they reach the pod, it is the pod; if not, rules, routes or policies on the way."), ""}
+	_, _, all := mainCause(f)
+	held, most := "the table held, and ", "most attempts failed"
+	if tableTrouble(f) {
+		held = ""
+	}
+	if 2*unknown.Failures <= all {
+		most = fmt.Sprintf("%d of the %d attempts that failed did so", unknown.Failures, all)
+	}
+	return advice{
+		Do: fmt.Sprintf("This run does not show what to change: %swhy %s is unknown.", held, most),
+		Why: []string{
+			prose(fmt.Sprintf("Of %s: %s.", plural(unknown.Failures, "attempt"), unknown.Evidence)),
+			"A capture at a pod and on its node, of attempts that fail, shows how far their packets come: if they reach the pod, it is the pod; if not, rules, routes or policies on the way.",
+		},
+	}
+}
+
+// leftOpen says whether a run is inconclusive for what failed in it, and not for how
+// it was made, which another one could do better.
+func leftOpen(f *Findings) bool {
+	return len(f.unsound) == 0 && slices.ContainsFunc(f.Causes, func(c Cause) bool { return c.Cause == unknownCause && c.Failures > 0 }) &&
+		!slices.ContainsFunc(f.Thresholds, func(r ThresholdResult) bool { return r.Result == Inconclusive })
 }

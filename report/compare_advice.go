@@ -47,6 +47,11 @@ func roomText(f *Findings) string {
 		return ""
 	}
 	free, full := uint64(max(0, *n.HeadroomAtStart)), firstOnset(n.Knee) != nil
+	// What was counted comes before what was planned, of which an action can have
+	// taken the tracking away.
+	if each := entriesPerAttempt(f); !full && math.Abs(each) < 0.05 {
+		return unknownNeed(f, full)
+	}
 	had := fmt.Sprintf("%d were free when traffic began", free)
 	if s == nil || s.NeededEntries == nil || s.UncollectedEntries == nil || s.unsized() != nil {
 		return unknownNeed(f, full)

@@ -188,6 +188,9 @@ func advise(f *Findings) advice {
 			a.Why = append(a.Why, "The run is inconclusive for the reasons above. They do not touch this: the limit was read, and whatever the generator did has not lowered it.")
 			return a
 		}
+		if leftOpen(f) {
+			return unknownAdvice(f)
+		}
 		return advice{Do: "Nothing, on the strength of this run: it is inconclusive.", Why: []string{"Remove the reasons above, and run it again."}}
 	case s != nil && s.Meaningless && tableTrouble(f):
 		return advice{
@@ -269,6 +272,8 @@ func otherAdvice(f *Findings) advice {
 		}
 	case top == noEndpoint:
 		return noEndpointAdvice(f)
+	case top == drainingBackend:
+		return drainingAdvice(f)
 	case top == unknownCause:
 		return unknownAdvice(f)
 	case remedies[top].Do != "":
@@ -340,10 +345,6 @@ var remedies = map[string]advice{
 	notProgrammed: {
 		Do:  "Not the limit: there were usable pods, and the node that they entered by had not programmed any of them yet. Keep one usable pod at all times.",
 		Why: []string{"A proxy hears of an endpoint after it is ready, and synchronises at most once a second (kube-proxy: minSyncPeriod). Which endpoint, and until when, is said below."},
-	},
-	drainingBackend: {
-		Do:  "Not the limit: let pods serve on, during a preStop sleep, for as long as the node's proxy may send to them.",
-		Why: []string{"They refused or ignored connections while they were terminating, and the proxy still sent to them. With IPVS, expire_nodest_conn=1 (which kube-proxy sets) or conn_reuse_mode=1 keep clients that use a source port again from following an old entry there."},
 	},
 	backendGone: {
 		Do:  "Not the limit: pods ended before they had answered. Let them finish what they have begun, and give them terminationGracePeriodSeconds for it.",

@@ -11,7 +11,23 @@ type there struct {
 	ballast bool   // most of them are ours
 	added   bool   // by actions, some of them
 	chained bool   // a node's hash chains were too long
+	on      string // the node, where that is not the one that is sized for
 	highest uint64 // limit that the nodes had while the run changed it; 0 where it did not
+}
+
+// mostThere is what was in the fullest of the nodes that the traffic asks for as much
+// as the one that is sized for: one limit is for all of them.
+func (l *log) mostThere(n *node, nodes []Node) there {
+	most := thereOn(n, nodes)
+	if n == nil || !l.parted() {
+		return most
+	}
+	for _, o := range l.nodeList {
+		if x := thereOn(o, nodes); o != n && l.roughNeed(o) > 0.99*l.roughNeed(n) && x.entries > most.entries+most.entries/100 {
+			most, most.on = x, o.name
+		}
+	}
+	return most
 }
 
 func thereOn(n *node, nodes []Node) there {
@@ -66,6 +82,9 @@ func (s *Sizing) thereText() string {
 	t := fmt.Sprintf("the %s that were there when traffic began", plural(s.besides(), "entry", "entries"))
 	if s.there.added {
 		t += " or that actions added"
+	}
+	if s.there.on != "" {
+		t += " on " + s.there.on
 	}
 	if s.there.ballast {
 		t += ", most of them ballast that stands for other load"

@@ -51,7 +51,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 // mdAdvice is what to change, as on the first screen of the HTML.
 func mdAdvice(p func(string, ...any), f *Findings) {
 	a, is := adviceOf(f)
-	if !is || f.Verdict == Inconclusive && limitSeen(f) == "" {
+	if !is || f.Verdict == Inconclusive && limitSeen(f) == "" && !leftOpen(f) {
 		return // the reasons say it
 	}
 	p("**What to change:** %s\n", md(strings.Join(append([]string{a.Do}, a.Why...), " ")))

@@ -113,7 +113,7 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	}
 	l.residences(s, n)
 	s.Residual = l.residual(n)
-	s.there = thereOn(n, nodes)
+	s.there = l.mostThere(n, nodes)
 	if s.compute(0, l.machine(nodes)) {
 		s.compare(nodes)
 	}

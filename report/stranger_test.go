@@ -299,3 +299,63 @@ func TestWhatProgrammedTheServices(t *testing.T) {
 	assert.Equal(t, "kube-proxy, mode iptables, then nftables", run("kubernetes", "", "", "iptables", "nftables"))
 	assert.Empty(t, run("kubernetes", "", ""), "nobody knows")
 }
+
+// One limit is for all nodes: it has room for what the fullest holds, where others
+// ask for as much.
+func TestAdviceIsForTheFullestNode(t *testing.T) {
+	s := newNodesSim(t, 3, 200_000, 190_000, 500, 190_000)
+	f := s.run(900, nil)
+	require.NotNil(t, f.Knee.Drop)
+	require.NotNil(t, f.Sizing.NeededEntries)
+	assert.EqualValues(t, 199_500, f.Sizing.besides())
+	assert.Contains(t, f.Sizing.inAllText(), "with the 199500 entries that were there when traffic began on node2")
+	entries, limit := f.Sizing.inAll()
+	assert.Equal(t, *f.Sizing.NeededEntries+199_500, entries)
+	assert.Greater(t, limit, entries)
+	s = newNodesSim(t, 3, 200_000, 190_000, 500, 190_000)
+	s.onePod, s.header.Services[0].Backends = true, s.header.Services[0].Backends[:1] // that of node1, which then needs more than node2
+	f = s.run(900, nil)
+	assert.EqualValues(t, 10_000, f.Sizing.besides())
+}
+
+// An arm whose attempts were seen to add nothing is not full later either, whatever
+// was planned.
+func TestArmThatAddsNothingIsNeverFull(t *testing.T) {
+	f := made{}.findings()
+	room, need, late := int64(800), uint64(12_001), uint64(6000)
+	f.Nodes[0].HeadroomAtStart, f.Sizing = &room, &Sizing{NeededEntries: &need, UncollectedEntries: &late, Parts: []SizingPart{{Traffic: "clients", Entries: &need, Counted: true}}}
+	assert.Contains(t, roomText(f), "and would be later")
+	for i := range 41 {
+		at, n := float64(i)/10, uint64(100)
+		if i < 30 {
+			f.Timeline.Load.T, f.Timeline.Load.Started = append(f.Timeline.Load.T, at), append(f.Timeline.Load.Started, 1000)
+		}
+		if i == 0 {
+			f.Timeline.Load.StepS, f.Timeline.Nodes = 0.1, []NodeSeries{{Name: "node1"}}
+		}
+		x := &f.Timeline.Nodes[0]
+		x.T, x.Entries = append(x.T, at), append(x.Entries, n)
+	}
+	assert.Contains(t, roomText(f), "cannot be by this load: an attempt adds no entry")
+}
+
+// What cannot be removed before another run is no reason to make one.
+func TestAdviceWhereCausesAreUnknown(t *testing.T) {
+	f := made{verdict: Inconclusive, failed: 60}.findings()
+	f.Causes = []Cause{{Cause: staleBackend, Failures: 43}, {Cause: unknownCause, Failures: 17, Evidence: "17 refused"}}
+	assert.Contains(t, advise(f).Do, "This run does not show what to change: the table held, and why 17 of the 60 attempts that failed did so is unknown.")
+	f.Causes[0].Cause = tableFull
+	assert.NotContains(t, advise(f).Do, "the table held")
+	f.unsound = []string{"the generator could not keep up"}
+	assert.Contains(t, advise(f).Do, "Nothing, on the strength of this run")
+}
+
+// IPVS is spoken of where it can be.
+func TestAdviceIsForTheModeOfTheRun(t *testing.T) {
+	f := &Findings{}
+	assert.Contains(t, drainingAdvice(f).Why[0], "With IPVS")
+	f.Environment.Proxy = "kube-proxy, mode nftables"
+	assert.NotContains(t, drainingAdvice(f).Why[0], "IPVS")
+	f.ipvs = true
+	assert.Contains(t, drainingAdvice(f).Why[0], "With IPVS")
+}
