@@ -58,7 +58,7 @@ type child struct {
 // Start runs a kube-proxy and waits until its rules are programmed for the
 // first time. If it fails or ctx ends before, nothing runs.
 func Start(ctx context.Context, c Config) (*Process, error) {
-	p := &Process{config: c, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}}
+	p := &Process{config: c, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}, Timeout: 5 * time.Second}}
 	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
@@ -337,8 +337,11 @@ func (p *Process) Clean(ctx context.Context) error {
 		return errors.New("clean kube-proxy's rules: it still runs")
 	}
 	err := p.cleanOnce(ctx)
-	if err == nil || p.config.Mode != IPVS || ctx.Err() != nil || cleaned(ctx) {
+	switch {
+	case err == nil || p.config.Mode != IPVS || ctx.Err() != nil:
 		return err
+	case cleaned(ctx):
+		return nil
 	}
 	return p.cleanOnce(ctx)
 }
