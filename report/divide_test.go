@@ -78,3 +78,13 @@ func TestEntryThatALaterDatagramMade(t *testing.T) {
 	}
 	assert.Equal(t, map[string]uint64{staleBackend: failed}, causesOf(s.analyze()))
 }
+
+// Look-ups that explain others say nothing of those that have no cause.
+func TestLookUpsOfTheUnexplained(t *testing.T) {
+	x := newTally(tallyKey{cause: unknownCause})
+	x.looked[noEntry], x.looked[staleDNAT], x.looked[goneDNAT] = 20, 14, 7
+	assert.Equal(t, "20 of 20 autopsies found no entry", autopsyText(x))
+	x.looked[noEntry] = 0
+	assert.Empty(t, autopsyText(x))
+	assert.EqualValues(t, 14, x.looked[staleDNAT])
+}

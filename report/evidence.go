@@ -54,8 +54,8 @@ func (a *attribution) evidence(t *tally) string {
 		if n := t.looked.of(foundAny(f)); n > 0 {
 			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept, a.l.cluster.ipvs)+t.unclearText(t.kept > 0))
 		}
-	} else if n := t.looked.total(); n > 0 {
-		parts = append(parts, autopsyText(t))
+	} else if looked := autopsyText(t); looked != "" {
+		parts = append(parts, looked)
 	} else if t.cause == tableFull {
 		parts = append(parts, "no autopsies were made")
 	}
@@ -179,6 +179,13 @@ func (t *tally) unclearText(apart bool) string {
 
 func autopsyText(t *tally) string {
 	x, total := t.looked, t.looked.total()
+	if t.cause == unknownCause {
+		// Others that failed in the same way meanwhile, and have a cause by these.
+		for _, f := range []finding{staleDNAT, drainDNAT, goneDNAT} {
+			total -= x[f]
+			x[f] = 0
+		}
+	}
 	names := [...]struct {
 		f    finding
 		text string

@@ -24,7 +24,14 @@ func (f failing) tallied(a, b float64) tallied {
 	if j <= i {
 		return tallied{}
 	}
-	return tallied{added(f.failed[i:j]), float64(j-i) * f.width}
+	span := float64(j-i) * f.width
+	if i > f.bin(a) { // nothing of that step failed from a on
+		span += f.start(i) - a
+	}
+	if j > f.bin(b) { // and all that did in this one was due before b
+		span -= f.start(j) - b
+	}
+	return tallied{added(f.failed[i:j]), span}
 }
 
 func added(of []float64) (n float64) {

@@ -44,9 +44,9 @@ func TestFailuresOfAnActionBefore(t *testing.T) {
 	assert.Equal(t, "no attempt failed of those due to 0.5 s", said[0])
 	assert.Contains(t, said[1], "3 attempts that were due from 0.8 s to 1.0 s failed")
 	assert.Contains(t, said[1], "; drain was not done when it began: what failed can be of either")
-	assert.Equal(t, "attempts went on failing as before it: 10/s of those due to 2.0 s, 10/s before", said[2])
-	assert.Equal(t, "attempts went on failing as before it: 10/s of those due to 4.0 s, 10/s before", said[3])
-	assert.Equal(t, "before it 10/s of those due failed, then 44 more, and none of those due from 8.5 s to 14.1 s; replace was not done when it began: that they ended can be of either", said[4])
+	assert.Contains(t, said[2], "attempts went on failing as before it: 10/s of those due to 2.0 s, ")
+	assert.Equal(t, "attempts went on failing as before it: 10/s of those due to 4.0 s, 10.9/s before; 20 and 12 failed, which chance can make of one rate", said[3])
+	assert.Equal(t, "before it 10.3/s of those due failed, then 44 more, and none of those due from 8.5 s to 14.1 s; replace was not done when it began: that they ended can be of either", said[4])
 	assert.Equal(t, "no attempt failed of those due to 20.0 s", said[5], "it was over long before")
 	assert.Nil(t, f.Spikes[5].StoppedS)
 	assert.Equal(t, []string{"drain", "settings"}, f.Spikes[3].Overlaps)
@@ -74,11 +74,13 @@ func TestFailuresThatFell(t *testing.T) {
 func TestDueBeforeItBegan(t *testing.T) {
 	s := failingRun(t, 10, func(_ int, due float64) bool { return due > 2.99 && due < 3.01 || due > 3.09 && due < 3.4 })
 	s.act("early", "flush", 1, 2.5, 2.51, "")
-	s.act("roll", "rollout", 1, 3.04, 3.1, "")
+	s.act("roll", "rollout", 1, 3.04, 13, "")
 	f := s.analyze()
 	assert.EqualValues(t, 1, f.Spikes[0].Failures)
 	assert.EqualValues(t, 6, f.Spikes[1].Failures)
 	assert.InDelta(t, 3.1, *f.Spikes[1].StartS, 1e-9)
+	assert.InDelta(t, 1/3.04, f.Spikes[1].Before, 1e-9, "up to when it began, not to the end of that step")
+	assert.InDelta(t, 6/6.96, f.Spikes[1].After, 1e-9, "and from then on")
 }
 
 // Where more fail than before, and no more than chance makes, both counts are said.

@@ -359,9 +359,8 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 		}
 	}
 	if watched >= 0 {
-		v := f.start(watched + 1)
+		v := min(f.start(watched+1), until)
 		s.is = f.tallied(begin, v)
-		v = min(v, until)
 		s.WatchedToS, s.After = &v, s.is.rate()
 	}
 	if first >= 0 && s.was.n > 0 && !f.tallied(f.start(first), f.start(last+1)).more(s.was) {
