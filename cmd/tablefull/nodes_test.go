@@ -168,32 +168,28 @@ sampling: {every: 500ms, census_every: 60s}
 // machine this kernel answers late, but connects to whom it connects to.
 func TestTruthNodePortsIPVS(t *testing.T) {
 	needPrivate(t)
-	for _, family := range []string{"ipv4", "ipv6"} {
-		t.Run(family, func(t *testing.T) {
-			r := runIt(t, "-", nodePortsIPVS, "--quiet", "--set", "lab.family="+family)
-			for _, i := range []int{0, 1, 3} {
-				tr := r.Traffic[i]
-				assert.NotZero(t, *tr.Succeeded, tr.Name)
-				assert.Zero(t, tr.Outcomes["connect_timeout"]+tr.Outcomes["refused"], tr.Name)
-				if !r.Generator.Saturated {
-					assert.Zero(t, tr.Failed, tr.Name)
-				}
-			}
-			stays := r.Traffic[2]
-			assert.NotZero(t, *stays.Succeeded)
-			assert.NotZero(t, r.cause("no_endpoint"))
-			assert.Equal(t, stays.Outcomes["connect_timeout"], r.cause("no_endpoint"))
-			require.Len(t, r.Nodes, 2)
-			for _, c := range r.Nodes[0].Entered.Causes {
-				assert.NotEqual(t, "no_endpoint", c.Cause, "local's pod is there")
-			}
-			for i, first := range []string{"says 200", "says 503"} {
-				require.NotEmpty(t, r.Nodes[i].Conditions)
-				assert.Equal(t, "local's health check port "+first, r.Nodes[i].Conditions[0].What, r.Nodes[i].Name)
-				last := r.Nodes[i].Conditions[len(r.Nodes[i].Conditions)-1]
-				assert.Equal(t, "local's health check port says 503", last.What, r.Nodes[i].Name)
-			}
-		})
+	r := runIt(t, "-", nodePortsIPVS, "--quiet")
+	for _, i := range []int{0, 1, 3} {
+		tr := r.Traffic[i]
+		assert.NotZero(t, *tr.Succeeded, tr.Name)
+		assert.Zero(t, tr.Outcomes["connect_timeout"]+tr.Outcomes["refused"], tr.Name)
+		if !r.Generator.Saturated {
+			assert.Zero(t, tr.Failed, tr.Name)
+		}
+	}
+	stays := r.Traffic[2]
+	assert.NotZero(t, *stays.Succeeded)
+	assert.NotZero(t, r.cause("no_endpoint"))
+	assert.Equal(t, stays.Outcomes["connect_timeout"], r.cause("no_endpoint"))
+	require.Len(t, r.Nodes, 2)
+	for _, c := range r.Nodes[0].Entered.Causes {
+		assert.NotEqual(t, "no_endpoint", c.Cause, "local's pod is there")
+	}
+	for i, first := range []string{"says 200", "says 503"} {
+		require.NotEmpty(t, r.Nodes[i].Conditions)
+		assert.Equal(t, "local's health check port "+first, r.Nodes[i].Conditions[0].What, r.Nodes[i].Name)
+		last := r.Nodes[i].Conditions[len(r.Nodes[i].Conditions)-1]
+		assert.Equal(t, "local's health check port says 503", last.What, r.Nodes[i].Name)
 	}
 }
 
