@@ -303,7 +303,7 @@ type Ports struct {
 	MostTaken uint64  `json:"most_taken" jsonschema_description:"Entries to it in the walk that found most."`
 	AtS       float64 `json:"at_s" jsonschema_description:"Run time in s of that walk."`
 
-	first uint64 // taken when the first clash was counted, about; 0 where none was
+	first uint64 // taken when the first clash was counted, at most; 0 where none was
 }
 
 // Stale is how far a node's dataplane was from the endpoints of the API server.

@@ -152,10 +152,12 @@ func TestInconclusiveIsDoubted(t *testing.T) {
 // Old entries fill a pod that is being taken out before they lead to nobody.
 func TestHeadlineOfAPodThatWentOnTakingIn(t *testing.T) {
 	s := Spike{Action: "take-out", Kind: "delete_pod", Number: 1, BeginS: 6, StartS: ref(18.0), EndS: ref(21.0), Failures: 60, Causes: []Cause{{Cause: staleBackend, Share: 1}}}
-	f := &Findings{Spikes: []Spike{s}, Nodes: []Node{{Name: "node1", Stale: &Stale{MaxS: 0.4}}}, Backends: []Backend{{Name: "web-1", Service: "web", DrainingShare: ref(0.499)}}}
-	assert.Contains(t, spikeHeadline(f, &s), ": entries from before still led them to pods that were gone; the rules of node1 did for at most 400 ms; while web-1 was terminating it still took in 49.9 % of what web did.")
+	f := &Findings{Spikes: []Spike{s}, Nodes: []Node{{Name: "node1", Stale: &Stale{MaxS: 0.4, Backends: []StaleBackend{{What: "stale", FromS: 17.8, SeenS: 18.1, ToS: 18.2}}}}}, Backends: []Backend{{Name: "web-1", Service: "web", DrainingShare: ref(0.499)}}}
+	assert.Contains(t, spikeHeadline(f, &s), ": entries from before still led them to pods that were gone; the rules of node1 did for 100 ms to 200 ms of that time; while web-1 was terminating it still took in 49.9 % of what web did.")
 	f.ipvs = true
-	assert.Contains(t, spikeHeadline(f, &s), ": clients used source ports again, and IPVS kept sending those to pods that were gone; the rules of node1 did for at most 400 ms; while")
+	assert.Contains(t, spikeHeadline(f, &s), ": clients used source ports again, and IPVS kept sending those to pods that were gone; the rules of node1 did for 100 ms to 200 ms of that time; while")
+	f.Nodes[0].Stale.Backends[0] = StaleBackend{What: "stale", FromS: 6, SeenS: 6.1, ToS: 6.2}
+	assert.Contains(t, spikeHeadline(f, &s), "the rules of node1 led there no more; while", "what was over before is not of these attempts")
 	f.Backends[0].DrainingShare = ref(0.02)
 	assert.NotContains(t, spikeHeadline(f, &s), "terminating")
 }

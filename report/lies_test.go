@@ -374,7 +374,7 @@ func TestSourcePortsRunOut(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"snat_ports": 600}, causesOf(f))
 	require.NotNil(t, f.Nodes[0].Ports)
 	assert.Equal(t, Ports{From: 1024, To: 2023, Count: 1000, Backend: "10.244.0.2:8080", MostTaken: 1000, AtS: 5, first: 1000}, *f.Nodes[0].Ports)
-	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, 1000 connections to 10.244.0.2:8080 had one each at 5.0 s, and 600 attempts found none. The table was at most 62.2 % full.", f.Headline)
+	assert.Equal(t, "node1 ran out of source ports, not of table entries: masquerading has 1000 of them per pod address and port, and 600 attempts found none. The walk over the table at 5.0 s met 1000 connections to 10.244.0.2:8080 with one each. The table was at most 62.2 % full.", f.Headline)
 	assert.Contains(t, f.Causes[0].Evidence, "masquerading has 1000 source ports (1024-2023)")
 	assert.Contains(t, advise(f).Do, "source ports")
 
@@ -477,7 +477,7 @@ func TestSourcePortsRunOutBeforeAllAreTaken(t *testing.T) {
 	}
 	s.header.Masquerade = &runlog.PortRange{From: 1024, To: 2023}
 	f := s.analyze()
-	assert.Contains(t, f.Headline, "1000 connections to 10.244.0.2:8080 had one each at 6.0 s, and 600 attempts found none, the first of them with about 951 of 1000 source ports taken: the kernel tries at most 248.")
-	assert.Contains(t, figures(f)[2].Lines, "about 951 of 1,000 source ports taken")
+	assert.Contains(t, f.Headline, "600 attempts found none, the first of them with at most 957 of 1000 source ports taken: the kernel tries at most 248. The walk over the table at 6.0 s met 1000 connections to 10.244.0.2:8080 with one each.")
+	assert.Contains(t, figures(f)[2].Lines, "at most 957 of 1,000 source ports taken")
 	assert.Contains(t, strings.Join(advise(f).Why, " "), "That range is a setting of this run")
 }

@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 
@@ -124,12 +123,24 @@ func (n *node) portFinding(ports *runlog.PortRange) *Ports {
 		f.Backend = most.backend.String()
 	}
 	for iv := range n.rows.intervals() {
-		if share := n.portsTaken(ports, iv.b); iv.clashes() > 0 && share >= portsShort {
-			f.first = uint64(math.Round(share * float64(ports.Count())))
+		if iv.clashes() > 0 && n.portsTaken(ports, iv.b) >= portsShort {
+			f.first = n.portsTakenAtMost(ports, iv.b)
 			break
 		}
 	}
 	return f
+}
+
+// portsTakenAtMost is how many source ports can have been taken towards the
+// fullest destination at the sample: what the walk before found, and one for each
+// entry that has come since. Whose these were, only the next walk tells.
+func (n *node) portsTakenAtMost(ports *runlog.PortRange, at tableSample) uint64 {
+	i, _ := slices.BinarySearchFunc(n.ports, at.t, func(u portUse, t float64) int { return cmp.Compare(u.t, t) })
+	if i == 0 {
+		return ports.Count()
+	}
+	before := n.ports[i-1]
+	return min(ports.Count(), before.taken+at.entries-min(at.entries, before.entries))
 }
 
 // portsText is like: masquerading has 1000 source ports (1024-2023) for the
@@ -149,13 +160,13 @@ func (a *attribution) portsOn(hosts map[string]bool) (parts []string) {
 	return parts
 }
 
-// early says how many ports were taken when the kernel first found none, where
-// that was before all were: it does not try each of them.
+// early says how many ports can have been taken when the kernel first found none,
+// where that was before all were: it does not try each of them.
 func (p *Ports) early() string {
 	if p.first == 0 || p.first >= p.Count {
 		return ""
 	}
-	return fmt.Sprintf("about %d of %d source ports taken", p.first, p.Count)
+	return fmt.Sprintf("at most %d of %d source ports taken", p.first, p.Count)
 }
 
 // portsHeadline says what ran out.
@@ -164,8 +175,8 @@ func portsHeadline(n *Node, failed uint64) string {
 	if s := p.early(); s != "" {
 		first = ", the first of them with " + s + ": the kernel tries at most 248"
 	}
-	return fmt.Sprintf("%s ran out of source ports, not of table entries: masquerading has %d of them per pod address and port, %d connections to %s had one each at %s, and %s found none%s. The table was at most %s full",
-		n.Name, p.Count, p.MostTaken, p.Backend, seconds(p.AtS), plural(failed, "attempt"), first, fullness(n))
+	return fmt.Sprintf("%s ran out of source ports, not of table entries: masquerading has %d of them per pod address and port, and %s found none%s. The walk over the table at %s met %d connections to %s with one each. The table was at most %s full",
+		n.Name, p.Count, plural(failed, "attempt"), first, seconds(p.AtS), p.MostTaken, p.Backend, fullness(n))
 }
 
 func portsAdvice(n *Node) advice {

@@ -29,6 +29,12 @@ func staged(f *Findings) string {
 	if x.Delay > 0 {
 		set = append(set, fmt.Sprintf("of changes of endpoints only after %s (lab.proxy.delay)", x.Delay))
 	}
+	if i := x.IPVS; i.ExpireNodestConn != nil && !*i.ExpireNodestConn {
+		set = append(set, "to run with net.ipv4.vs.expire_nodest_conn=0, where kube-proxy sets 1 (lab.proxy.ipvs.expire_nodest_conn: false)")
+	}
+	if i := x.IPVS; i.ConnReuseMode != nil && *i.ConnReuseMode == 0 {
+		set = append(set, "to run with net.ipv4.vs.conn_reuse_mode=0, which kube-proxy sets on kernels before 5.9 alone (lab.proxy.ipvs.conn_reuse_mode: 0)")
+	}
 	if len(set) == 0 {
 		return ""
 	}

@@ -20,6 +20,9 @@ func TestStagedFaultsAreSaid(t *testing.T) {
 	assert.Empty(t, staged(scenario("")))
 	assert.Contains(t, staged(scenario("keep_udp: true")), "the built-in proxy was told to keep the entries of UDP flows")
 	assert.Contains(t, staged(scenario("pass_new: true")), "(lab.proxy.pass_new: true)")
+	assert.Empty(t, staged(scenario("mode: ipvs, ipvs: {conn_reuse_mode: 1, expire_nodest_conn: true}")))
+	assert.Equal(t, "Set by the scenario, to make it happen: the built-in proxy was told to run with net.ipv4.vs.expire_nodest_conn=0, where kube-proxy sets 1 (lab.proxy.ipvs.expire_nodest_conn: false), and to run with net.ipv4.vs.conn_reuse_mode=0, which kube-proxy sets on kernels before 5.9 alone (lab.proxy.ipvs.conn_reuse_mode: 0).",
+		staged(scenario("mode: ipvs, ipvs: {conn_reuse_mode: 0, expire_nodest_conn: false}")))
 	f := scenario("delay: 100ms")
 	assert.Equal(t, "Set by the scenario, to make it happen: the built-in proxy was told of changes of endpoints only after 100ms (lab.proxy.delay).", staged(f))
 	for _, format := range []string{"text", "markdown", "html"} {

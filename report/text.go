@@ -186,7 +186,11 @@ func (t *text) node(n *Node) {
 	var parts []string
 	for _, c := range []string{"drop", "early_drop", "insert_failed", "invalid", "clashres", "chainlength", "search_restart"} {
 		if v, ok := n.Counters[c]; ok && (v > 0 || c == "drop" || c == "early_drop") {
-			parts = append(parts, fmt.Sprintf("%s +%d", c, v))
+			part := fmt.Sprintf("%s +%d", c, v)
+			if c == "drop" && v > 0 && n.TableFullDrops == 0 {
+				part += " (none with the table full)"
+			}
+			parts = append(parts, part)
 		}
 	}
 	if len(parts) > 0 {

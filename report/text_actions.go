@@ -359,7 +359,10 @@ func mechanism(f *Findings, s *Spike) string {
 	case worst.Stale.Other > 0 || !outlived:
 		return ": they were sent to addresses that were no usable pods any more"
 	}
-	rules := fmt.Sprintf("the rules of %s did for %s", worst.Name, worst.Stale.Longest())
+	rules := fmt.Sprintf("the rules of %s led there no more", worst.Name)
+	if kept.most > 0 {
+		rules = fmt.Sprintf("the rules of %s did for %s of that time", worst.Name, within(kept.least, kept.most))
+	}
 	if f.ipvs {
 		return fmt.Sprintf(": clients used source ports again, and IPVS kept sending those to pods that were gone; %s%s", rules, drainedInto(f))
 	}

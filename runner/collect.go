@@ -41,6 +41,7 @@ type collector struct {
 	last     map[string]uint64
 	ownN     uint64
 	missed   uint64 // failures that found no autopsy free
+	portless uint64 // failures of which nobody knows the port that they were sent from
 	live     Progress
 	begun    int64 // when the run began on our clock, ns
 	inPhase  int64 // when the phase did
@@ -94,12 +95,26 @@ func (c *collector) add(r runlog.Record) {
 		return
 	}
 	c.write(r)
-	if r.Failure != nil && c.failures != nil && r.Failure.Outcome != "" && r.Failure.Tuple.Src.IsValid() {
-		select {
-		case c.failures <- failed{*r.Failure, r.T}:
-		default:
-			c.missed++
+	if r.Failure != nil && c.failures != nil && r.Failure.Outcome != "" {
+		c.lookUp(failed{*r.Failure, r.T})
+	}
+}
+
+// lookUp has the entry of a failed attempt looked up, or counts that it is not.
+// Needs mu.
+func (c *collector) lookUp(f failed) {
+	// A dial that never connected tells the address that it was bound to, and no port.
+	if !f.f.Tuple.Src.IsValid() || f.f.Tuple.Src.Port() == 0 {
+		// What failed at the generator itself may never have been sent.
+		if f.f.Outcome != runlog.Other && f.f.Outcome != runlog.NotPermitted && f.f.Outcome != runlog.Interrupted {
+			c.portless++
 		}
+		return
+	}
+	select {
+	case c.failures <- f:
+	default:
+		c.missed++
 	}
 }
 
@@ -244,6 +259,9 @@ func (c *collector) clock(k runlog.Clock) {
 func (c *collector) trailer(t *runlog.Trailer) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.portless > 0 {
+		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.portless, Why: "the port that they were sent from is not known"}})
+	}
 	if c.missed > 0 {
 		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.missed, Why: fmt.Sprintf("more attempts failed than are looked up, at most %d a second", autopsiesPerSecond)}})
 	}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -106,4 +107,36 @@ func TestControllerKeepsNoRecords(t *testing.T) {
 	long, logged := soak(300, 1500)
 	require.Greater(t, logged, 5<<20)
 	assert.Less(t, long-short, logged/50, "from %d kB to %d kB, while %d kB were logged", short>>10, long>>10, logged>>10)
+}
+
+// Each failed attempt is looked up, or counted as not looked up, with the reason.
+func TestEachFailureIsLookedUpOrCounted(t *testing.T) {
+	var log bytes.Buffer
+	c := newCollector(&log)
+	require.NoError(t, c.header(&runlog.Header{Scenario: "s"}))
+	c.release(0)
+	c.failures = make(chan failed, 1)
+	fails := func(o runlog.Outcome, src string) {
+		f := &runlog.Failure{Outcome: o}
+		if src != "" {
+			f.Tuple.Src = netip.MustParseAddrPort(src)
+		}
+		c.add(runlog.Record{Host: "client", Failure: f})
+	}
+	fails(runlog.ConnectTimeout, "192.0.2.1:40000")
+	fails(runlog.ConnectTimeout, "192.0.2.1:40001")
+	fails(runlog.ConnectTimeout, "")
+	fails(runlog.Refused, "192.0.2.1:0")
+	fails(runlog.Other, "") // may never have been sent
+	assert.Len(t, c.failures, 1)
+	require.NoError(t, c.trailer(&runlog.Trailer{}))
+	losses := map[string]uint64{}
+	require.NoError(t, runlog.NewReader(&log).Each(func(r *runlog.Record) {
+		if r.Loss != nil {
+			losses[r.Loss.Why] += r.Loss.Count
+		}
+	}))
+	assert.Equal(t, map[string]uint64{
+		"more attempts failed than are looked up, at most 20 a second": 1, "the port that they were sent from is not known": 2,
+	}, losses)
 }
