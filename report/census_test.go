@@ -36,6 +36,9 @@ func TestMostEntriesInAState(t *testing.T) {
 	}
 	assert.Equal(t, map[string]uint64{"tcp CLOSE_WAIT": 2000, "tcp TIME_WAIT": 500}, f.Nodes[0].PeakByState)
 	assert.Contains(t, headline(f), "its table is full: 3000 entries were free when traffic began, which filled mostly with connections that one side has closed and the other has not (CLOSE_WAIT: 1900 of the traffic's 1940 entries at 9.0 s); another 259144 are ballast")
+	all := *f.Nodes[0].Census
+	all.Entries = all.Ballast + 1900
+	assert.Contains(t, leaked(&Node{Census: &all, HeadroomAtStart: f.Nodes[0].HeadroomAtStart}), "which filled with connections", "all of them are no more than most")
 	assert.Contains(t, advise(f).Do, "its sockets pile up without end")
 	assert.NotContains(t, joined(advise(f).Why), "level off", "what ends in TIME_WAIT is no leak")
 	s.header.Traffic[0].Residence, s.header.Traffic[0].ResidueState = 60, "CLOSE_WAIT"

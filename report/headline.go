@@ -145,10 +145,14 @@ func leaked(n *Node) string {
 		return ""
 	}
 	what := fmt.Sprintf("connections that one side has closed and the other has not (CLOSE_WAIT: %d of the traffic's %d entries at %s)", waiting, c.Entries-c.Ballast, seconds(c.AtS))
-	if c.Ballast == 0 || n.HeadroomAtStart == nil {
-		return ", mostly of " + what
+	mostly := "mostly "
+	if waiting == c.Entries-c.Ballast {
+		mostly = ""
 	}
-	return fmt.Sprintf(": %d entries were free when traffic began, which filled mostly with %s; another %d are ballast, which stands for what a busy node holds", *n.HeadroomAtStart, what, c.Ballast)
+	if c.Ballast == 0 || n.HeadroomAtStart == nil {
+		return ", " + mostly + "of " + what
+	}
+	return fmt.Sprintf(": %d entries were free when traffic began, which filled %swith %s; another %d are ballast, which stands for what a busy node holds", *n.HeadroomAtStart, mostly, what, c.Ballast)
 }
 
 // cost says what a full table's node cost the attempts, of those whose end is

@@ -191,7 +191,12 @@ func (r *Reclaimed) beforeTime(f *Findings) bool {
 
 // doubt says what a reclaim means for the numbers.
 func (r *Reclaimed) doubt(n *Node, f *Findings) string {
-	s := fmt.Sprintf("%s lost at least %d entries between %.1f s and %.1f s that no counter shows: they expired, or the kernel's garbage collector took them. It takes closing connections out of every table over 95 %% full within a minute after any table of the machine was full", n.Name, r.Entries, r.FromS, r.ToS)
+	expired := "they expired, or "
+	if r.beforeTime(f) {
+		expired = ""
+	}
+	// nf_conntrack_core.c, gc_worker_can_early_drop.
+	s := fmt.Sprintf("%s lost at least %d entries between %.1f s and %.1f s that no counter shows: %sthe kernel's garbage collector took them. It takes connections that are closing, or not ASSURED, out of every table over 95 %% full within a minute after any table of the machine was full", n.Name, r.Entries, r.FromS, r.ToS, expired)
 	switch {
 	case !r.beforeTime(f):
 	case n.Knee.Drop != nil || n.Knee.EarlyDrop != nil:
