@@ -205,11 +205,16 @@ type Spike struct {
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
 
 	was, is tallied // failures before it, and from its begin to watched_to_s
-	lastly  uint64  // failures from its begin to stopped_s
+	lastly  uint64  // failures from its begin to stopped_s, or to endedS
+	// endedS is from when on none failed, for too short a time to be stopped_s and
+	// for too long to be chance.
+	endedS *float64
+	quiet  bool   // some were due from end_s to watched_to_s, and none of them failed
+	onward onward // in the time of the next action
 
 	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
 	// toEnd says that it had not recovered where the traffic ended, next which
-	// action began before it had, and toNext that it went on until then.
+	// action began before it had, and toNext that it went on until then, at least.
 	toEnd   bool
 	next    string
 	toNext  bool

@@ -55,6 +55,13 @@ func (t tallied) more(o tallied) bool {
 	return all > 0 && t.n > all*p+deviations*math.Sqrt(all*p*(1-p))
 }
 
+// apart says whether the rates differ by more than one standard deviation: chance
+// makes that, but that they are as each other is not to be said.
+func (t tallied) apart(o tallied) bool {
+	all, p := t.n+o.n, t.span/(t.span+o.span)
+	return all > 0 && math.Abs(t.n-all*p) > math.Sqrt(all*p*(1-p))
+}
+
 // lately is the first moment from which on failures came, up to another, as they
 // did at its end: since they began, or since they ended. Were those of a time
 // before counted as well, an action in the middle of failures would seem to make

@@ -88,7 +88,31 @@ func TestMoreFailuresByChance(t *testing.T) {
 	s := failingRun(t, 10, func(i int, _ float64) bool { return i == 5 || i == 9 || i == 12 || i >= 20 && i < 40 && i%5 < 2 })
 	s.act("one", "flush", 1, 1.001, 1.1, "")
 	s.act("two", "flush", 1, 2.001, 2.1, "")
-	assert.Equal(t, "attempts went on failing as before it: 8/s of those due to 2.0 s, 3/s before; 8 and 3 failed, which chance can make of one rate", costText(&s.analyze().Spikes[0]))
+	assert.Equal(t, "attempts failed before it, too: 8/s of those due to 2.0 s, 3/s before; 8 and 3 failed, which chance can make of one rate", costText(&s.analyze().Spikes[0]))
+}
+
+// Where failures end in the time of an action is said, though it is too short for
+// what healed them to be said, and that they did not end with its begin.
+func TestFailuresThatEndedLater(t *testing.T) {
+	s := failingRun(t, 12, func(_ int, due float64) bool { return due > 2.99 && due < 7.98 })
+	s.act("roll", "rollout", 1, 2.951, 3, "")
+	s.act("go-on", "resume_proxy", 1, 4.001, 4.1, "")
+	s.act("flush", "flush", 1, 9.501, 9.6, "")
+	f := s.analyze()
+	assert.Contains(t, costText(&f.Spikes[0]), "; it was not over when go-on began: 80 more failed of those due from then to 9.5 s")
+	assert.Equal(t, "attempts went on failing until 4.0 s after it began: 80 more did, and none of those due from 8.0 s to 9.5 s", costText(&f.Spikes[1]))
+	assert.Nil(t, f.Spikes[1].StoppedS, "1.5 s are no 2 s")
+}
+
+// What was not seen to recover in an action's own time may have done so later.
+func TestNotSeenToRecover(t *testing.T) {
+	s := failingRun(t, 6, func(_ int, due float64) bool { return due > 1.99 && due < 2.49 || due > 3.99 && due < 5.21 })
+	s.act("one", "flush", 1, 1.951, 2, "")
+	s.act("two", "flush", 1, 3.001, 3.1, "")
+	s.act("three", "flush", 1, 3.951, 4, "")
+	f := s.analyze()
+	assert.Contains(t, costText(&f.Spikes[0]), "; it was not seen to recover before two began")
+	assert.Contains(t, costText(&f.Spikes[2]), "; it was not seen to recover, as none failed of those due from 5.3 s to 6.0 s, too short a time to tell")
 }
 
 func TestSinceWhenTheyFail(t *testing.T) {

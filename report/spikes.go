@@ -107,6 +107,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	crowded := overlapping(acts)
 	var before *Spike
 	var open []*act
+	prior := 0 // the first of out that began with before
 	for i := 0; i < len(acts); {
 		j := i + 1
 		for j < len(acts) && f.together(acts[i], acts[j]) {
@@ -129,7 +130,10 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		}
 		open, shared.Overlaps = goingOn(open, acts[i].begin)
 		open = append(open, acts[i:j]...)
-		before = &shared
+		for k := prior; k < len(out); k++ {
+			out[k].onward = shared.more()
+		}
+		before, prior = &shared, len(out)
 		for k, x := range acts[i:j] {
 			s := shared
 			s.Action, s.Kind, s.Number, s.BeginS, s.DoneS, s.Error = x.name, x.kind, x.number, x.begin, finite(x.end), x.failed
@@ -148,6 +152,20 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 	}
 	out, n := worst(out, maxSpikes)
 	return out, n + l.cluster.dropped
+}
+
+// more is what failed in its time, and until when that was watched.
+func (s *Spike) more() onward {
+	if s.WatchedToS == nil {
+		return onward{}
+	}
+	return onward{uint64(s.is.n), *s.WatchedToS}
+}
+
+// onward is what failed after a spike's own time, up to then.
+type onward struct {
+	n  uint64
+	to float64
 }
 
 // overlapping says of each action, in order of their begin, whether the time of
@@ -380,6 +398,7 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	x, y := f.start(first), f.start(last+1)
 	s.StartS, s.EndS = &x, &y
 	s.toEnd = !s.Recovered && math.IsInf(until, 1) && f.toEnd(first, last)
+	s.quiet = watched > last && added(f.due[last+1:watched+1]) > 0 && added(f.failed[last+1:watched+1]) == 0
 	s.Failures = uint64(max(0, math.Round(total)))
 }
 
@@ -405,6 +424,12 @@ func (f failing) stopped(s *Spike, begin, watched int) {
 	if float64(watched+1-from)*f.width >= calm-slop {
 		v := f.start(from)
 		s.StoppedS, s.lastly = &v, uint64(added(f.failed[begin:from]))
+		return
+	}
+	n, due := added(f.failed[begin:from]), added(f.due[begin:from])
+	if n >= stretchOf && unlikely(n, due, added(f.due[from:watched+1])) {
+		v := f.start(from)
+		s.endedS, s.lastly = &v, uint64(n)
 	}
 }
 

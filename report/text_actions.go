@@ -179,15 +179,7 @@ func costText(s *Spike) string {
 	if s.Before > 0 {
 		fmt.Fprintf(b, " (less the %s that failed before it, too)", perSecond(s.Before))
 	}
-	switch {
-	case s.Recovered:
-	case s.toNext:
-		fmt.Fprintf(b, "; it went on until %s began", s.next)
-	case s.toEnd:
-		b.WriteString("; it went on until the traffic ended")
-	default:
-		b.WriteString("; it was not seen to recover")
-	}
+	b.WriteString(s.afterwards())
 	var causes []string
 	for _, c := range s.Causes {
 		causes = append(causes, fmt.Sprintf("%s %s", c.Cause, percent(c.Share)))
@@ -197,6 +189,25 @@ func costText(s *Spike) string {
 	}
 	b.WriteString(s.overlapText("what failed"))
 	return b.String()
+}
+
+// afterwards says how long failures went on, where they were not seen to be over.
+func (s *Spike) afterwards() string {
+	switch {
+	case s.Recovered:
+		return ""
+	case s.toNext && s.onward.n > 0:
+		return fmt.Sprintf("; it was not over when %s began: %d more failed of those due from then to %s", s.next, s.onward.n, seconds(s.onward.to))
+	case s.toNext:
+		return fmt.Sprintf("; it went on until %s began", s.next)
+	case s.toEnd:
+		return "; it went on until the traffic ended"
+	case s.next != "":
+		return fmt.Sprintf("; it was not seen to recover before %s began", s.next)
+	case s.quiet:
+		return fmt.Sprintf("; it was not seen to recover, as none failed of those due from %s to %s, too short a time to tell", seconds(*s.EndS), seconds(*s.WatchedToS))
+	}
+	return "; it was not seen to recover"
 }
 
 // steadyText says what became of failures that were there before an action, and
@@ -211,6 +222,8 @@ func steadyText(s *Spike) string {
 			more = fmt.Sprintf("then %d more, ", s.lastly)
 		}
 		return fmt.Sprintf("before it %s of those due failed, %sand none of those due from %s to %s", before, more, seconds(*s.StoppedS), seconds(*s.WatchedToS)) + s.overlapText("that they ended")
+	case s.endedS != nil:
+		return fmt.Sprintf("attempts went on failing until %s after it began: %d more did, and none of those due from %s to %s", stretch(*s.endedS-s.BeginS), s.lastly, seconds(*s.endedS), seconds(*s.WatchedToS)) + s.overlapText("that they ended")
 	case s.was.more(s.is) && s.is.n == 0:
 		return fmt.Sprintf("before it %s of those due failed, and none of those due to %s", before, seconds(*s.WatchedToS)) + fell
 	case s.was.more(s.is):
@@ -219,7 +232,11 @@ func steadyText(s *Spike) string {
 	if s.is.n == 0 && s.was.n > 0 {
 		return fmt.Sprintf("no attempt failed of those due to %s, and %.0f before it: too few to tell whether they ended then", seconds(*s.WatchedToS), s.was.n)
 	}
-	text := fmt.Sprintf("attempts went on failing as before it: %s of those due to %s, %s before", after, seconds(*s.WatchedToS), before)
+	what := "attempts went on failing as before it"
+	if s.was.apart(s.is) {
+		what = "attempts failed before it, too"
+	}
+	text := fmt.Sprintf("%s: %s of those due to %s, %s before", what, after, seconds(*s.WatchedToS), before)
 	if after != before {
 		text += fmt.Sprintf("; %.0f and %.0f failed, which chance can make of one rate", s.is.n, s.was.n)
 	}
