@@ -46,7 +46,7 @@ build:
 ## test: install what is needed and run every test; as root, once more as an ordinary user what depends on that
 test: packages kube-proxies $(if $(ROOT),kube-programs)
 	$(GO) vet ./...
-	.ci/again - $(GO) test -race -timeout 20m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
+	.ci/again - $(GO) test -race -timeout 30m -p 1 $$($(GO) list ./... | grep -v '/cmd/tablefull$$')
 	$(GO) test -timeout 5m -run '^TestDay$$' ./report # minutes with the race detector
 	.ci/again - $(GO) test -race -timeout 10m -run 'Scripts|Interrupted|PodResets' -skip LiveView ./cmd/tablefull
 	.ci/again - $(GO) test -timeout 40m -skip '^TestScripts$$' ./cmd/... # the truth: measured without the race detector, which is load
