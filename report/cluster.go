@@ -34,6 +34,7 @@ type cluster struct {
 	syncs    map[string][]proxySync // by node, in order
 	ipvs     bool                   // some reading was of IPVS
 	modes    map[string][]string    // of the proxy, by node, in order
+	told     map[string]float64     // by pod, when it was told to end
 	acts     []*act
 	going    []*act  // those that latencies can still belong to
 	dropped  uint64  // occurrences beyond maxActs
@@ -150,6 +151,29 @@ func sameServices(x, y []runlog.ProgrammedService) bool {
 			return p.Addr == q.Addr && (p.Weight == 0) == (q.Weight == 0)
 		})
 	})
+}
+
+// maxTold bounds of how many pods it is kept when they were told to end.
+const maxTold = 20_000
+
+func (c *cluster) noteTold(pod string, t float64) {
+	if c.told == nil {
+		c.told = map[string]float64{}
+	}
+	if _, again := c.told[pod]; !again && len(c.told) < maxTold {
+		c.told[pod] = t
+	}
+}
+
+// toldToEnd says whether the pod that had the address at that time had certainly
+// been told to end by then. Its endpoint says so only later.
+func (l *log) toldToEnd(service string, addr netip.Addr, at float64) bool {
+	s := l.cluster.services[service]
+	if s == nil {
+		return false
+	}
+	told, is := l.cluster.told[s.nameOf(addr, at)]
+	return is && told+l.clockBound <= at
 }
 
 // addAct notes the beginning or the end of an action.

@@ -501,6 +501,9 @@ func (l *log) addEvent(r *runlog.Record) {
 	if e.Kind == "action" {
 		l.addAct(r.T, e)
 	}
+	if e.Kind == "pod" && e.Detail == "sigterm" {
+		l.cluster.noteTold(e.Name, r.T)
+	}
 	if _, set := e.Fields["net.netfilter.nf_conntrack_tcp_timeout_established"]; set && e.Kind == "sysctl" {
 		l.timeoutChanged = true
 	}

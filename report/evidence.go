@@ -96,10 +96,33 @@ func enteredText(e *Entered) string {
 // counterText is like: drop +2593 on node1 between 4.2 s and 10.0 s.
 func (a *attribution) counterText(t *tally) string {
 	s := fmt.Sprintf("%s +%d", t.counter, t.delta)
-	if hosts := slices.Sorted(maps.Keys(t.hosts)); len(hosts) > 0 {
-		s += " on " + strings.Join(hosts, ", ")
+	if len(t.hosts) > 0 {
+		s += " on " + strings.Join(a.l.podsThen(t), ", ")
 	}
 	return s + fmt.Sprintf(" between %.1f s and %.1f s", t.rose, t.rested)
+}
+
+// podsThen are the hosts whose counter rose for the tally, under the name of the
+// pod that each had then: one that is used again keeps its own.
+func (l *log) podsThen(t *tally) []string {
+	names := slices.Sorted(maps.Keys(t.hosts))
+	if l.header == nil {
+		return names
+	}
+	for i, host := range names {
+		for k := range l.header.Services {
+			s := &l.header.Services[k]
+			e, addr := l.cluster.services[s.Name], l.podsOf(s)[host]
+			if e == nil || !addr.IsValid() {
+				continue
+			}
+			first, last := e.nameOf(addr, t.rose), e.nameOf(addr, t.rested)
+			if pod, _, _ := strings.Cut(first, "."); first == last && pod == host {
+				names[i] = first
+			}
+		}
+	}
+	return names
 }
 
 // occupancyText is the table's highest filling on the nodes that dropped.
@@ -158,7 +181,7 @@ func leadText(cause string, n uint64) string {
 	to := map[string]string{
 		staleBackend:    fmt.Sprintf("an address that was no usable pod of the service when %s %s sent", they, were),
 		drainingBackend: fmt.Sprintf("a pod that was terminating when %s %s sent, and not to be used any more", they, were),
-		backendGone:     fmt.Sprintf("a pod that was usable when %s %s sent, and ended before %s failed", they, were, they),
+		backendGone:     fmt.Sprintf("a pod that the endpoints called usable when %s %s sent, and that ended before %s failed", they, were, they),
 		untranslated:    fmt.Sprintf("the service's own address: no rule had translated %s first packet, and later ones follow its entry, whatever the rules are by then", their),
 	}[cause]
 	return fmt.Sprintf("of those looked up, %s had an entry to %s", plural(n, "attempt"), to)

@@ -62,6 +62,7 @@ func (p *plane) leadsTo(service string) (out []netip.Addr, known bool) {
 type behind struct {
 	node, service string
 	addr          netip.Addr // of the endpoint that it led to, or did not lead to
+	told          bool       // it had been told to end, which the endpoints did not say yet
 }
 
 // refusal says whether attempts of the item failed as those do that a node sends
@@ -95,7 +96,8 @@ func (it *item) sent(possible found) (from, to float64, n uint64) {
 // behindTheEndpoints explains attempts that were refused where nobody else can
 // have refused them: all the time in which they were sent, the node that they
 // entered by had rules that led to an address which was no usable pod, or to
-// none although there were usable ones. Such an attempt leaves no entry: a
+// none although there were usable ones. A pod that had been told to end is no
+// usable one, whatever its endpoint still said. Such an attempt leaves no entry: a
 // refused one's is removed by the kernel, and one that the node itself rejects
 // or finds no way for never has one. What usable pods have refused is explained
 // before, by their own counters.
@@ -137,17 +139,19 @@ func (l *log) lag(it *item, s *runlog.ServiceInfo, from, to float64) (string, be
 	}
 	for _, addr := range led {
 		switch was := l.roleOf(s.Name, "", addr, from); {
+		case was == usable && l.toldToEnd(s.Name, addr, from):
+			return drainingBackend, behind{node, s.Name, addr, true}
 		case was == usable || l.roleOf(s.Name, "", addr, to) == usable || e.everUsable(addr, from, to):
 		case was == draining:
-			return drainingBackend, behind{node, s.Name, addr}
+			return drainingBackend, behind{node, s.Name, addr, false}
 		default:
-			return staleBackend, behind{node, s.Name, addr}
+			return staleBackend, behind{node, s.Name, addr, false}
 		}
 	}
 	if !any {
 		for _, x := range runlog.Usable(e.at(from)) {
 			if l.roleOf(s.Name, "", x.Addr, to) == usable {
-				return notProgrammed, behind{node, s.Name, x.Addr}
+				return notProgrammed, behind{node, s.Name, x.Addr, false}
 			}
 		}
 	}
@@ -158,7 +162,7 @@ func (l *log) lag(it *item, s *runlog.ServiceInfo, from, to float64) (string, be
 // their counters read before and after, so that what they refused is known.
 func (l *log) counted(service string, addrs []netip.Addr, from, to float64) bool {
 	for _, addr := range addrs {
-		if l.roleOf(service, "", addr, from) != usable || l.roleOf(service, "", addr, to) != usable {
+		if l.roleOf(service, "", addr, from) != usable || l.roleOf(service, "", addr, to) != usable || l.toldToEnd(service, addr, from) {
 			continue
 		}
 		name, _, _ := strings.Cut(l.cluster.services[service].nameOf(addr, from), ".") // of the host, which may have had pods before
@@ -239,7 +243,11 @@ func (a *attribution) tied(t *tally) string {
 	}
 	names := map[string]bool{}
 	for b := range t.ties {
-		names[fmt.Sprintf("%s of %s on %s", b.addr, b.service, b.node)] = true
+		name := fmt.Sprintf("%s of %s on %s", b.addr, b.service, b.node)
+		if b.told && !t.ties[behind{b.node, b.service, b.addr, false}] {
+			name += " (told to end by then, though the endpoints did not say so yet)"
+		}
+		names[name] = true
 	}
 	var list []string
 	for n := range names {

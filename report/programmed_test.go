@@ -101,6 +101,57 @@ func TestRefusedByPodsThatTerminateAndAreNotCounted(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"draining_backend": 25}, causesOf(s.analyze()))
 }
 
+// The host of a pod that is used again keeps its name: what its counter says is of
+// the pod that it had then.
+func TestCounterOfAHostsSecondPod(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.hosts = []string{"web-1", "web-2"}
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(2.0, "2 RS")
+	s.endpoints(3.0, "1.2 RS", "2 RS")
+	s.endpoints(5.0, "1.2 ST", "2 RS")
+	s.endpoints(8.0, "2 RS")
+	for i, due := range dues(0, 10, 100) {
+		if due >= 5.5 && due < 6 && i%4 == 0 {
+			s.bump(due+0.0005, "web-1", "Tcp.OutRsts", 1)
+			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+			continue
+		}
+		s.enter(due)
+		s.ok("web", due)
+	}
+	f := s.analyze()
+	require.Equal(t, "draining_backend", f.Causes[0].Cause)
+	assert.Contains(t, f.Causes[0].Evidence, " on web-1.2 between ")
+	assert.Equal(t, []string{"web-1"}, f.Causes[0].Proof.Hosts)
+}
+
+// A pod is told to end before its endpoint says so, and can refuse from then on.
+func TestRefusedByAPodThatWasToldToEnd(t *testing.T) {
+	for told, want := range map[float64]map[string]uint64{3.1: {"draining_backend": 25}, 3.45: {"draining_backend": 10, "unknown": 15}, 9: {"unknown": 25}} {
+		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+		s.hosts = []string{"web-2"}
+		s.endpoints(-0.4, "1 RS", "2 RS")
+		s.endpoints(3.8, "2 RS")
+		s.records = append(s.records, runlog.Record{Host: "web-1", T: told, Event: &runlog.Event{Kind: "pod", Name: "web-1", Detail: "sigterm"}})
+		s.read(-0.3, programmed(1, 2))
+		s.read(4.2, programmed(2))
+		for i, due := range dues(0, 10, 100) {
+			if due >= 3.2 && due < 3.7 && i%2 == 0 {
+				s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+				continue
+			}
+			s.enter(due)
+			s.ok("web", due)
+		}
+		f := s.analyze()
+		assert.Equal(t, want, causesOf(f), "told at %g s", told)
+		if told < 3.2 {
+			assert.Contains(t, f.Causes[0].Evidence, "10.244.0.2 of web on node1 (told to end by then, though the endpoints did not say so yet)")
+		}
+	}
+}
+
 func TestRefusedBeforeThereAreRules(t *testing.T) {
 	run := func(first ...int) *Findings {
 		s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
