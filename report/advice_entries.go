@@ -38,7 +38,7 @@ func entryAdvice(f *Findings) (advice, bool) {
 	}
 	if len(f.Causes) > 0 && f.Causes[0].Cause == untranslated {
 		return advice{
-			Do: "Not the limit: let no client connect before the node's proxy has programmed the service.",
+			Do: untranslatedDo,
 			Why: []string{
 				"An entry that was made before the rules keeps its connection from being translated for as long as it lives. Connecting anew, from another source port, helps once the rules are there.",
 				fmt.Sprintf("So does deleting such entries: conntrack -D -p %s --orig-dst SERVICE --reply-src SERVICE, with the service's address twice, deletes those to it that nothing has translated.", f.protocol()),

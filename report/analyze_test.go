@@ -241,9 +241,12 @@ func TestEvicted(t *testing.T) {
 	// What is said of limits does not contradict itself, and the remedies are some.
 	page := renderedHTML(t, f)
 	assert.Contains(t, page, "No limit is a remedy")
+	for _, paste := range []string{f.Sizing.KubeProxy, f.Sizing.Sysctl} {
+		assert.Contains(t, paste, "# no remedy for the flood, whatever the limit: for the rest\n")
+	}
 	assert.False(t, strings.Contains(page, "would have held"))
 	why := joined(advise(f).Why)
-	assert.Contains(t, why, "a shorter nf_conntrack_tcp_timeout_syn_recv lets its entries go sooner")
+	assert.Contains(t, why, "a shorter nf_conntrack_tcp_timeout_syn_recv lets its entries go sooner, which makes them fewer and is no remedy by itself")
 	assert.Contains(t, why, "NOTRACK on the node is none for packets to a service")
 	assert.Contains(t, why, "SYNPROXY needs SYNs that are not tracked, so it belongs in front of the node")
 	z := f.Sizing

@@ -179,19 +179,29 @@ func TestSettingsNeverLower(t *testing.T) {
 
 // What was lowered while traffic flowed is not what there is to keep.
 func TestSettingsKeepWhatWasLowered(t *testing.T) {
-	s := newSim(t, 262144, 250000, finTraffic("web", 0, 10))
-	s.header.Sysctls = map[string]string{"nf_conntrack_max": "131072"}
-	s.limitAt = func(at float64) uint64 {
-		if at < 5 {
-			return 262144
+	run := func(free uint64) *Findings {
+		s := newSim(t, 262144, free, finTraffic("web", 0, 10))
+		s.header.Sysctls = map[string]string{"nf_conntrack_max": "131072"}
+		s.limitAt = func(at float64) uint64 {
+			if at < 5 {
+				return 262144
+			}
+			return 131072
 		}
-		return 131072
+		s.fill("web", 200, 0, 10)
+		return s.analyze()
 	}
-	s.fill("web", 200, 0, 10)
-	f := s.analyze()
+	f := run(250000)
 	assert.NotEmpty(t, f.Nodes[0].LimitChanges)
 	assert.Contains(t, f.Sizing.KubeProxy, "min: 262144\n")
 	assert.Contains(t, f.Sizing.Sysctl, "net.netfilter.nf_conntrack_max = 262144\n")
+	assert.Contains(t, f.Sizing.Sysctl, " would do; 262144 is what a node had in the run\n")
+
+	// Nor is what is above the present limit, and below that one, called lower.
+	f = run(150000)
+	assert.Contains(t, f.Sizing.KubeProxy, "# 196608 would do for this traffic and the 112144 entries that were there;\n# min is what a node had in the run\nconntrack:")
+	assert.Contains(t, f.Sizing.KubeProxy, "min: 262144\n")
+	assert.NotContains(t, f.Sizing.KubeProxy, "LOWER")
 }
 
 // Nor where the run itself had set a lower limit for a while.

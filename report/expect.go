@@ -119,7 +119,7 @@ func staleMetric(name string, f *Findings, node string) (v float64, detail strin
 		}
 		of, text := s.MaxS, fmt.Sprintf("at most %s on %s", stretch(s.MaxS), n.Name)
 		if _, told := s.longest(); stretch(told) != stretch(s.MaxS) {
-			text += ", up to a reading without it" // its proxy said so before
+			text += ", up to a reading without it; by what its proxy says " + s.Longest()
 		}
 		if name == "stale_backends" {
 			of, text = float64(s.MaxBackends), fmt.Sprintf("at most %s at once on %s", plural(s.MaxBackends, "stale backend"), n.Name)

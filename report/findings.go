@@ -320,6 +320,8 @@ type Stale struct {
 	UnreadS      float64        `json:"unread_s" jsonschema_description:"For how long, in s, the dataplane could not be read, so that nothing is known."`
 	Backends     []StaleBackend `json:"backends" jsonschema_description:"Stale ones first, then the longest."`
 	Other        uint64         `json:"other" jsonschema_description:"How many more there were."`
+
+	quiet bool // neither endpoints changed nor was anything done to pods or proxies
 }
 
 // StaleBackend is one backend that was programmed and should not have been, or

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -69,6 +70,22 @@ func (l *log) lostAtFlush(t *traffic) string {
 		}
 		if n > 0 {
 			return fmt.Sprintf("%d were lost when they were used for the first time after %s", n, l.flushText(x))
+		}
+	}
+	return ""
+}
+
+// unclosedBy is what a flush cost connections that were being closed, which are no
+// attempts; empty for nothing.
+func unclosedBy(f *Findings, s *Spike) string {
+	for _, t := range f.Traffic {
+		d := t.TearDown
+		if s.Kind != "flush" || d == nil || !strings.HasPrefix(d.flushed, s.Action+" ") {
+			continue
+		}
+		at := d.flushed[strings.LastIndex(d.flushed, " at ")+len(" at "):]
+		if at == seconds(s.BeginS) || s.DoneS != nil && at == seconds(*s.DoneS) { // that time, where it is done again and again
+			return "; " + d.failedText(t.Name)
 		}
 	}
 	return ""

@@ -32,6 +32,9 @@ func headline(f *Findings) string {
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, and some of its entries can be evicted%s.", n.Name, place(early, n), cost(f)+others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
+	if slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.TearDown != nil && t.TearDown.flushed != "" }) {
+		s = fmt.Sprintf("%s's table was never full: at most %s", n.Name, filling(n)) // and it was emptied
+	}
 	top, ofTop, failed := mainCause(f)
 	switch {
 	case top == chainLong:

@@ -177,7 +177,18 @@ func adviceOf(f *Findings) (a advice, is bool) {
 	return a, f.Verdict != Inconclusive
 }
 
+// advise is what to change, first of all about what the run failed of most, and then
+// about what else made a tenth of the failures.
 func advise(f *Findings) advice {
+	a := adviseFirst(f)
+	if f.Verdict == Live || f.Verdict == Inconclusive && !leftOpen(f) {
+		return a
+	}
+	a.Why = append(slices.Clone(a.Why), otherCauses(f)...)
+	return a
+}
+
+func adviseFirst(f *Findings) advice {
 	s := f.Sizing
 	switch {
 	case f.Verdict == Live:
@@ -260,24 +271,11 @@ func otherAdvice(f *Findings) advice {
 			failing, empty = to-from, f.withoutPod(s)
 		}
 	}
-	switch top, _, _ := mainCause(f); {
-	case top == chainLong && blamed(f, top) != nil:
-		return chainsAdvice(f, blamed(f, top))
-	case top == snatPorts && blamed(f, top) != nil && blamed(f, top).Ports != nil:
-		return portsAdvice(blamed(f, top))
-	case top == natClash:
-		return advice{
-			Do:  "Not the limit: connections were translated to the same addresses and ports at once, and the kernel dropped the second.",
-			Why: []string{"Choose the source ports of masquerading fully at random (kube-proxy does), or do without it; give the node more addresses or the service more pods."},
-		}
-	case top == noEndpoint:
-		return noEndpointAdvice(f)
-	case top == drainingBackend:
-		return drainingAdvice(f)
-	case top == unknownCause:
-		return unknownAdvice(f)
-	case remedies[top].Do != "":
-		return remedies[top]
+	top, _, _ := mainCause(f)
+	if a, is := causeAdvice(f, top); is {
+		return a
+	}
+	switch {
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
 	case empty != nil:

@@ -23,7 +23,7 @@ func (l *log) mostThere(n *node, nodes []Node) there {
 		return most
 	}
 	for _, o := range l.nodeList {
-		if x := thereOn(o, nodes); o != n && l.roughNeed(o) > 0.99*l.roughNeed(n) && x.entries > most.entries+most.entries/100 {
+		if x := thereOn(o, nodes); o != n && l.roughNeed(o) > 0.99*l.roughNeed(n) && x.entries > most.entries {
 			most, most.on = x, o.name
 		}
 	}

@@ -206,7 +206,7 @@ func TestNodesThatNeedTheSame(t *testing.T) {
 	f := newNodesSim(t, 3, 10_000, 9000, 500, 9000).run(900, nil)
 	require.NotNil(t, f.Sizing)
 	notes := strings.Join(f.Sizing.Notes, "\n")
-	assert.Contains(t, notes, ", and no node needs more: a node has")
+	assert.Contains(t, notes, ", and no node needs more for this traffic: a node has")
 	assert.NotContains(t, notes, "needs the most of all nodes")
 	assert.Contains(t, strings.Join(figures(f)[2].Lines, "\n"), "/s offered to node2")
 	assert.Equal(t, "Attempts, by when they were due, all nodes together", (&charts{f: f}).load()[0].Title)

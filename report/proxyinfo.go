@@ -92,3 +92,18 @@ func (l *log) upgradesText(s *scenarios.Scenario) string {
 	}
 	return out
 }
+
+// leftLimit says whether the nodes' proxies were kube-proxies of the lab's that were
+// told to leave the limit alone, all of them.
+func (l *log) leftLimit() bool {
+	if l.header == nil || l.header.Target != "lab" {
+		return false
+	}
+	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
+	if err != nil || s.Lab.Proxy.Binary == "" || s.Lab.Proxy.Conntrack != nil {
+		return false
+	}
+	return !slices.ContainsFunc(s.Actions, func(a scenarios.Action) bool {
+		return a.UpgradeProxy != nil && (a.UpgradeProxy.Binary == "" || a.UpgradeProxy.Conntrack != nil)
+	})
+}

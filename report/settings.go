@@ -24,11 +24,11 @@ func (s *Sizing) settings(m Machine) {
 		return
 	}
 	keep := max(present, s.there.highest)
-	s.kubeProxy(limit, keep, m.CPUs)
+	s.kubeProxy(limit, keep, m)
 	if max(limit, keep) <= present {
-		s.Sysctl = fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic", present)
-		if n := s.besides(); n > 0 {
-			s.Sysctl += fmt.Sprintf("\n# and the %d entries that were there", n)
+		s.Sysctl = s.floodComment() + fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic", present)
+		if s.besides() > 0 {
+			s.Sysctl += "\n# and " + s.thereComment()
 		}
 		s.Sysctl += ", leave it.\n"
 		if limit < present {
@@ -39,7 +39,28 @@ func (s *Sizing) settings(m Machine) {
 		}
 		return
 	}
-	s.Sysctl = fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", max(limit, keep), max(limit, keep, m.Buckets))
+	s.Sysctl = s.floodComment()
+	if limit < keep { // here it is what the run had, and not what there is
+		s.Sysctl += fmt.Sprintf("# %d would do; %d is what a node had in the run\n", limit, keep)
+	}
+	s.Sysctl += fmt.Sprintf("net.netfilter.nf_conntrack_max = %d\nnet.netfilter.nf_conntrack_buckets = %d\n", max(limit, keep), max(limit, keep, m.Buckets))
+}
+
+// thereComment is what else the settings have room for.
+func (s *Sizing) thereComment() string {
+	text := fmt.Sprintf("the %d entries that were there", s.besides())
+	if s.there.added {
+		text += "\n# or that actions added"
+	}
+	return text
+}
+
+// floodComment is for whoever pastes the settings, where the load includes a flood.
+func (s *Sizing) floodComment() string {
+	if !s.Meaningless {
+		return ""
+	}
+	return "# no remedy for the flood, whatever the limit: for the rest\n"
 }
 
 // presentLimit is the limit of the machine outside the run; 0 where it is
@@ -73,19 +94,26 @@ func (s *Sizing) unfit(limit, memory uint64) string {
 	return ""
 }
 
-// kubeProxy is for a limit, and what is not to be lowered.
-func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
+// kubeProxy is for a limit, and what is not to be lowered: what the machine has, or a
+// node had in the run.
+func (s *Sizing) kubeProxy(limit, keep uint64, m Machine) {
 	var b strings.Builder
-	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap;\n# the limit is max(maxPerCore x cores, min)\n")
-	switch n := s.besides(); {
-	case limit < present && n > 0:
-		fmt.Fprintf(&b, "# %d would do for this traffic and the %d entries that were there\n# and LOWER the limit; min keeps it\n", limit, n)
-	case limit < present:
-		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
-	case n > 0:
-		fmt.Fprintf(&b, "# for this traffic and the %d entries that were there\n", n)
+	b.WriteString("# for the KubeProxyConfiguration in kube-proxy's ConfigMap;\n# the limit is max(maxPerCore x cores, min)\n" + s.floodComment())
+	what := "this traffic"
+	if s.besides() > 0 {
+		what += " and " + s.thereComment()
 	}
-	fmt.Fprintf(&b, "conntrack:\n%s", kubeProxyLimit(max(limit, present)))
+	switch {
+	case limit < m.Limit && s.besides() == 0:
+		fmt.Fprintf(&b, "# %d would do for this traffic and LOWER the limit; min keeps it\n", limit)
+	case limit < m.Limit:
+		fmt.Fprintf(&b, "# %d would do for %s\n# and LOWER the limit; min keeps it\n", limit, what)
+	case limit < keep:
+		fmt.Fprintf(&b, "# %d would do for %s;\n# min is what a node had in the run\n", limit, what)
+	case s.besides() > 0:
+		fmt.Fprintf(&b, "# for %s\n", what)
+	}
+	fmt.Fprintf(&b, "conntrack:\n%s", kubeProxyLimit(max(limit, keep)))
 	for _, p := range s.Parts {
 		if p.Counted && p.State == "CLOSE_WAIT" && p.ResidenceS > 0 && p.ResidenceS != kubeProxyCloseWait {
 			fmt.Fprintf(&b, "  tcpCloseWaitTimeout: %gs  # what this is computed with; %gs by default\n", p.ResidenceS, kubeProxyCloseWait)
@@ -96,11 +124,11 @@ func (s *Sizing) kubeProxy(limit, present uint64, cpus int) {
 	s.Notes = append(s.Notes,
 		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
 		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
-	if max(limit, present) > kubeProxyCap {
+	if max(limit, keep) > kubeProxyCap {
 		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: hence maxPerCore: 1, which gives large nodes no more than that, too", kubeProxyCap))
 	}
-	if cpus > 0 {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(cpus, false), plural(uint64(cpus), "core")))
+	if m.CPUs > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(m.CPUs, false), plural(uint64(m.CPUs), "core")))
 	}
 }
 
@@ -166,18 +194,26 @@ func (s *Sizing) timeoutNotes() (out []string) {
 	return out
 }
 
-// compare says whether the present limit would do, for this traffic and what was
-// there.
-func (s *Sizing) compare(nodes []Node) {
+// compare says whether each node's present limit would do, for what this traffic
+// needs there and what was there or came by actions.
+func (l *log) compare(s *Sizing, nodes []Node) {
 	for _, n := range nodes {
 		if n.Limit == nil {
 			continue
 		}
-		needed, limit, rest := *s.NeededEntries, *s.RecommendedLimit, ", an otherwise empty table provided"
-		if n.StartEntries != nil && *n.StartEntries > needed/100 {
-			rest = fmt.Sprintf(", and the %d that were there when it began", *n.StartEntries)
-			needed += *n.StartEntries
-			limit = recommended(needed, *s.UncollectedEntries)
+		traffic, late, on := *s.NeededEntries, *s.UncollectedEntries, ""
+		if l.parted() {
+			traffic, late = l.needOn(l.nodes[n.Name])
+			on = " on it"
+		}
+		needed, limit, rest := traffic, recommended(traffic, late), ", an otherwise empty table provided"
+		if t := thereOn(l.nodes[n.Name], nodes); t.entries > needed/100 {
+			rest = fmt.Sprintf(", and the %d that were there when it began", t.entries)
+			if t.added {
+				rest += " or that actions added"
+			}
+			needed += t.entries
+			limit = recommended(needed, late)
 		}
 		verb := "is enough for"
 		switch {
@@ -186,10 +222,26 @@ func (s *Sizing) compare(nodes []Node) {
 		case *n.Limit < limit:
 			verb = "leaves less than a quarter free above"
 		}
-		note := fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs in the steady state%s", n.Name, *n.Limit, verb, *s.NeededEntries, rest)
+		note := fmt.Sprintf("%s's limit of %d %s the %d entries this traffic needs%s in the steady state%s", n.Name, *n.Limit, verb, traffic, on, rest)
 		if s.PresentLimit != nil && *s.PresentLimit != *n.Limit {
 			note += fmt.Sprintf(" (that was the limit of the run; outside it the machine has %d, and the settings are for that)", *s.PresentLimit)
 		}
 		s.Notes = append(s.Notes, note)
 	}
+}
+
+// needOn is what the traffic needs on one of several nodes in the steady state, and
+// how many more can have expired there and not be collected.
+func (l *log) needOn(n *node) (entries, late uint64) {
+	on := newSizing()
+	for _, t := range l.order {
+		if t.due().total == 0 {
+			continue
+		}
+		p := l.sizingPart(t, n)
+		if on.Parts = append(on.Parts, p); p.Counted && p.Entries != nil {
+			entries += *p.Entries
+		}
+	}
+	return entries, on.uncollected()
 }

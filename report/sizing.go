@@ -74,7 +74,7 @@ func (l *log) roughNeed(n *node) (sum float64) {
 func (l *log) mostText(n *node) string {
 	for _, o := range l.nodeList {
 		if o != n && l.roughNeed(o) > 0.99*l.roughNeed(n) {
-			return "and no node needs more"
+			return "and no node needs more for this traffic"
 		}
 	}
 	return "which needs the most of all nodes"
@@ -115,7 +115,10 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 	s.Residual = l.residual(n)
 	s.there = l.mostThere(n, nodes)
 	if s.compute(0, l.machine(nodes)) {
-		s.compare(nodes)
+		if l.leftLimit() {
+			s.Notes = append(s.Notes, "in this run kube-proxy wrote no limit, whatever its release: the lab tells it maxPerCore 0 where lab.proxy has no part conntrack")
+		}
+		l.compare(s, nodes)
 	}
 	return s
 }
@@ -228,7 +231,7 @@ func (s *Sizing) flood() {
 func againstFlood(state string) string {
 	s := "Limit its rate upstream, or drop it before conntrack (XDP, raw table)"
 	if timeouts[state] != "" {
-		s += fmt.Sprintf("; a shorter nf_conntrack_%s lets its entries go sooner", timeouts[state])
+		s += fmt.Sprintf("; a shorter nf_conntrack_%s lets its entries go sooner, which makes them fewer and is no remedy by itself", timeouts[state])
 	}
 	s += ". NOTRACK on the node is none for packets to a service: they would not be translated."
 	if state == "SYN_RECV" {

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sort"
@@ -68,7 +69,18 @@ func (l *log) staleOf(node string) *Stale {
 		return nil
 	}
 	w.sort()
+	w.out.quiet = l.leftPods()
 	return w.out
+}
+
+// leftPods says whether nothing happened that a dataplane could have been behind with:
+// no change of endpoints, and no action to pods or proxies.
+func (l *log) leftPods() bool {
+	table := []string{"ballast", "flush", "set_sysctl"}
+	if l.header != nil && l.header.Target == "lab" { // on a cluster that starts kube-proxies anew
+		table = append(table, "conntrack_settings")
+	}
+	return len(l.changesBetween(0, math.Inf(1))) == 0 && !slices.ContainsFunc(l.cluster.acts, func(a *act) bool { return !slices.Contains(table, a.kind) })
 }
 
 // programs says whether any reading shows a backend.

@@ -32,7 +32,7 @@ func TestHowLongRulesWereOutOfDate(t *testing.T) {
 	assert.InDelta(t, 6.04, f.Nodes[0].Stale.MaxS, 0.001, "what thresholds look at is still up to the reading")
 	assert.Contains(t, f.Headline, "for 5.8 s to 5.9 s of that time")
 	_, detail := staleMetric("stale", f, "")
-	assert.Equal(t, "at most 6.0 s on node1, up to a reading without it", detail, "which of two measures it is")
+	assert.Equal(t, "at most 6.0 s on node1, up to a reading without it; by what its proxy says 5.8 s to 5.9 s", detail, "which of two measures it is, and the other, which stands elsewhere")
 	_, detail = staleMetric("stale", run(""), "")
 	assert.Equal(t, "at most 6.0 s on node1", detail)
 	said := staleText(&f.Nodes[0])

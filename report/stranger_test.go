@@ -46,6 +46,9 @@ func TestTearDownsThatAFlushTook(t *testing.T) {
 	f := run(3.7, gone(), flushedAt(3.65, "100")...)
 	assert.Contains(t, f.Headline, "40 of held's 100 connections were not torn down: wipe (flush) deleted 100 entries from node1's table at 3.6 s")
 	assert.Contains(t, strings.Join(f.Reasons, "\n"), "wipe (flush) deleted 100 entries from node1's table at 3.6 s, and 1 of 1 that were due after that and looked up when they had failed had no entry any more")
+	assert.Contains(t, f.Headline, "node1's table was never full", "which is not to say that it held: it was emptied")
+	assert.Contains(t, strings.Join(actionLines(f), "\n"), "; 40 of held's 100 connections were not torn down: wipe (flush) deleted")
+	assert.Contains(t, strings.Join(strings.Fields(render(t, "text", f)), " "), "census: at 5.2 s: no entry")
 	assert.Contains(t, advise(f).Do, "Not the limit: let nothing delete the entries of connections that are in use. wipe (flush) deleted")
 	for name, f := range map[string]*Findings{
 		"no flush":                    run(3.7, gone()),

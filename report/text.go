@@ -242,7 +242,7 @@ func (t *text) census(c *Census) {
 	if c.Ballast > 0 {
 		parts = append(parts, fmt.Sprintf("%d filling of ours", c.Ballast))
 	}
-	t.para("  census: ", fmt.Sprintf("at %s: %s", seconds(c.AtS), strings.Join(parts, ", ")))
+	t.para("  census: ", fmt.Sprintf("at %s: %s", seconds(c.AtS), cmpOr(strings.Join(parts, ", "), "no entry")))
 }
 
 func (t *text) predicted(p *Prediction) {

@@ -42,7 +42,7 @@ func actionLines(f *Findings) []string {
 		slices.Sort(order)
 	}
 	for _, i := range order {
-		out = append(out, spikeText(&f.Spikes[i]))
+		out = append(out, spikeText(&f.Spikes[i])+unclosedBy(f, &f.Spikes[i]))
 	}
 	if n := uint64(len(f.Spikes)-len(order)) + f.OtherSpikes; n > 0 {
 		out = append(out, fmt.Sprintf("and %s that cost no more than these", plural(n, "action")))
@@ -265,20 +265,28 @@ func staleText(n *Node) string {
 	if s.MaxMissingS > 0 {
 		missing = "; a usable endpoint was missing for " + s.LongestMissing()
 	}
+	if s.MaxBackends == 0 && missing == "" && s.quiet {
+		return ""
+	}
 	if s.MaxBackends == 0 {
 		return n.Name + "'s dataplane: no stale backend was seen" + missing
 	}
 	text := fmt.Sprintf("%s's dataplane: %s, the longest for %s", n.Name, s.InAll("stale backend"), s.Longest())
 	var names []string
-	for _, b := range s.Backends {
+	named := 0
+	for i, b := range s.Backends {
 		if b.What != "stale" || len(names) == 5 {
 			continue
 		}
+		named = i + 1
 		open := ""
 		if !b.Ended {
 			open = ", not seen to end"
 		}
 		names = append(names, fmt.Sprintf("%s (%s, %s to %s%s)", b.Pod, b.Addr, seconds(b.FromS), seconds(b.over()), open))
+	}
+	if more := distinct(s.Backends) - distinct(s.Backends[:named]); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
 	}
 	return text + ": " + strings.Join(names, "; ") + missing
 }
