@@ -59,14 +59,22 @@ func (n *Node) losing(f *Findings) (service string, at float64, is bool) {
 
 const noneUsable = "says 503"
 
+// healthAtLoss is what the node's health check port said, and since when, at the
+// time that the first attempt failed there for want of an endpoint; empty where none
+// did, or it was not asked.
+func (n *Node) healthAtLoss(f *Findings) (says string, since, at float64) {
+	service, at, is := n.losing(f)
+	if !is {
+		return "", 0, 0
+	}
+	says, since = n.healthSays(service, at)
+	return says, since, at
+}
+
 // healthText is what the node's health check port had said by the time that
 // attempts failed there for want of an endpoint; empty where it was not asked.
 func healthText(f *Findings, n *Node) string {
-	service, at, is := n.losing(f)
-	if !is {
-		return ""
-	}
-	says, since := n.healthSays(service, at)
+	says, since, at := n.healthAtLoss(f)
 	switch {
 	case says == noneUsable:
 		return fmt.Sprintf("; its health check port had said so (503) for %s by then", stretch(at-max(0, since)))
@@ -79,11 +87,7 @@ func healthText(f *Findings, n *Node) string {
 // balancerText is whether a load balancer that asks the health check port would
 // have sent what failed on the node; empty where it was not asked.
 func balancerText(f *Findings, n *Node) string {
-	service, at, is := n.losing(f)
-	if !is {
-		return ""
-	}
-	says, since := n.healthSays(service, at)
+	says, since, at := n.healthAtLoss(f)
 	switch {
 	case says == noneUsable:
 		return fmt.Sprintf("The health check node port of %s said 503 from %s on, and the first attempt failed at %s: a load balancer that asks it, and sends nothing there any more within %s, would have sent none of these.", n.Name, seconds(max(0, since)), seconds(at), stretch(at-max(0, since)))

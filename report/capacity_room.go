@@ -25,8 +25,8 @@ func (l *log) roomOfTrials(c *Capacity) room {
 			break
 		}
 	}
-	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
-	if err != nil || r.free == 0 {
+	s := l.scenario()
+	if s == nil || r.free == 0 {
 		return r
 	}
 	if s.Conntrack.Max != nil {

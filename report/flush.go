@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -22,40 +21,49 @@ func (l *log) addFlush(r *runlog.Record) {
 	}
 }
 
+// flusher is the action that did it; nil where it was somebody else.
+func (l *log) flusher(x flush) (by *act) {
+	for _, a := range l.cluster.acts {
+		if a.kind == "flush" && a.begin <= x.at && !(a.end < x.at) { // NaN: it goes on
+			by = a
+		}
+	}
+	return by
+}
+
 // flushText is like: flush deleted 500 entries from node1's table at 3.9 s.
 func (l *log) flushText(x flush) string {
 	by := "somebody"
-	for _, a := range l.cluster.acts {
-		if a.kind == "flush" && a.begin <= x.at && !(a.end < x.at) { // NaN: it goes on
-			by = a.name
-			if a.name != a.kind {
-				by += " (" + a.kind + ")"
-			}
+	if a := l.flusher(x); a != nil {
+		by = a.name
+		if a.name != a.kind {
+			by += " (" + a.kind + ")"
 		}
 	}
 	return fmt.Sprintf("%s deleted %s from %s table at %s", by, plural(x.entries, "entry", "entries"), whose(x.node), seconds(x.at))
 }
 
 // flushed is the flush that tear-downs failed of, and how many look-ups show it;
-// empty where none does. What is being closed has an entry, and one of which a FIN
+// nil where none does. What is being closed has an entry, and one of which a FIN
 // was not answered has it for minutes more. So none, milliseconds after each
 // tear-down that failed and was due behind the flush, is the flush's doing.
-func (l *log) flushed(t *traffic) (by string, looks int) {
-	for _, x := range l.flushes {
+func (l *log) flushed(t *traffic) (by *flush, looks int) {
+	for i := range l.flushes {
+		x := &l.flushes[i]
 		looks = 0
 		for _, u := range t.unclosedLooks {
 			if u.due >= x.at && u.found {
-				return "", 0
+				return nil, 0
 			}
 			if u.due >= x.at {
 				looks++
 			}
 		}
 		if looks > 0 {
-			return l.flushText(x), looks
+			return x, looks
 		}
 	}
-	return "", 0
+	return nil, 0
 }
 
 // lostAtFlush says how many connections were lost at their first use after a
@@ -80,13 +88,10 @@ func (l *log) lostAtFlush(t *traffic) string {
 func unclosedBy(f *Findings, s *Spike) string {
 	for _, t := range f.Traffic {
 		d := t.TearDown
-		if s.Kind != "flush" || d == nil || !strings.HasPrefix(d.flushed, s.Action+" ") {
+		if d == nil || d.flushedBy == nil || d.flushedBy.name != s.Action || d.flushedBy.number != s.Number {
 			continue
 		}
-		at := d.flushed[strings.LastIndex(d.flushed, " at ")+len(" at "):]
-		if at == seconds(s.BeginS) || s.DoneS != nil && at == seconds(*s.DoneS) { // that time, where it is done again and again
-			return "; " + d.failedText(t.Name)
-		}
+		return "; " + d.failedText(t.Name)
 	}
 	return ""
 }

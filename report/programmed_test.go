@@ -82,14 +82,8 @@ func TestRefusedWhereRulesAreBehind(t *testing.T) {
 	})
 }
 
-func TestRefusedByPodsThatTerminateAndAreNotCounted(t *testing.T) {
-	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
-	s.hosts = []string{"web-2"}
-	s.endpoints(-0.4, "1 RS", "2 RS")
-	s.endpoints(3.0, "1 ST", "2 RS")
-	s.endpoints(8.0, "2 RS")
-	s.read(-0.3, programmed(1, 2))
-	s.read(4.2, programmed(2))
+// refusing is 100 attempts/s, of which every second one is refused from 3.2 s to 3.7 s.
+func refusing(s *sim) {
 	for i, due := range dues(0, 10, 100) {
 		if due >= 3.2 && due < 3.7 && i%2 == 0 {
 			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
@@ -98,6 +92,17 @@ func TestRefusedByPodsThatTerminateAndAreNotCounted(t *testing.T) {
 		s.enter(due)
 		s.ok("web", due)
 	}
+}
+
+func TestRefusedByPodsThatTerminateAndAreNotCounted(t *testing.T) {
+	s := newSim(t, 262144, 200000, finTraffic("web", 0, 10))
+	s.hosts = []string{"web-2"}
+	s.endpoints(-0.4, "1 RS", "2 RS")
+	s.endpoints(3.0, "1 ST", "2 RS")
+	s.endpoints(8.0, "2 RS")
+	s.read(-0.3, programmed(1, 2))
+	s.read(4.2, programmed(2))
+	refusing(s)
 	assert.Equal(t, map[string]uint64{"draining_backend": 25}, causesOf(s.analyze()))
 }
 
@@ -136,14 +141,7 @@ func TestRefusedByAPodThatWasToldToEnd(t *testing.T) {
 		s.records = append(s.records, runlog.Record{Host: "web-1", T: told, Event: &runlog.Event{Kind: "pod", Name: "web-1", Detail: "sigterm"}})
 		s.read(-0.3, programmed(1, 2))
 		s.read(4.2, programmed(2))
-		for i, due := range dues(0, 10, 100) {
-			if due >= 3.2 && due < 3.7 && i%2 == 0 {
-				s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
-				continue
-			}
-			s.enter(due)
-			s.ok("web", due)
-		}
+		refusing(s)
 		f := s.analyze()
 		assert.Equal(t, want, causesOf(f), "told at %g s", told)
 		if told < 3.2 {

@@ -10,6 +10,18 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
+// scenario is what was run; nil where the log does not say, or cannot be read.
+func (l *log) scenario() *scenarios.Scenario {
+	if l.header == nil {
+		return nil
+	}
+	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
 // noteMode keeps in which modes the node's proxy was found, in order.
 func (c *cluster) noteMode(node string, d *runlog.Dataplane) {
 	if d.Failed != "" || d.Mode == "" || len(d.Services) == 0 || slices.Contains(c.modes[node], d.Mode) {
@@ -28,10 +40,7 @@ func (l *log) proxyInfo() string {
 	if l.header == nil {
 		return ""
 	}
-	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
-	if err != nil {
-		s = nil
-	}
+	s := l.scenario()
 	lab := l.header.Target == "lab" && s != nil
 	mode := l.modesText()
 	who := ""
@@ -99,8 +108,8 @@ func (l *log) leftLimit() bool {
 	if l.header == nil || l.header.Target != "lab" {
 		return false
 	}
-	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
-	if err != nil || s.Lab.Proxy.Binary == "" || s.Lab.Proxy.Conntrack != nil {
+	s := l.scenario()
+	if s == nil || s.Lab.Proxy.Binary == "" || s.Lab.Proxy.Conntrack != nil {
 		return false
 	}
 	return !slices.ContainsFunc(s.Actions, func(a scenarios.Action) bool {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-
-	"github.com/tablefull/tablefull/scenarios"
 )
 
 // Reclaimed is entries that left a nearly full table before their time, or at
@@ -160,8 +158,8 @@ func (l *log) accountable(n *node) bool {
 // clientAddresses is how many addresses the lab's clients have; 1 where the log
 // does not say.
 func (l *log) clientAddresses() uint64 {
-	s, err := scenarios.Parse("the run log", []byte(l.header.ScenarioYAML))
-	if err != nil {
+	s := l.scenario()
+	if s == nil {
 		return 1
 	}
 	return uint64(max(1, s.Lab.Clients.Addresses)) //nolint:gosec // not negative

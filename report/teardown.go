@@ -30,8 +30,9 @@ type TearDown struct {
 	WalkedAtS *float64          `json:"walked_at_s" jsonschema_description:"Run time in s of the walk over the table, the last one, that entries is from; null where there was none after the last tear-down."`
 	Entries   map[string]uint64 `json:"entries" jsonschema_description:"The service's entries on all nodes in that walk, by TCP state: a FIN leaves TIME_WAIT, which counts against the limit for nf_conntrack_tcp_timeout_time_wait more. Null where there was no such walk, or where other traffic goes to the service, too."`
 
-	flushed string // the flush that they failed of; empty where that is not shown
-	looks   int    // look-ups that show it
+	flushed   string // the flush that they failed of; empty where that is not shown
+	flushedBy *act   // that did it; nil where nobody of the run did
+	looks     int    // look-ups that show it
 }
 
 // tearDown is the finding about one traffic, nil where it closes nothing at a
@@ -65,7 +66,9 @@ func (l *log) tearDown(t *traffic) *TearDown {
 	}
 	d.WalkedAtS, d.Entries = l.entriesAfter(t, c.Last)
 	if d.Failed > 0 {
-		d.flushed, d.looks = l.flushed(t)
+		if x, looks := l.flushed(t); x != nil {
+			d.flushed, d.flushedBy, d.looks = l.flushText(*x), l.flusher(*x), looks
+		}
 	}
 	return d
 }
