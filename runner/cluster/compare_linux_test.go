@@ -48,7 +48,7 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string, tries int) {
 			both:    []string{"lab.proxy={}", "duration=11s", "actions[0].at=1s"},
 		}, {
 			scenario: "proxy-restart-under-load", verdict: "pass",
-			both: []string{"duration=5s", "actions[0].count=1", "traffic[0].short_lived.rate=200/s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
+			both: []string{"duration=10s", "actions[0].count=1", "traffic[0].short_lived.rate=200/s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
 		}, {
 			// The rollout waits for the kubelet here, and the restart for the scheduler.
 			scenario: "stale-rules", verdict: "pass", leading: []string{"stale_backend"},
