@@ -10,10 +10,10 @@ import (
 func entryAdvice(f *Findings) (advice, bool) {
 	if n := headNode(f); n != nil && tableTrouble(f) && leaked(n) != "" {
 		return advice{
-			Do: "Close in the application what the other side has closed: whatever the limit, its sockets pile up without end.",
+			Do: "Close in the application what the other side has closed: no limit mends that its own sockets pile up without end.",
 			Why: []string{
 				prose(fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n))),
-				prose("Entries of such a leak do not pile up without end: each expires after nf_conntrack_tcp_timeout_close_wait." + levelText(f)),
+				prose("In the table such a leak levels off, unlike the sockets of the application: each entry expires after nf_conntrack_tcp_timeout_close_wait." + levelText(f)),
 				"A shorter timeout needs fewer entries, as many times fewer as it is shorter (see Sizing), and mends no leak. With kube-proxy it belongs in its configuration (conntrack.tcpCloseWaitTimeout): one set by sysctl alone is overwritten when kube-proxy starts.",
 			},
 		}, true
@@ -66,7 +66,7 @@ func levelText(f *Findings) string {
 	if entries == 0 {
 		return ""
 	}
-	s := fmt.Sprintf(" With the %g s of this run they level off at %d entries", timeout, entries)
+	s := fmt.Sprintf(" With the %g s of this run that is at %d entries", timeout, entries)
 	if timeout != kubeProxyCloseWait {
 		s += fmt.Sprintf("; with kube-proxy's default of %g s, at %.0f", kubeProxyCloseWait, perS*kubeProxyCloseWait)
 	}

@@ -186,6 +186,7 @@ func (l *log) findings() *Findings {
 	l.judge(f, a, reasons)
 	if f.Sizing != nil {
 		f.Sizing.run = whetherHeld(f)
+		f.Sizing.decide(tableTrouble(f))
 	}
 	f.Headline = headline(f)
 	if f.Capacity != nil {

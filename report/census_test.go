@@ -39,11 +39,11 @@ func TestMostEntriesInAState(t *testing.T) {
 	all := *f.Nodes[0].Census
 	all.Entries = all.Ballast + 1900
 	assert.Contains(t, leaked(&Node{Census: &all, HeadroomAtStart: f.Nodes[0].HeadroomAtStart}), "which filled with connections", "all of them are no more than most")
-	assert.Contains(t, advise(f).Do, "its sockets pile up without end")
-	assert.NotContains(t, joined(advise(f).Why), "level off", "what ends in TIME_WAIT is no leak")
+	assert.Contains(t, advise(f).Do, "no limit mends that its own sockets pile up without end")
+	assert.NotContains(t, joined(advise(f).Why), "that is at", "what ends in TIME_WAIT is no leak")
 	s.header.Traffic[0].Residence, s.header.Traffic[0].ResidueState = 60, "CLOSE_WAIT"
 	why := joined(advise(s.analyze()).Why)
-	assert.Contains(t, why, "With the 60 s of this run they level off at 42,001 entries; with kube-proxy's default of 3,600 s, at 2,520,000.")
+	assert.Contains(t, why, "In the table such a leak levels off, unlike the sockets of the application: each entry expires after nf_conntrack_tcp_timeout_close_wait. With the 60 s of this run that is at 42,001 entries; with kube-proxy's default of 3,600 s, at 2,520,000.")
 	assert.Contains(t, why, "conntrack.tcpCloseWaitTimeout")
 
 	s.records = append(s.records, walked(9.5, 259144, map[string]uint64{"CLOSE_WAIT": 500, "TIME_WAIT": 500}))

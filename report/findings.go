@@ -547,6 +547,7 @@ type Sizing struct {
 	Meaningless        bool            `json:"meaningless" jsonschema_description:"A flood dominates: no limit is a remedy."`
 	there              there
 	run                whatHeld
+	setting            setting
 }
 
 // SizingPart is one traffic's share of the need.
@@ -562,6 +563,7 @@ type SizingPart struct {
 	Counted           bool     `json:"counted" jsonschema_description:"Whether it is part of needed_entries; a flood is not."`
 	Given             bool     `json:"given" jsonschema_description:"The numbers were given, not taken from a run."`
 	overS             float64  // s that arrivals_per_s is the mean of
+	attemptS          float64  // mean time that an attempt itself takes, s
 	Note              string   `json:"note"`
 }
 

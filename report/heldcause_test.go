@@ -89,6 +89,6 @@ func TestRateOfShortTraffic(t *testing.T) {
 	}
 	f := s.analyze()
 	assert.InDelta(t, 200, f.Sizing.Parts[0].ArrivalsPerS, 0.01)
-	assert.Contains(t, partText(f.Sizing.Parts[0]), "pool: 200/s in its busiest 0.9 s, 200 held = 200 entries")
+	assert.Contains(t, partText(f.Sizing.Parts[0]), "pool: 200 held = 200 entries")
 	assert.Contains(t, f.Predicted.Explanation, "pool 200/s x 1, held")
 }

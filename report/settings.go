@@ -26,6 +26,7 @@ func (s *Sizing) settings(m Machine) {
 	keep := max(present, s.there.highest)
 	s.kubeProxy(limit, keep, m)
 	if max(limit, keep) <= present {
+		s.setting.leave = !s.there.chained && m.CPUs > 0 && kubeProxyDefault(m.CPUs, true) >= limit
 		s.Sysctl = s.floodComment() + fmt.Sprintf("# nf_conntrack_max is %d: enough for this traffic", present)
 		if s.besides() > 0 {
 			s.Sysctl += "\n# and " + s.thereComment()
@@ -121,14 +122,14 @@ func (s *Sizing) kubeProxy(limit, keep uint64, m Machine) {
 		}
 	}
 	s.KubeProxy = b.String()
-	s.Notes = append(s.Notes,
+	s.forLimit(
 		"kube-proxy ignores min where maxPerCore is 0, and leaves the limit alone then",
 		"kube-proxy 1.30 to 1.36 writes its limit whenever the present one differs, so it also lowers a limit that an administrator raised")
 	if max(limit, keep) > kubeProxyCap {
 		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy 1.36 and later cut maxPerCore x cores to %d before looking at min, and with the default maxPerCore of 32768 ignore min on more than 32 cores: hence maxPerCore: 1, which gives large nodes no more than that, too", kubeProxyCap))
 	}
 	if m.CPUs > 0 {
-		s.Notes = append(s.Notes, fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(m.CPUs, false), plural(uint64(m.CPUs), "core")))
+		s.forLimit(fmt.Sprintf("kube-proxy's defaults (maxPerCore 32768, min 131072) give %d on the %s here", kubeProxyDefault(m.CPUs, false), plural(uint64(m.CPUs), "core")))
 	}
 }
 

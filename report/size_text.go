@@ -21,6 +21,7 @@ type sized struct {
 // that a run's own summary leaves out, and how it was verified where it was.
 func RenderSize(format string, s *Sizing, v *Verification, w io.Writer) error {
 	var b strings.Builder
+	s = s.withAllNotes()
 	switch format {
 	case "text":
 		t := &text{}

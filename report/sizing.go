@@ -186,11 +186,10 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 		p.Note = "how long an entry stays is unknown"
 		p.Counted = false
 	default:
-		residence := p.ResidenceS
 		if t.fromDue != nil && t.fromDue.TotalCount() > 0 {
-			residence += t.fromDue.Mean() / 1e6 // and the attempt itself
+			p.attemptS = t.fromDue.Mean() / 1e6
 		}
-		e := uint64(math.Ceil(p.ArrivalsPerS*p.EntriesPerAttempt*residence - slop))
+		e := uint64(math.Ceil(p.ArrivalsPerS*p.EntriesPerAttempt*(p.ResidenceS+p.attemptS) - slop))
 		p.Entries = &e
 	}
 	return p
@@ -270,10 +269,10 @@ func (s *Sizing) memory(limit, measured uint64) {
 		lo, how = measured, "an entry is %d bytes here (slab of nf_conntrack)"
 	}
 	hi := lo + extensionBytes
-	s.Notes = append(s.Notes, fmt.Sprintf(how+", and %d more where an extension is in use, such as accounting, timestamps, labels, events or masquerading", lo, extensionBytes))
+	s.forLimit(fmt.Sprintf(how+", and %d more where an extension is in use, such as accounting, timestamps, labels, events or masquerading", lo, extensionBytes))
 	least, most := limit*lo+buckets*bucketBytes, limit*hi+buckets*bucketBytes
 	s.Buckets, s.MemoryBytesMin, s.MemoryBytesMax = &buckets, &least, &most
-	s.Notes = append(s.Notes, fmt.Sprintf("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of the limit (%d), which makes 8", limit/4))
+	s.forLimit(fmt.Sprintf("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of the limit (%d), which makes 8", limit/4))
 }
 
 // timeouts are the kernel's settings of how long an entry stays in a state.

@@ -405,38 +405,6 @@ func (t *text) sizing(s *Sizing) {
 	}
 }
 
-func partText(p SizingPart) string {
-	s := p.Traffic + ":"
-	switch {
-	case p.Given && p.Held > 0:
-	case p.Given:
-		s += " " + perSecond(p.ArrivalsPerS)
-	default:
-		s += fmt.Sprintf(" %s in its busiest %.2g s", perSecond(p.ArrivalsPerS), p.overS)
-	}
-	switch {
-	case p.Held > 0 && p.Given:
-		s += fmt.Sprintf(" %d held", p.Held)
-	case p.Held > 0:
-		s += fmt.Sprintf(", %d held", p.Held)
-	case p.EntriesPerAttempt > 0 && p.ResidenceS > 0:
-		s += fmt.Sprintf(" x %.3g x %g s in %s", p.EntriesPerAttempt, p.ResidenceS, cmpOr(p.State, "its last state"))
-	}
-	if p.MeasuredS != nil {
-		s += fmt.Sprintf(" (measured: %.3g s)", *p.MeasuredS)
-	}
-	if p.Entries != nil {
-		s += fmt.Sprintf(" = %d entries", *p.Entries)
-	}
-	if p.Note != "" {
-		s += " (" + p.Note + ")"
-	}
-	if !p.Counted {
-		s += ", not counted"
-	}
-	return s
-}
-
 // memoryText is what the recommended limit costs, and whether there is more
 // already.
 func memoryText(s *Sizing) string {
