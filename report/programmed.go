@@ -102,17 +102,22 @@ func (it *item) sent(possible found) (from, to float64, n uint64) {
 // or finds no way for never has one. What usable pods have refused is explained
 // before, by their own counters.
 func (a *attribution) behindTheEndpoints() {
-	can := foundAny(noEntry, notLooked)
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		if s == nil || it.left == 0 || !it.refusal() || a.behindGateway(it) || it.lane.stays() != "" {
+		unheard := it.class == silent && !it.t.udp()
+		if s == nil || it.left == 0 || !it.refusal() && !unheard || a.behindGateway(it) || it.lane.stays() != "" {
 			continue
+		}
+		can := foundAny(noEntry, notLooked)
+		if unheard {
+			can = foundAny(noEntry)
 		}
 		from, to, n := it.sent(can)
 		if n == 0 {
 			continue
 		}
-		if cause, who := a.l.lag(it, s, from, to); cause != "" {
+		cause, who := a.l.lag(it, s, from, to)
+		if cause == notProgrammed || cause != "" && !unheard {
 			a.take(it, cause, n, can)
 			t := a.of(cause, it)
 			t.ties[who] = true
