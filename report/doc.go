@@ -54,9 +54,9 @@
 //     when it was sent, and was not to be used any more (KEP-1669: others were
 //     usable, or it served no more); or it was refused when such a pod sent that
 //     many TCP resets or counted datagrams to no listener; or as a stale one.
-//   - not_programmed: the attempt was refused at once and left no entry, while the
-//     service had a usable endpoint, and the node's rules led to no pod of it in
-//     the last reading before and the first one after.
+//   - not_programmed: the attempt left no entry and was refused at once, or none of
+//     its SYNs was answered, while the service had a usable endpoint, and the node's
+//     rules led to no pod of it in the last reading before and the first one after.
 //   - backend_gone: the attempt's entry points to a pod that was usable when it
 //     was sent, and that ended before the attempt failed, within 0.5 s where
 //     nothing had answered yet.

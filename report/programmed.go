@@ -101,29 +101,64 @@ func (it *item) sent(possible found) (from, to float64, n uint64) {
 // refused one's is removed by the kernel, and one that the node itself rejects
 // or finds no way for never has one. What usable pods have refused is explained
 // before, by their own counters.
+//
+// Where there is a rule to no pod at all, the node may also answer with silence: the
+// kernel sends so many refusals a second and no more (icmp_ratelimit), and a rule
+// may drop. Nor can a SYN that was lost on its way have been answered then. What the
+// full table dropped is explained before, by its counter.
 func (a *attribution) behindTheEndpoints() {
 	for _, it := range a.items {
 		s := a.l.service(it.t.info.To)
-		unheard := it.class == silent && !it.t.udp()
-		if s == nil || it.left == 0 || !it.refusal() && !unheard || a.behindGateway(it) || it.lane.stays() != "" {
+		if s == nil || it.left == 0 || a.behindGateway(it) || it.lane.stays() != "" {
 			continue
 		}
-		can := foundAny(noEntry, notLooked)
-		if unheard {
-			can = foundAny(noEntry)
-		}
-		from, to, n := it.sent(can)
-		if n == 0 {
-			continue
-		}
-		cause, who := a.l.lag(it, s, from, to)
-		if cause == notProgrammed || cause != "" && !unheard {
-			a.take(it, cause, n, can)
-			t := a.of(cause, it)
-			t.ties[who] = true
-			t.agree |= foundAny(noEntry)
+		switch {
+		case it.refusal():
+			a.refusedBehind(it, s)
+		case it.class == silent && !it.t.udp():
+			a.silentUnruled(it, s)
 		}
 	}
+}
+
+func (a *attribution) refusedBehind(it *item, s *runlog.ServiceInfo) {
+	can := foundAny(noEntry, notLooked)
+	from, to, n := it.sent(can)
+	if n == 0 {
+		return
+	}
+	if cause, who := a.l.lag(it, s, from, to); cause != "" {
+		a.tie(it, cause, n, can, who)
+	}
+}
+
+// silentUnruled explains attempts whose every SYN met no rule to any pod: one
+// that a rule was there for would have been answered, or have left an entry.
+func (a *attribution) silentUnruled(it *item, s *runlog.ServiceInfo) {
+	can := foundAny(noEntry)
+	from, to, n := it.sent(can)
+	if n == 0 {
+		return
+	}
+	var who behind
+	for _, after := range a.retries[:tries(it.t.info.Timeout, a.retries)] {
+		cause, w := a.l.lag(it, s, from+after, to+after)
+		if cause != notProgrammed {
+			return
+		}
+		if after == 0 {
+			who = w
+		}
+	}
+	a.tie(it, notProgrammed, n, can, who)
+}
+
+// tie puts n of the item's attempts down to rules that were behind.
+func (a *attribution) tie(it *item, cause string, n uint64, can found, who behind) {
+	a.take(it, cause, n, can)
+	t := a.of(cause, it)
+	t.ties[who] = true
+	t.agree |= foundAny(noEntry)
 }
 
 // lag is the cause of a refusal that the readings of the rules prove, and what

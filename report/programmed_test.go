@@ -175,6 +175,47 @@ func TestRefusedBeforeThereAreRules(t *testing.T) {
 	assert.Equal(t, map[string]uint64{"no_endpoint": 300, "unknown": 80}, causesOf(run(1)), "there was a rule")
 }
 
+// A node refuses so many times a second and no more, and is silent after that. What
+// a SYN met that was sent once more is asked as well.
+func TestSilenceBeforeThereAreRules(t *testing.T) {
+	run := func(timeout float64, more func(s *sim)) *Findings {
+		x := finTraffic("web", 0, 10)
+		x.Timeout = timeout
+		s := newSim(t, 262144, 200000, x)
+		s.endpoints(-0.4, "1 RS")
+		s.endpoints(1.0)
+		s.endpoints(3.02, "1 RS")
+		s.read(-0.3, programmed(1))
+		s.read(1.2, programmed())
+		s.read(4.2, programmed(1))
+		for _, due := range dues(0, 10, 100) {
+			if due >= 3.1 && due < 3.8 {
+				s.lookedUp("web", due, timeout, runlog.ConnectTimeout, 0, "", false)
+				continue
+			}
+			s.enter(due)
+			s.ok("web", due)
+		}
+		if more != nil {
+			more(s)
+		}
+		return s.analyze()
+	}
+	f := run(0.9, nil)
+	assert.Equal(t, map[string]uint64{"not_programmed": 70}, causesOf(f))
+	assert.Contains(t, f.Causes[0].Evidence, "readings before and after show no rule to any pod, although there were usable ones: 10.244.0.2 of web on node1; 70 of 70 autopsies found no entry")
+	assert.Equal(t, map[string]uint64{"unknown": 70}, causesOf(run(1.9, nil)), "the second SYN of each met rules, and would have been answered")
+	assert.Equal(t, map[string]uint64{"unknown": 70}, causesOf(run(0.9, func(s *sim) { s.planeFailed(3.05) })), "nothing is known")
+	f = run(0.9, func(s *sim) {
+		s.bump(3.0, simNode, "entries", int64(s.limit)-s.entries)
+		s.bump(3.9, simNode, "entries", s.entries-int64(s.limit))
+		for _, due := range dues(3.1, 3.8, 50) {
+			s.bump(due+0.0005, simNode, "drop", 1)
+		}
+	})
+	assert.Equal(t, uint64(35), causesOf(f)["table_full"], "%v", causesOf(f))
+}
+
 func TestConditionsOfNodes(t *testing.T) {
 	s := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
 	for _, x := range []struct {
