@@ -144,6 +144,9 @@ func (l *log) findings() *Findings {
 		}
 		nf.Stale, nf.Entered = l.staleOf(n.name), l.entered(n.name, a)
 		nf.LimitChanges = l.whoChanged(n)
+		if nf.Census != nil {
+			nf.Census.closed = l.closedBy(nf.Census.AtS)
+		}
 		nf.Conditions = append([]Condition{}, l.conditions[n.name]...)
 		nf.Proxy = l.proxies[n.name].finding()
 		nf.Ports = n.portFinding(l.masquerade())
@@ -155,6 +158,7 @@ func (l *log) findings() *Findings {
 		tf.TearDown = l.tearDown(t)
 		if tf.HeldLost != nil {
 			tf.HeldCauses = l.heldCauses(t, *tf.HeldLost)
+			tf.known = l.knows(t, tf.HeldCauses)
 		}
 		f.Traffic = append(f.Traffic, tf)
 	}

@@ -25,9 +25,9 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+leaked(n)+cost(f)+costly(f)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+filledWith(f, n)+cost(f)+costly(f)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+leaked(n)+makesRoom(n)+cost(f)+costly(f)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+filledWith(f, n)+makesRoom(n)+cost(f)+costly(f)+others)
 	case early != nil:
 		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, and some of its entries can be evicted%s.", n.Name, place(early, n), cost(f)+others)
 	}
@@ -156,6 +156,11 @@ func leaked(n *Node) string {
 		return ", " + mostly + "of " + what
 	}
 	return fmt.Sprintf(": %d entries were free when traffic began, which filled %swith %s; another %d are ballast, which stands for what a busy node holds", *n.HeadroomAtStart, mostly, what, c.Ballast)
+}
+
+// filledWith says what filled the table, where that is no load that comes and goes.
+func filledWith(f *Findings, n *Node) string {
+	return cmpOr(leaked(n), heldOpen(f, n))
 }
 
 // cost says what a full table's node cost the attempts, of those whose end is

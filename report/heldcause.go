@@ -94,6 +94,12 @@ func (l *log) heldCauses(t *traffic, lost uint64) []HeldCause {
 	return out
 }
 
+// forgets says whether the node forgot connections of the traffic that were held.
+func (l *log) forgets(t *traffic) bool {
+	lost := l.heldCauses(t, t.heldNow().Lost)
+	return len(lost) > 0 && lost[0].Cause == entryExpired
+}
+
 // unexplainedText says why nothing is said of the losses that are left.
 func (l *log) unexplainedText(t *traffic, lost uint64, timeout float64) string {
 	if timeout <= 0 {

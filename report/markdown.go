@@ -186,6 +186,11 @@ func mdTraffic(p func(string, ...any), f *Findings) {
 		p("| %s | %s | %d | %s | %d | %d | %s | %s | %s | %s |", md(t.Name), md(t.Shape), t.Attempted, ok, t.Failed, t.NotStarted, late, ms(t.P50Ms), ms(t.P99Ms), ms(t.MaxMs))
 	}
 	p("")
+	for i := range f.Traffic {
+		if s := f.Traffic[i].heldText(); s != "" {
+			p("Connections held by %s: %s.\n", md(f.Traffic[i].Name), md(s))
+		}
+	}
 }
 
 func mdSizing(p func(string, ...any), s *Sizing) {

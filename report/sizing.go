@@ -179,6 +179,9 @@ func (l *log) sizingPart(t *traffic, n *node) SizingPart {
 		p.ResidenceS = 0
 		e := p.Held
 		p.Entries, p.Note = &e, "held connections, of all that were due"
+		if l.forgets(t) {
+			p.Note += ", as if the node forgot none of them"
+		}
 	case p.EntriesPerAttempt <= 0:
 		p.Note = "entries per attempt cannot be computed, because connections or ports are used again, or a tunnel or a lack of tracking is between"
 		p.Counted = false

@@ -242,7 +242,7 @@ func (t *text) census(c *Census) {
 	if c.Ballast > 0 {
 		parts = append(parts, fmt.Sprintf("%d filling of ours", c.Ballast))
 	}
-	t.para("  census: ", fmt.Sprintf("at %s: %s", seconds(c.AtS), cmpOr(strings.Join(parts, ", "), "no entry")))
+	t.para("  census: ", fmt.Sprintf("at %s: %s", c.When(), cmpOr(strings.Join(parts, ", "), "no entry")))
 }
 
 func (t *text) predicted(p *Prediction) {
@@ -294,7 +294,7 @@ func (t *text) traffic(f *Findings) {
 		}
 		t.line("%-16s %9d %9s %8d %8d %6s %6s %6s", plain(shorten(x.Name, 16)), x.Attempted, ok, x.Failed, x.NotStarted, late, ms(x.P50Ms), ms(x.P99Ms))
 		if x.HeldPeak != nil {
-			t.line("  held: at most %d at once, %d lost, %d still held at the end", *x.HeldPeak, *x.HeldLost, *x.HeldEnd)
+			t.para("  held: ", plain(x.heldText()))
 			if len(x.HeldCauses) > 0 {
 				t.para("  lost: ", plain(heldCausesText(&x)))
 			}
