@@ -34,3 +34,23 @@ func TestStagedFaultsAreSaid(t *testing.T) {
 	f.Target = "kubernetes"
 	assert.Empty(t, staged(f), "whose proxy is its own")
 }
+
+// So are what actions stage and which settings are not the defaults.
+func TestStagedActionsAndSettingsAreSaid(t *testing.T) {
+	s := newSim(t, 262144, 100000, finTraffic("web", 0, 2))
+	s.fill("web", 100, 0, 2)
+	run := func(more string) *Findings {
+		s.header.ScenarioYAML = "name: sim\nduration: 9s\nservices: [{name: web}]\ntraffic: [{name: web, to: web, short_lived: {rate: 100/s}}]\n" + more
+		return s.analyze()
+	}
+	assert.Equal(t, "Set by the scenario, in place of the defaults: nf_conntrack_tcp_timeout_established is 3 s, not 432000 s as the kernel has it (conntrack.timeouts).",
+		staged(run("conntrack: {timeouts: {tcp_timeout_established: 3s, tcp_timeout_close_wait: 60s}}\n")), "60 s is what the kernel has")
+	assert.Contains(t, staged(run("lab: {kernel: private}\nconntrack: {buckets: 1024}\n")), "the hash table has 1024 buckets (conntrack.buckets)")
+	f := run("conntrack: {headroom: 3000}\nactions: [{name: hang, at: 2s, pause_proxy: {}}, {name: more-load, at: 3s, ballast: {headroom: 500}}, {at: 4s, rollout: {service: web}}]\n")
+	assert.Equal(t, "Set by the scenario, to make it happen: hang (pause_proxy) stops the proxy at 2.0 s; more-load (ballast) leaves 500 entries free at 3.0 s.", staged(f), "a rollout is what is looked at")
+	f.Target = "kubernetes"
+	assert.Contains(t, staged(f), "hang (pause_proxy) stops the proxy at 2.0 s", "also on a cluster")
+	for _, format := range []string{"text", "markdown", "html"} {
+		assert.Contains(t, strings.NewReplacer("\\_", "_", "<wbr>", "").Replace(rendered(t, format, f)), "hang (pause_proxy) stops the proxy", format)
+	}
+}
