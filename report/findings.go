@@ -132,7 +132,7 @@ type Traffic struct {
 	HeldPeak   *uint64           `json:"held_peak" jsonschema_description:"Most connections held open at once, of idle traffic."`
 	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
 	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
-	known      *knownHeld // nil where unknown
+	known      *knownHeld        // nil where unknown
 	HeldAlive  *uint64           `json:"held_alive" jsonschema_description:"Of held_end, those that had answered a request in the last round, of idle traffic: held means alive."`
 	TearDown   *TearDown         `json:"tear_down" jsonschema_description:"How they were closed again, of idle traffic with a close_rate; null without."`
 	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
@@ -297,7 +297,7 @@ type Census struct {
 	Other   uint64               `json:"other" jsonschema_description:"Entries in groups that are not listed."`
 	Sources []runlog.TopSource   `json:"sources" jsonschema_description:"Addresses with the most entries: the true count is between count - error and count."`
 	Walks   uint64               `json:"walks" jsonschema_description:"Walks during the run."`
-	closed  bool // clients had closed by then what they held
+	closed  bool                 // clients had closed by then what they held
 }
 
 // Ports is what masquerading had and what was used of it. One port carries one
@@ -550,6 +550,7 @@ type Sizing struct {
 	there              there
 	run                whatHeld
 	setting            setting
+	secondPerS         float64 // second entries after clashes, at most
 }
 
 // SizingPart is one traffic's share of the need.
@@ -586,10 +587,12 @@ type Residual struct {
 	FromS     float64 `json:"from_s"`
 	ToS       float64 `json:"to_s"`
 	Samples   int     `json:"samples"`
-	MeanShare float64 `json:"mean_share" jsonschema_description:"Mean distance of measured from computed entries, as a share of the mean of those computed."`
+	MeanShare float64 `json:"mean_share" jsonschema_description:"Mean distance of measured from computed entries, as a share of the mean of those computed; where the kernel resolved clashes, from the nearest of what these may have added."`
 	AtS       float64 `json:"at_s" jsonschema_description:"When they were farthest apart."`
 	Computed  float64 `json:"computed" jsonschema_description:"Entries computed for then, less those that were there before."`
 	Measured  float64 `json:"measured" jsonschema_description:"Entries measured then, less those that were there before."`
+	second    bool    // second entries of clashes were allowed for
+	others    others  // walks over what is not of the run
 }
 
 // Growth is what a multiple of the traffic would need.

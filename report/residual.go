@@ -25,7 +25,8 @@ func (l *log) residual(n *node) *Residual {
 		return nil
 	}
 	from, to := l.comparable(n)
-	r := Residual{FromS: from, ToS: to}
+	share := n.clashShare(need)
+	r := Residual{FromS: from, ToS: to, second: share > 0, others: n.others}
 	var apart, sum, worst float64
 	for i := 1; i < n.rows.n; i++ {
 		s := n.rows.at(i)
@@ -34,6 +35,7 @@ func (l *log) residual(n *node) *Residual {
 		}
 		is := float64(s.entries) - float64(n.atStart.entries)
 		want := need.at(s.t)
+		want = max(want, min(is, want+n.second(need, share, s.t)))
 		r.Samples++
 		apart += math.Abs(is - want)
 		sum += want

@@ -163,7 +163,7 @@ func (s *Sizing) caveats() {
 	}
 	s.Notes = append(s.Notes, s.timeoutNotes()...)
 	if *s.UncollectedEntries > 0 {
-		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: at worst that is %d entries more, which the recommended limit holds as well. Walks over the table take expired entries out, those of this tool, too, so that a run does not show them", collectorGap, *s.UncollectedEntries))
+		s.Notes = append(s.Notes, fmt.Sprintf("an expired entry counts until the kernel's collector comes by, which can take up to %d s: at worst that is %d entries more, which the recommended limit holds as well. Walks over the table take expired entries out, those of this tool, too, so that a run does not show them%s", collectorGap, *s.UncollectedEntries, s.secondNote()))
 	}
 }
 
@@ -244,5 +244,6 @@ func (l *log) needOn(n *node) (entries, late uint64) {
 			entries += *p.Entries
 		}
 	}
+	l.clashes(on, n)
 	return entries, on.uncollected()
 }

@@ -297,6 +297,9 @@ func (s *sim) samples() []runlog.Record {
 		}
 		if !s.noSample && (s.skip == nil || !s.skip(simNode, t)) {
 			counters := map[string]uint64{"drop": 0, "early_drop": 0, "insert_failed": 0, "invalid": 0, "chainlength": 0, "found": 0}
+			if slices.ContainsFunc(s.changes, func(c change) bool { return c.name == "clashres" }) {
+				counters["clashres"] = 0
+			}
 			for k := range counters {
 				counters[k] = s.initial[k] + uint64(now[simNode][k])
 				if s.wrap {

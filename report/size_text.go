@@ -52,9 +52,29 @@ func RenderSize(format string, s *Sizing, v *Verification, w io.Writer) error {
 // residualText is like: what was counted is 0.4 % from what arrivals and
 // residence make, on average of 43 samples up to 4.2 s.
 func residualText(r *Residual) string {
-	return fmt.Sprintf("what was counted is %s from what arrivals and residence make, on average of %d samples up to %s; at most %.0f entries apart",
-		percent(r.MeanShare), r.Samples, seconds(r.ToS), max(0, math.Ceil(math.Abs(r.Computed-r.Measured)-slop))) // and not -0
+	second := ""
+	if r.second {
+		second = " and second entries after clashes (clashres) can"
+	}
+	s := fmt.Sprintf("what was counted is %s from what arrivals and residence%s make, on average of %d samples up to %s; at most %.0f entries apart",
+		percent(r.MeanShare), second, r.Samples, seconds(r.ToS), max(0, math.Ceil(math.Abs(r.Computed-r.Measured)-slop))) // and not -0
+	if r.MeanShare <= coarse {
+		return s
+	}
+	apart := r.Measured - r.Computed
+	n := float64(r.others.grew())
+	if r.others.walks > 1 && apart > 0 && n > apart/2 {
+		s += fmt.Sprintf(". In what was counted, and in no size, are connections to no service of the run, such as a kube-proxy's own: a census found up to %s of them more than before it", plural(r.others.grew(), "entry", "entries"))
+	}
+	if r.others.walks <= 1 || apart <= 0 || n < 0.8*apart {
+		s += ". The sizes rest on arrivals and residence: trust them to no better than that"
+	}
+	return s
 }
+
+// coarse is how far the model may be from what was counted before somebody has to be
+// told what it is good for.
+const coarse = 0.05
 
 func (t *text) sizeTables(s *Sizing) {
 	if len(s.Growth) > 0 {

@@ -112,6 +112,7 @@ func (l *log) sizing(n *node, nodes []Node) *Sizing {
 		l.runNeedOfAll(s)
 	}
 	l.residences(s, n)
+	l.clashes(s, n)
 	s.Residual = l.residual(n)
 	s.there = l.mostThere(n, nodes)
 	if s.compute(0, l.machine(nodes)) {
@@ -251,7 +252,7 @@ func (s *Sizing) uncollected() uint64 {
 			sum += p.ArrivalsPerS * p.EntriesPerAttempt * collectorGap
 		}
 	}
-	return uint64(math.Ceil(sum - slop))
+	return uint64(math.Ceil(sum + s.secondLate() - slop))
 }
 
 // recommended is the limit at which needed entries fill the table to target, and
