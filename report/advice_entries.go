@@ -3,20 +3,24 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // entryAdvice is for incidents of entries that live for another time than
 // their connections; false where there is none.
 func entryAdvice(f *Findings) (advice, bool) {
 	if n := headNode(f); n != nil && tableTrouble(f) && leaked(n) != "" {
-		return advice{
+		a := advice{
 			Do: "Close in the application what the other side has closed: no limit mends that its own sockets pile up without end.",
 			Why: []string{
-				prose(fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n))),
 				prose("In the table such a leak levels off, unlike the sockets of the application: each entry expires after nf_conntrack_tcp_timeout_close_wait." + levelText(f)),
 				"A shorter timeout needs fewer entries, as many times fewer as it is shorter (see Sizing), and mends no leak. With kube-proxy it belongs in its configuration (conntrack.tcpCloseWaitTimeout): one set by sysctl alone is overwritten when kube-proxy starts.",
 			},
-		}, true
+		}
+		if !strings.Contains(f.Headline, leaked(n)) {
+			a.Why = slices.Insert(a.Why, 0, prose(fmt.Sprintf("The table of %s is full%s.", n.Name, leaked(n))))
+		}
+		return a, true
 	}
 	if n := headNode(f); n != nil && lowered(n, firstOnset(n.Knee)) != nil {
 		return loweredAdvice(f, n, lowered(n, firstOnset(n.Knee))), true
@@ -30,7 +34,6 @@ func entryAdvice(f *Findings) (advice, bool) {
 			return advice{
 				Do: "Not the limit: let no connection be quiet for as long as the node's nf_conntrack_tcp_timeout_established, with TCP keep-alive or traffic of its own; or make that timeout longer.",
 				Why: []string{
-					fmt.Sprintf("%s lost %s because of %s: %s.", t.Name, plural(t.HeldCauses[0].Connections, "held connection"), entryExpired, t.HeldCauses[0].Evidence),
 					"With kube-proxy that timeout belongs in its configuration (conntrack.tcpEstablishedTimeout, 24 h by default): one set by sysctl alone is overwritten when kube-proxy starts.",
 				},
 			}, true

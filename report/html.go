@@ -148,9 +148,9 @@ func (p Page) view(f *Findings) (*view, error) {
 // what to change: it is in a table of its own.
 func reasonsApart(f *Findings) (why, shown []string) {
 	if f.Reproduced == nil || !*f.Reproduced {
-		return f.Reasons, nil
+		return shownReasons(f), nil
 	}
-	for _, r := range f.Reasons {
+	for _, r := range shownReasons(f) {
 		if what, is := strings.CutPrefix(r, asExpected); is {
 			shown = append(shown, what)
 		} else {

@@ -20,7 +20,7 @@ func renderMarkdown(f *Findings, w io.Writer, picture string) error {
 	if s := staged(f); s != "" {
 		p("%s\n", md(s))
 	}
-	mdList(p, "", f.Reasons)
+	mdList(p, "", shownReasons(f))
 	mdAdvice(p, f)
 	mdPicture(p, f, picture)
 	mdCapacity(p, f.Capacity)

@@ -139,7 +139,7 @@ func (t *text) verdict(f *Findings) {
 		what += " (incomplete)"
 	}
 	t.line("verdict%s: %s", what, t.paint(code, string(f.Verdict)))
-	for _, r := range f.Reasons {
+	for _, r := range shownReasons(f) {
 		t.para("  - ", plain(r))
 	}
 }
@@ -295,10 +295,10 @@ func (t *text) traffic(f *Findings) {
 		t.line("%-16s %9d %9s %8d %8d %6s %6s %6s", plain(shorten(x.Name, 16)), x.Attempted, ok, x.Failed, x.NotStarted, late, ms(x.P50Ms), ms(x.P99Ms))
 		if x.HeldPeak != nil {
 			t.para("  held: ", plain(x.heldText()))
-			if len(x.HeldCauses) > 0 {
+			if len(x.HeldCauses) > 0 && !told(f, heldCausesText(&x)) {
 				t.para("  lost: ", plain(heldCausesText(&x)))
 			}
-			if x.TearDown != nil {
+			if x.TearDown != nil && !told(f, x.TearDown.text()) {
 				t.para("  torn down: ", plain(x.TearDown.text()))
 			}
 		}
@@ -349,7 +349,7 @@ func (t *text) thresholds(f *Findings) {
 	for _, r := range f.Thresholds {
 		code := map[Verdict]string{Pass: "32", Fail: "31", Inconclusive: "33"}[r.Result]
 		pad := strings.Repeat(" ", max(0, 13-len(r.Result)))
-		t.para("  "+t.paint(code, string(r.Result))+pad, plain(thresholdLine(r)))
+		t.para("  "+t.paint(code, string(r.Result))+pad, plain(listedLine(f, r)))
 	}
 }
 

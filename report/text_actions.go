@@ -445,7 +445,7 @@ func (t *text) expected(f *Findings) {
 	t.line("")
 	t.line("%s", strings.ToLower(expectedTitle(f)))
 	for _, r := range f.Expected {
-		t.para(fmt.Sprintf("  %-12s ", shownWord(r.Result)), plain(thresholdLine(r)))
+		t.para(fmt.Sprintf("  %-12s ", shownWord(r.Result)), plain(listedLine(f, r)))
 	}
 }
 
