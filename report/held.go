@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tablefull/tablefull/report/runlog"
 )
@@ -72,18 +73,12 @@ func (l *log) isOf(s *runlog.ServiceInfo, g runlog.CensusGroup) bool {
 	return false
 }
 
-// closedBy says whether the traffic had ended by then, and clients had closed what
-// they held until its end.
+// closedBy says whether a traffic had ended by then, at whose end clients close what
+// they hold.
 func (l *log) closedBy(at float64) bool {
-	if l.header == nil || l.header.Duration <= 0 || at <= l.header.Duration {
-		return false
-	}
-	for _, t := range l.order {
-		if t.idle() && t.heldNow().Open > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.order, func(t *traffic) bool {
+		return t.idle() && t.info.End > 0 && at > t.info.End && t.heldNow().Open > 0
+	})
 }
 
 // When is the moment of a census, and what it comes after.

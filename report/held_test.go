@@ -51,6 +51,8 @@ func TestHeldConnectionsFillATable(t *testing.T) {
 	assert.NotContains(t, headline(s.analyze()), "held open", "less than half is not what fills it")
 	s.records = append(s.records, walked(9, 259144, map[string]uint64{"TIME_WAIT": 3000}))
 	assert.NotContains(t, rendered(t, "text", s.analyze()), "after clients had closed")
+	s.header.Traffic[0].End = 8
+	assert.Contains(t, rendered(t, "text", s.analyze()), "at 9.0 s, after clients had closed", "of a traffic that ends before the run does")
 }
 
 // An entry that conntrack has forgotten is none that is held, whatever clients know.
