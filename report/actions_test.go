@@ -233,13 +233,16 @@ func TestHeadlineOfWhatWasNotReproduced(t *testing.T) {
 // From when to when attempts failed is said as their records say it, not by the
 // steps they are counted in; and that nothing ended it but the traffic.
 func TestWhenAttemptsFailedAroundAnAction(t *testing.T) {
-	ended := true
+	ended, next := true, 0.0
 	run := func(until float64, unrecorded float64) *Findings {
 		s := newSim(t, 262144, 200000, finTraffic("web", 0, 8))
 		if !ended {
 			s.trailer = nil
 		}
 		s.act("late", "restart_proxy", 1, 1.501, 1.9, "")
+		if next > 0 {
+			s.act("heal", "restart_proxy", 1, next, next+0.1, "")
+		}
 		for i := range 800 {
 			due := float64(i) / 100
 			if due >= 1.85 && due < until-0.001 && i%2 == 1 {
@@ -267,7 +270,15 @@ func TestWhenAttemptsFailedAroundAnAction(t *testing.T) {
 	assert.Equal(t, "not before heal", s.analyze().Spikes[1].Calmed())
 	f = run(7, 0)
 	assert.NotContains(t, spikeHeadline(f, &f.Spikes[0]), "until the traffic ended")
-	assert.Equal(t, "no", f.Spikes[0].Calmed(), "1 s without a failure is not enough")
+	assert.Equal(t, "cannot tell: the traffic ended 1.0 s after the last of them", f.Spikes[0].Calmed())
+	assert.Contains(t, actionLines(f)[0], "; whether it recovered cannot be told: the traffic ended 1.0 s after the last of them")
+	f = run(5.9, 0)
+	assert.Equal(t, "yes", f.Spikes[0].Calmed())
+	next = 6.3
+	f = run(5.9, 0)
+	assert.Equal(t, "cannot tell: heal began 410 ms after the last of them", f.Spikes[0].Calmed())
+	assert.Contains(t, actionLines(f)[0], "; whether it recovered cannot be told: heal began 410 ms after the last of them")
+	next = 0
 	ended = false
 	assert.NotContains(t, actionLines(run(8, 0))[0], "until the traffic ended", "only the log did")
 	ended = true

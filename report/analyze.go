@@ -263,7 +263,7 @@ func quantileMs(h *hdrhistogram.Histogram, q float64) *float64 {
 }
 
 func (n *node) finding(k Knee, full uint64, duration float64) Node {
-	f := Node{Name: n.name, Counters: maps.Clone(n.counters), TableFullDrops: full, Knee: k, Samples: n.samples}
+	f := Node{Name: n.name, Counters: maps.Clone(n.counters), TableFullDrops: full, Knee: k, Samples: n.samples, refills: n.refills}
 	if n.last != nil {
 		limit, peak, start, end := n.last.limit, n.peak, n.atStart.entries, n.last.entries
 		room := int64(min(n.atStart.limit, math.MaxInt64)) - int64(min(start, math.MaxInt64))
@@ -428,6 +428,22 @@ func longestGap(n *node) float64 {
 // private says that the machine's kernel was not the one that was looked at.
 func (l *log) private() bool { return l.header != nil && l.header.Private }
 
+// lookedAt is what of a run is looked up in the node's table.
+func lookedAt(f *Findings) string {
+	failed, lost := false, false
+	for _, t := range f.Traffic {
+		failed = failed || t.Failed > 0
+		lost = lost || t.HeldLost != nil && *t.HeldLost > 0
+	}
+	switch {
+	case lost && failed:
+		return "failed attempts and lost connections"
+	case lost:
+		return "lost connections"
+	}
+	return "failed attempts"
+}
+
 // notMeasured lists what nobody looked at.
 func (l *log) notMeasured(f *Findings) []string {
 	var out []string
@@ -435,7 +451,7 @@ func (l *log) notMeasured(f *Findings) []string {
 		if (k.What == "failures" || k.What == "autopsies") && l.losses[k] > 0 {
 			what, was := k.What, "were"
 			if k.What == "autopsies" {
-				out = append(out, fmt.Sprintf("%s of failed attempts %s not made: %s", plural(l.losses[k], "look-up"), wasWere(l.losses[k]), k.Why))
+				out = append(out, fmt.Sprintf("%s of %s %s not made: %s", plural(l.losses[k], "look-up"), lookedAt(f), wasWere(l.losses[k]), k.Why))
 				continue
 			}
 			if l.losses[k] == 1 {

@@ -80,6 +80,7 @@ type autopsy struct {
 	seen         uint8   // finding, if the address was usable all the time
 	is           uint8   // finding, set by decide
 	kept         bool    // the rules led there no more when it was sent, so that its entry is from before
+	led          bool    // readings show that the rules still led there when it was sent
 }
 
 func (l *log) addAutopsy(r *runlog.Record) {
@@ -179,7 +180,9 @@ func (l *log) decideAll(v *lane, c class, list []autopsy) {
 			list[i].is = uint8(unclear)
 		}
 		if f := finding(list[i].is); f == staleDNAT || f == drainDNAT {
-			list[i].kept = l.unruled(v.node, v.t.info.To, l.addrs[list[i].addr], list[i].due+float64(list[i].sent))
+			x, at := &list[i], list[i].due+float64(list[i].sent)
+			x.kept = l.unruled(v.node, v.t.info.To, l.addrs[x.addr], at)
+			x.led = l.ruled(v.node, v.t.info.To, l.addrs[x.addr], at)
 		}
 	}
 }

@@ -64,6 +64,7 @@ type tally struct {
 	kinds    map[*lane]map[class]bool
 	looked   autopsies // of kinds, between from and to
 	kept     uint64    // of looked: an entry of before led them where no rule did any more
+	led      uint64    // of looked: readings show a rule that led them there
 	unclear  uint64    // look-ups of such attempts that say nothing
 	agree    found
 	shared   bool
@@ -319,6 +320,8 @@ func (t *tally) look() {
 				t.looked[x.is]++
 				if f, leads := leadsTo[t.cause]; leads && x.kept && finding(x.is) == f {
 					t.kept++
+				} else if leads && x.led && finding(x.is) == f {
+					t.led++
 				}
 			}
 		}

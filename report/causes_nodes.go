@@ -112,6 +112,7 @@ func mergeTallies(list []*tally) *tally {
 		sum.agree |= t.agree
 		sum.shared = sum.shared || t.shared
 		sum.kept += t.kept
+		sum.led += t.led
 		maps.Copy(sum.hosts, t.hosts)
 		maps.Copy(sum.kinds, t.kinds)
 		maps.Copy(sum.ties, t.ties)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // advise says what to change where a table was full in some arm: in the system as
@@ -28,6 +29,9 @@ func (c *Comparison) advise(e *Experiment) []string {
 	if f := c.Arms[0].typical(); f != nil && tableTrouble(f) {
 		out = append(out, fmt.Sprintf("%s: %s", c.Baseline, advise(f).Do))
 	}
+	if s := c.held(); s != "" {
+		out = append(out, s)
+	}
 	for i := range c.Arms {
 		if f := c.Arms[i].typical(); f != nil && f.Capacity == nil {
 			if s := roomText(f); s != "" {
@@ -37,6 +41,42 @@ func (c *Comparison) advise(e *Experiment) []string {
 	}
 	return out
 }
+
+// held names the arms whose tables were not full in any run, although the first
+// arm's was, with what differs in them.
+func (c *Comparison) held() string {
+	if f := c.Arms[0].typical(); f == nil || !tableTrouble(f) {
+		return ""
+	}
+	var list []string
+	for i := 1; i < len(c.Arms); i++ {
+		a := &c.Arms[i]
+		f := a.typical()
+		if f == nil || f.Capacity != nil || a.Verdict == Fail || a.Verdict == Inconclusive || slices.ContainsFunc(a.trials, func(t Trial) bool { return tableTrouble(t.Findings) }) {
+			continue
+		}
+		s := a.Name + ", for as long as it ran"
+		if room := roomText(f); strings.HasPrefix(room, hasRoom) || strings.HasPrefix(room, addsNone) {
+			s = a.Name + ", for good"
+		}
+		if by := cmpOr(strings.Join(a.Set, "; "), a.Description); by != "" {
+			s += fmt.Sprintf(" (%s)", by)
+		}
+		if _, _, failed := mainCause(f); failed > 0 {
+			s += fmt.Sprintf(", though %s failed", plural(failed, "attempt"))
+		}
+		list = append(list, s)
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return "Not full: " + strings.Join(list, "; ") + "."
+}
+
+const (
+	hasRoom  = "was not full, and has room for good"
+	addsNone = "was not full, and cannot be by this load"
+)
 
 // roomText is how what the load needs for good stands to the room that there was,
 // beside whether the table filled: a run ends, and what it did not need by then it may
@@ -70,7 +110,7 @@ func roomText(f *Findings) string {
 	case need+late > free:
 		return fmt.Sprintf("was not full: its load needs %d entries in the steady state, and %s; but %s", need, had, expires)
 	}
-	return fmt.Sprintf("was not full, and has room for good: its load needs %d entries in the steady state, and %s", need, had)
+	return fmt.Sprintf(hasRoom+": its load needs %d entries in the steady state, and %s", need, had)
 }
 
 // unknownNeed is the same where what the load needs cannot be computed.
@@ -78,7 +118,7 @@ func unknownNeed(f *Findings, full bool) string {
 	each := entriesPerAttempt(f)
 	switch {
 	case !full && math.Abs(each) < 0.05:
-		return "was not full, and cannot be by this load: an attempt adds no entry"
+		return addsNone + ": an attempt adds no entry"
 	case !full:
 		return "was not full in the time of this run; what its load needs for good cannot be computed"
 	case math.IsNaN(each):

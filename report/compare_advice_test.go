@@ -29,6 +29,7 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 	flood := arm(4, free, 1, 1)
 	flood.Sizing.Meaningless = true
 	e, trials := experimentWith(nil, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}})
+	e.Arms[2].Set, e.Arms[3].Set = []string{"conntrack.headroom=5600"}, []string{"conntrack.headroom=90000", "x=1"}
 	for i, f := range []*Findings{
 		arm(4, free, 84000, 42000), arm(4.3, free, 1400, 42000), arm(0, 5600, 84000, 42000),
 		arm(0, 90000, 2000, 1000), arm(0, 3500, 2000, 2000), arm(1.3, free, 0, 0), flood,
@@ -36,8 +37,9 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 		trials[i].Findings = f
 	}
 	c := Compare(e, trials)
-	require.Len(t, c.change, 7)
+	require.Len(t, c.change, 8)
 	assert.Equal(t, "a: Set nf_conntrack_max to at least 131,072 (now 6,000).", c.change[0])
+	assert.Equal(t, "Not full: c, for as long as it ran (conntrack.headroom=5600); d, for good (conntrack.headroom=90000; x=1); e, for as long as it ran.", c.change[1])
 	assert.Equal(t, []string{
 		"a was full because its load needs 84000 entries in the steady state, and 2800 were free when traffic began.",
 		"b was full although its load needs only 1400 entries in the steady state, and 2800 were free when traffic began: an entry that has expired counts until the kernel's collector comes by, at the latest after 60 s, and by then there can be 42000 more.",
@@ -45,7 +47,7 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 		"d was not full, and has room for good: its load needs 2000 entries in the steady state, and 90000 were free when traffic began.",
 		"e was not full: its load needs 2000 entries in the steady state, and 3500 were free when traffic began; but an entry that has expired counts until the kernel's collector comes by, at the latest after 60 s, and by then there can be 2000 more.",
 		"f was full; what its load needs for good cannot be computed.",
-	}, c.change[1:])
+	}, c.change[2:])
 	for _, format := range []string{"text", "html", "markdown"} {
 		var out bytes.Buffer
 		require.NoError(t, c.Render(format, &out))
@@ -53,6 +55,11 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 		assert.Contains(t, text, "what to change", format)
 		assert.Less(t, strings.Index(text, "what to change"), strings.Index(text, "one trial of each arm"), "%s: not below the table", format)
 	}
+	trials[2].Findings.Traffic[0].Failed, trials[2].Findings.Causes = 7, []Cause{{Cause: unknownCause, Failures: 7}}
+	c = Compare(e, trials)
+	assert.Contains(t, c.change[1], "c, for as long as it ran (conntrack.headroom=5600), though 7 attempts failed; d, ")
+	c.Arms[3].Verdict = Fail
+	assert.NotContains(t, c.held(), "d, for good", "its verdict does not say so")
 	e.Gate = DefaultGate()
 	assert.Empty(t, Compare(e, trials).change, "a gate is about the difference")
 	e, trials = experimentWith(nil, []made{{}}, []made{{}})

@@ -52,7 +52,7 @@ func (a *attribution) evidence(t *tally) string {
 	}
 	if f, leads := leadsTo[t.cause]; leads {
 		if n := t.looked.of(foundAny(f)); n > 0 {
-			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept, a.l.cluster.ipvs)+t.unclearText(t.kept > 0))
+			parts = append(parts, leadText(t.cause, n)+keptText(n, t.kept, t.led, a.l.cluster.ipvs)+t.unclearText(t.kept > 0))
 		}
 	} else if looked := autopsyText(t); looked != "" {
 		parts = append(parts, looked)

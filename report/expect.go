@@ -244,5 +244,25 @@ func disturbed(f *Findings) []string {
 			out = append(out, spikeName(s)+": "+costText(s))
 		}
 	}
+	if rest := f.besideSpikes(); rest > 0 && len(out) > 0 {
+		out = append(out, fmt.Sprintf("%s, in the time of no action or at no higher rate than before it", plural(rest, "more attempt failed", "more attempts failed")))
+	}
 	return out
+}
+
+// besideSpikes is how many of the failed attempts are those of no action that is
+// listed. Actions that began together have all of theirs each.
+func (f *Findings) besideSpikes() uint64 {
+	_, _, all := mainCause(f)
+	told, n := map[float64]bool{}, 0
+	for i := range f.Spikes {
+		s := &f.Spikes[i]
+		if s.Failures == 0 || told[*s.StartS] || n == maxSpikeLines {
+			continue
+		}
+		told[*s.StartS] = true
+		n++
+		all -= min(all, s.Failures)
+	}
+	return all
 }

@@ -95,6 +95,7 @@ type Onset struct {
 
 // Prediction compares arithmetic with what happened.
 type Prediction struct {
+	Node                 string   `json:"node" jsonschema_description:"The node that it is of: the first whose table got into trouble, else the fullest."`
 	FullAtS              *float64 `json:"full_at_s" jsonschema_description:"Run time in s at which the planned attempts use up the headroom, by arrivals and residence; null where they never do."`
 	DropAtS              *float64 `json:"drop_at_s" jsonschema_description:"The same where no entry can be evicted, so that a full table drops at once; null where eviction comes first."`
 	GrowthFullAtS        *float64 `json:"growth_full_at_s" jsonschema_description:"Run time in s at which the measured growth of entries uses up the headroom."`
@@ -108,6 +109,7 @@ type Prediction struct {
 	UnknownTraffic       []string `json:"unknown_traffic" jsonschema_description:"Traffics whose entries cannot be computed, and which are left out."`
 
 	lowered *LimitChange // by which it is full at FullAtS; nil where it is by the arrivals
+	several bool         // nodes, so that it is to be said which
 }
 
 // Traffic is what one traffic experienced.
@@ -200,7 +202,7 @@ type Spike struct {
 	HeldLost       *uint64           `json:"held_lost" jsonschema_description:"Held connections that were found lost from its begin to the next action's, or to the end; null without idle traffic."`
 	Together       []string          `json:"together" jsonschema_description:"Actions that began in the same step, so that failures are of all of them."`
 	Overlaps       []string          `json:"overlaps" jsonschema_description:"Actions that had begun before it and were not done when it began: what failed from then on, or failed no longer, can be of these as well."`
-	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end: false also where failures end with what the next action does."`
+	Recovered      bool              `json:"recovered" jsonschema_description:"Whether 2 s without more failures than before followed, before the next action or the end: false also where failures end with what the next action does, and where that or the end came less than 2 s after the last of them (watched_to_s), so that nobody can tell."`
 	Ties           []string          `json:"ties" jsonschema_description:"Where the causes are that rules led to what was no usable pod, or to none: which endpoint, since when, and when the node was still seen to; the longest first, at most 3."`
 	Events         []string          `json:"events" jsonschema_description:"Kubernetes' Events of the type Warning about nodes and the run's pods, and all about nodes, that came from its begin to end_s: at the same time, which makes none of them a cause; at most 5."`
 	Causes         []Cause           `json:"causes" jsonschema_description:"Why these attempts failed, most first, to the step of the load series; evidence is that of the whole run."`
@@ -210,13 +212,13 @@ type Spike struct {
 	// endedS is from when on none failed, for too short a time to be stopped_s and
 	// for too long to be chance.
 	endedS *float64
-	quiet  bool   // some were due from end_s to watched_to_s, and none of them failed
 	onward onward // in the time of the next action
 
 	due *dueSpan // of those that failed; nil where start_s and end_s are all that is known
 	// toEnd says that it had not recovered where the traffic ended, next which
 	// action began before it had, and toNext that it went on until then, at least.
 	toEnd   bool
+	logEnds bool // and not the traffic
 	next    string
 	toNext  bool
 	crowded bool   // others were done in the time that latencies are of
@@ -278,8 +280,9 @@ type Node struct {
 	CPU             map[string]float64 `json:"cpu" jsonschema_description:"Share of the machine's CPU time while traffic was due by kind (user, system, softirq, idle, steal, the last not of a private kernel, which cannot see it), and self, the sampling agent's CPU time in s per s; null where not measured."`
 	SlabBytesPeak   *uint64            `json:"slab_bytes_peak" jsonschema_description:"Highest memory of the nf_conntrack slab: of the whole machine, with the entries of all its network namespaces, and what is left of earlier ones."`
 
-	needs  *uint64 // entries that its attempts need at once at most; nil where that cannot be computed
-	others others
+	needs   *uint64  // entries that its attempts need at once at most; nil where that cannot be computed
+	refills []refill // what actions added to its ballast, or took from it
+	others  others
 }
 
 // Condition is what became of a cluster's node at a moment.

@@ -25,11 +25,11 @@ func headline(f *Findings) string {
 	}
 	switch {
 	case drop != nil && early != nil && early.AtS <= drop.AtS:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+filledWith(f, n)+cost(f)+costly(f)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops new connections from %s on: its table is full%s.", n.Name, place(early, n), seconds(drop.AtS), loweredText(n, early)+cmpOr(filledBy(f, n, early), filledWith(f, n))+cost(f)+costly(f)+others)
 	case drop != nil:
-		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+filledWith(f, n)+makesRoom(n)+cost(f)+costly(f)+others)
+		return fmt.Sprintf("%s drops new connections at %s: its table is full%s.", n.Name, place(drop, n), loweredText(n, drop)+cmpOr(filledBy(f, n, drop), filledWith(f, n))+makesRoom(n)+cost(f)+costly(f)+others)
 	case early != nil:
-		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, and some of its entries can be evicted%s.", n.Name, place(early, n), cost(f)+others)
+		return fmt.Sprintf("%s evicts entries (early_drop) at %s, and drops nothing: its table is full, and some of its entries can be evicted%s.", n.Name, place(early, n), filledBy(f, n, early)+cost(f)+others)
 	}
 	s := fmt.Sprintf("%s's table held: at most %s", n.Name, filling(n))
 	if slices.ContainsFunc(f.Traffic, func(t Traffic) bool { return t.TearDown != nil && t.TearDown.flushed != "" }) {
@@ -128,6 +128,30 @@ func makesRoom(n *Node) string {
 		return ""
 	}
 	return ", and it evicts others to make room (early_drop +" + strconv.FormatUint(count, 10) + ")"
+}
+
+// filledBy says which action took most of the room that was there when traffic
+// began, before the onset; empty where none did, and the traffic filled it.
+func filledBy(f *Findings, n *Node, o *Onset) string {
+	if n.HeadroomAtStart == nil || lowered(n, o) != nil {
+		return ""
+	}
+	took := map[string]float64{}
+	for _, r := range n.refills {
+		for i := range f.Spikes {
+			s := &f.Spikes[i]
+			if s.Kind == "ballast" && r.t <= o.AtS && s.BeginS <= r.t && (s.DoneS == nil || r.t <= *s.DoneS+0.5) && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n.Name)) {
+				took[fmt.Sprintf("%s (%s) at %s", s.Action, s.Kind, seconds(s.BeginS))] += r.by
+				break
+			}
+		}
+	}
+	for name, by := range took {
+		if 2*by > float64(*n.HeadroomAtStart) {
+			return fmt.Sprintf(", mostly by %s, which added %.0f entries where %d were free", name, by, *n.HeadroomAtStart)
+		}
+	}
+	return ""
 }
 
 // leaked says so where most of the traffic's entries are in CLOSE_WAIT, which
@@ -277,6 +301,9 @@ func place(o *Onset, n *Node) string {
 	s += fmt.Sprintf(", %s into the run", seconds(o.AtS))
 	if o.OfferedPerS != nil {
 		s += fmt.Sprintf(" at %s", perSecond(*o.OfferedPerS))
+		if n.Entered != nil {
+			s += " that enter by it"
+		}
 	}
 	return s
 }

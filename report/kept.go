@@ -40,10 +40,21 @@ func (l *log) unruled(node, service string, addr netip.Addr, at float64) bool {
 	return false
 }
 
+// ruled says whether the rules of a node led to an address of a service at a time,
+// at the readings before and after it.
+func (l *log) ruled(node, service string, addr netip.Addr, at float64) bool {
+	if node == "" && len(l.nodeList) == 1 {
+		node = l.nodeList[0].name
+	}
+	led, _, known := l.shown(node, service, at, at)
+	return known && slices.Contains(led, addr)
+}
+
 // keptText says how many of n looked up attempts an entry of before led where
-// the node's rules led nobody any more; empty for none. IPVS has entries of its own,
-// while that of conntrack is made by each attempt.
-func keptText(n, kept uint64, ipvs bool) string {
+// the node's rules led nobody any more, and that rules still led the others there, as
+// far as readings show it; empty for none. IPVS has entries of its own, while that of
+// conntrack is made by each attempt.
+func keptText(n, kept, led uint64, ipvs bool) string {
 	one, many := "its entry was there from before", "their entries were there from before"
 	if ipvs {
 		one, many = "an entry of IPVS was there from before", "entries of IPVS were there from before"
@@ -60,10 +71,18 @@ func keptText(n, kept uint64, ipvs bool) string {
 	if kept == 1 {
 		text = "; 1 of them was sent when its node's rules led there no more: " + one
 	}
+	others, were := fmt.Sprintf("the other %d", n-kept), "were"
 	if n-kept == 1 {
-		return text + "; of the other one no reading of the rules shows that"
+		others, were = "the other one", "was"
 	}
-	return text + fmt.Sprintf("; of the other %d no reading of the rules shows that", n-kept)
+	between := "when no reading tells where rules led"
+	switch led = min(led, n-kept); {
+	case led == 0:
+		return fmt.Sprintf("%s; %s %s sent %s", text, others, were, between)
+	case led == n-kept:
+		return fmt.Sprintf("%s; %s %s sent while rules still led there", text, others, were)
+	}
+	return fmt.Sprintf("%s; of %s, %d %s sent while rules still led there, and %d %s", text, others, led, wasWere(led), n-kept-led, between)
 }
 
 // outlived says whether most of the attempts that were led astray were so by

@@ -107,10 +107,10 @@ func TestNoRetriesOfDatagrams(t *testing.T) {
 
 // Of a single one, and where all were led by old entries, it reads as it should.
 func TestWhereEntriesLedInWords(t *testing.T) {
-	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: its entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1, false))
-	assert.Equal(t, ", although their node's rules led there no more: their entries were there from before", keptText(5, 5, false))
-	assert.Equal(t, ", although their node's rules led there no more: entries of IPVS were there from before", keptText(5, 5, true), "that of conntrack is the attempt's own")
-	assert.Empty(t, keptText(5, 0, false))
+	assert.Equal(t, "of those looked up, 1 attempt had an entry to a pod that was terminating when it was sent, and not to be used any more, although its node's rules led there no more: its entry was there from before", leadText(drainingBackend, 1)+keptText(1, 1, 0, false))
+	assert.Equal(t, ", although their node's rules led there no more: their entries were there from before", keptText(5, 5, 0, false))
+	assert.Equal(t, ", although their node's rules led there no more: entries of IPVS were there from before", keptText(5, 5, 0, true), "that of conntrack is the attempt's own")
+	assert.Empty(t, keptText(5, 0, 0, false))
 }
 
 // Look-ups that were not made are not told as if they had been.
@@ -118,16 +118,21 @@ func TestLookUpsThatWereNotMade(t *testing.T) {
 	s := newSim(t, 262144, 200000, finTraffic("web", 0, 5))
 	s.fill("web", 50, 0, 5)
 	s.records = append(s.records,
-		runlog.Record{Host: "controller", T: 5, Loss: &runlog.Loss{What: "autopsies", Count: 539, Why: "more attempts failed than are looked up, at most 20 a second"}},
+		runlog.Record{Host: "controller", T: 5, Loss: &runlog.Loss{What: "autopsies", Count: 539, Why: "there were more than are looked up, at most 20 a second"}},
 		runlog.Record{Host: "client", T: 5, Loss: &runlog.Loss{What: "failures", Count: 2, Why: "too many"}},
 	)
 	f := s.analyze()
-	assert.Contains(t, f.NotMeasured, "539 look-ups of failed attempts were not made: more attempts failed than are looked up, at most 20 a second")
+	assert.Contains(t, f.NotMeasured, "539 look-ups of failed attempts were not made: there were more than are looked up, at most 20 a second")
+	lost, none := uint64(148), uint64(0)
+	assert.Equal(t, "lost connections", lookedAt(&Findings{Traffic: []Traffic{{HeldLost: &lost}}}))
+	assert.Equal(t, "failed attempts and lost connections", lookedAt(&Findings{Traffic: []Traffic{{HeldLost: &lost}, {Failed: 3}}}))
+	assert.Equal(t, "failed attempts", lookedAt(&Findings{Traffic: []Traffic{{HeldLost: &none, Failed: 3}}}))
 	assert.Contains(t, f.NotMeasured, "2 failures were counted and not recorded one by one: too many")
 }
 
 // What of those that were looked up is not so is said as well.
 func TestTheOthersOfThoseLookedUp(t *testing.T) {
-	assert.Equal(t, "; 136 of them were sent when their node's rules led there no more: their entries were there from before; of the other 9 no reading of the rules shows that", keptText(145, 136, false))
-	assert.Contains(t, keptText(2, 1, false), "; 1 of them was sent when its node's rules led there no more: its entry was there from before; of the other one no reading")
+	assert.Equal(t, "; 136 of them were sent when their node's rules led there no more: their entries were there from before; of the other 9, 8 were sent while rules still led there, and 1 when no reading tells where rules led", keptText(145, 136, 8, false))
+	assert.Equal(t, "; 1 of them was sent when its node's rules led there no more: its entry was there from before; the other 3 were sent when no reading tells where rules led", keptText(4, 1, 0, false))
+	assert.Contains(t, keptText(2, 1, 1, false), "; 1 of them was sent when its node's rules led there no more: its entry was there from before; the other one was sent while rules still led there")
 }

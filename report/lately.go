@@ -31,7 +31,11 @@ func (f failing) tallied(a, b float64) tallied {
 	if j > f.bin(b) { // and all that did in this one was due before b
 		span -= f.start(j) - b
 	}
-	return tallied{added(f.failed[i:j]), span}
+	n := added(f.failed[i:j])
+	if due := added(f.due[i:j]); due > 0 {
+		span = max(span, n*float64(j-i)*f.width/due) // no more fail than are due, however short the time
+	}
+	return tallied{n, span}
 }
 
 func added(of []float64) (n float64) {

@@ -37,6 +37,9 @@ func TestFailuresOfAnActionBefore(t *testing.T) {
 	s.act("uncordon", "uncordon_node", 1, 15.001, 15.2, "")
 	f := s.analyze()
 	require.Len(t, f.Spikes, 6)
+	require.Len(t, disturbed(f), 2)
+	assert.EqualValues(t, 3, f.Spikes[1].Failures)
+	assert.Equal(t, "74 more attempts failed, in the time of no action or at no higher rate than before it", disturbed(f)[1], "of 77")
 	var said []string
 	for i := range f.Spikes {
 		said = append(said, costText(&f.Spikes[i]))
@@ -50,6 +53,16 @@ func TestFailuresOfAnActionBefore(t *testing.T) {
 	assert.Equal(t, "no attempt failed of those due to 20.0 s", said[5], "it was over long before")
 	assert.Nil(t, f.Spikes[5].StoppedS)
 	assert.Equal(t, []string{"drain", "settings"}, f.Spikes[3].Overlaps)
+}
+
+// However short the time, no more attempts fail than are due: of one each 100 ms, one
+// that failed in the 32 ms before an action are not 31 a second.
+func TestNoMoreFailThanAreDue(t *testing.T) {
+	f := failing{width: 0.1, due: []float64{1, 1, 1}, failed: []float64{1, 0, 0}, lastDue: []float64{0, 0, 0}}
+	short := f.tallied(0, 0.032)
+	assert.InDelta(t, 10, short.rate(), 1e-9)
+	assert.False(t, short.more(f.tallied(0, 0.1)))
+	assert.InDelta(t, 5, f.tallied(0, 0.2).rate(), 1e-9)
 }
 
 // Fewer that fail, or none for a moment, are said to be fewer.
@@ -111,8 +124,14 @@ func TestNotSeenToRecover(t *testing.T) {
 	s.act("two", "flush", 1, 3.001, 3.1, "")
 	s.act("three", "flush", 1, 3.951, 4, "")
 	f := s.analyze()
+	assert.Contains(t, costText(&f.Spikes[0]), "; whether it recovered cannot be told: two began 550 ms after the last of them; ")
+	assert.Contains(t, costText(&f.Spikes[2]), "; whether it recovered cannot be told: the traffic ended 800 ms after the last of them; ")
+	s = failingRun(t, 10, func(_ int, due float64) bool { return due > 1.99 && due < 2.49 })
+	s.act("one", "rollout", 1, 1.951, 7, "") // which may yet do something
+	s.act("two", "flush", 1, 5.001, 5.1, "")
+	f = s.analyze()
 	assert.Contains(t, costText(&f.Spikes[0]), "; it was not seen to recover before two began")
-	assert.Contains(t, costText(&f.Spikes[2]), "; it was not seen to recover, as none failed of those due from 5.3 s to 6.0 s, too short a time to tell")
+	assert.Equal(t, "not before two", f.Spikes[0].Calmed())
 }
 
 func TestSinceWhenTheyFail(t *testing.T) {

@@ -72,7 +72,7 @@ func mdRun(p func(string, ...any), f *Findings) {
 	mdList(p, "### Actions", actionLines(f))
 	mdTables(p, f)
 	if f.Predicted != nil {
-		p("Predicted: %s.\n", md(predictionText(f.Predicted)))
+		p("%s: %s.\n", md("Predicted"+f.Predicted.Of()), md(predictionText(f.Predicted)))
 	}
 	mdTraffic(p, f)
 	if len(f.Causes) > 0 {

@@ -47,7 +47,7 @@ func TestOldEntriesOfAServiceWithoutPods(t *testing.T) {
 	assert.Contains(t, a.Do, "web had no usable pod. Keep one replica")
 	assert.Contains(t, a.Why[0], "none for 4.0 s, from 3.0 s to 7.0 s")
 	assert.Contains(t, f.Causes[0].Evidence, "of those looked up, 32 attempts had an entry to an address that was no usable pod of the service when they were sent; 31 of them")
-	assert.Contains(t, f.Causes[0].Evidence, "from before; of the other one no reading of the rules shows that; 8 more were looked up too late to tell")
+	assert.Contains(t, f.Causes[0].Evidence, "from before; the other one was sent when no reading tells where rules led; 8 more were looked up too late to tell")
 	f.noPod[0].from = 6 // the service had pods for most of the time
 	assert.Contains(t, advise(f).Do, "entries outlived the pods")
 }

@@ -130,7 +130,7 @@ func (l *log) predict(n *node, k Knee) *Prediction {
 	if len(need.parts) == 0 && len(need.unknown) == 0 {
 		return nil
 	}
-	p := &Prediction{UnknownTraffic: need.unknown}
+	p := &Prediction{Node: n.name, UnknownTraffic: need.unknown, several: len(l.nodeList) > 1}
 	if p.UnknownTraffic == nil {
 		p.UnknownTraffic = []string{}
 	}

@@ -680,7 +680,7 @@ func TestLatenciesOfActionsThatOverlap(t *testing.T) {
 // What ended with the next action went on until that began, also where it did not
 // begin on the edge of a step.
 func TestWentOnUntilTheNextAction(t *testing.T) {
-	for last, want := range map[float64]string{7.0: "it went on until heal began", 6.5: "it was not seen to recover"} {
+	for last, want := range map[float64]string{7.0: "it went on until heal began", 6.5: "whether it recovered cannot be told: heal began 510 ms after the last of them"} {
 		s := newSim(t, 262144, 200000, finTraffic("web", 0, 12))
 		s.endpoints(-0.4, "1 RS", "2 RS")
 		s.act("roll", "rollout", 1, 2.004, 2.1, "")

@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 
@@ -254,7 +255,8 @@ func (l *log) spike(f failing, acts []*act, until float64, before *Spike) Spike 
 	s.was = f.tallied(f.lately(from, lead), lead)
 	s.Before = s.was.rate()
 	f.measure(&s, begin, lead, done, until)
-	s.toEnd = s.toEnd && l.trailer != nil // the log's end is not the traffic's
+	s.logEnds = l.trailer == nil
+	s.toEnd = s.toEnd && !s.logEnds // the log's end is not the traffic's
 	if s.StartS != nil && s.Before == 0 {
 		s.due = l.dueBetween(*s.StartS, *s.EndS, f.width)
 	}
@@ -330,10 +332,30 @@ func (s Spike) Calmed() string {
 		return "yes"
 	case s.toEnd:
 		return "no, to the end of the traffic"
+	case s.tooEarly() != "":
+		return "cannot tell: " + s.tooEarly()
 	case s.next != "":
 		return "not before " + s.next
 	}
 	return "no"
+}
+
+// tooEarly says what ended the time in which it was watched before it can have
+// been seen to recover; empty where there was time enough.
+func (s *Spike) tooEarly() string {
+	if s.Recovered || s.toEnd || s.toNext || s.EndS == nil || s.WatchedToS == nil || *s.WatchedToS-*s.EndS >= calm-slop {
+		return ""
+	}
+	what := cmp.Or(s.next, "the traffic")
+	did := map[bool]string{true: "began", false: "ended"}[s.next != ""]
+	if s.next == "" && s.logEnds {
+		what, did = "the log", "ends"
+	}
+	_, last, _ := s.lasted()
+	if *s.WatchedToS <= last {
+		return fmt.Sprintf("%s %s right after the last of them", what, did)
+	}
+	return fmt.Sprintf("%s %s %s after the last of them", what, did, stretch(*s.WatchedToS-last))
 }
 
 // measure finds the stretch in which more failed than before the action. Those
@@ -398,7 +420,6 @@ func (f failing) measure(s *Spike, begin, lead, done, until float64) {
 	x, y := f.start(first), f.start(last+1)
 	s.StartS, s.EndS = &x, &y
 	s.toEnd = !s.Recovered && math.IsInf(until, 1) && f.toEnd(first, last)
-	s.quiet = watched > last && added(f.due[last+1:watched+1]) > 0 && added(f.failed[last+1:watched+1]) == 0
 	s.Failures = uint64(max(0, math.Round(total)))
 }
 

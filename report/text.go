@@ -36,8 +36,10 @@ func renderText(f *Findings, w io.Writer, color bool) error {
 	}
 	for i := range f.Nodes {
 		t.node(&f.Nodes[i])
+		if p := f.Predicted; p != nil && p.Node == f.Nodes[i].Name {
+			t.para("  predicted: ", plain(predictionText(p)))
+		}
 	}
-	t.predicted(f.Predicted)
 	t.traffic(f)
 	t.causes(f)
 	t.actions(f)
@@ -245,11 +247,12 @@ func (t *text) census(c *Census) {
 	t.para("  census: ", fmt.Sprintf("at %s: %s", c.When(), cmpOr(strings.Join(parts, ", "), "no entry")))
 }
 
-func (t *text) predicted(p *Prediction) {
-	if p == nil {
-		return
+// Of is which node it is of, where there are several.
+func (p *Prediction) Of() string {
+	if p.several {
+		return " for " + p.Node
 	}
-	t.para("  predicted: ", plain(predictionText(p)))
+	return ""
 }
 
 // predictionText is like: full at 4.286 s, measured 4.290 s (+0.1 %); why.

@@ -202,10 +202,10 @@ func (s *Spike) afterwards() string {
 		return fmt.Sprintf("; it went on until %s began", s.next)
 	case s.toEnd:
 		return "; it went on until the traffic ended"
+	case s.tooEarly() != "":
+		return fmt.Sprintf("; whether it recovered cannot be told: %s", s.tooEarly())
 	case s.next != "":
 		return fmt.Sprintf("; it was not seen to recover before %s began", s.next)
-	case s.quiet:
-		return fmt.Sprintf("; it was not seen to recover, as none failed of those due from %s to %s, too short a time to tell", seconds(*s.EndS), seconds(*s.WatchedToS))
 	}
 	return "; it was not seen to recover"
 }

@@ -263,7 +263,7 @@ func (c *collector) trailer(t *runlog.Trailer) error {
 		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.portless, Why: "the port that they were sent from is not known"}})
 	}
 	if c.missed > 0 {
-		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.missed, Why: fmt.Sprintf("more attempts failed than are looked up, at most %d a second", autopsiesPerSecond)}})
+		c.own(runlog.Record{Loss: &runlog.Loss{What: "autopsies", Count: c.missed, Why: fmt.Sprintf("there were more than are looked up, at most %d a second", autopsiesPerSecond)}})
 	}
 	t.Records = c.last
 	c.own(runlog.Record{Trailer: t})

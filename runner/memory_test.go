@@ -137,6 +137,6 @@ func TestEachFailureIsLookedUpOrCounted(t *testing.T) {
 		}
 	}))
 	assert.Equal(t, map[string]uint64{
-		"more attempts failed than are looked up, at most 20 a second": 1, "the port that they were sent from is not known": 2,
+		"there were more than are looked up, at most 20 a second": 1, "the port that they were sent from is not known": 2,
 	}, losses)
 }
