@@ -27,7 +27,7 @@ KUBERNETES := v1.36.3
 CLUSTER ?= out/cluster
 IMAGE ?= out/image/tablefull.tar
 
-.PHONY: help demo test test-user prove bench bench-day bench-open lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
+.PHONY: help demo test test-user prove kills elsewhere bench bench-day bench-open lint build man packages bench-packages kube-proxies kube-programs image cluster cluster-down
 
 ## help: this list
 help:
@@ -57,10 +57,17 @@ test-user:
 	.ci/as-nobody $(GO)
 
 ## prove: the proofs that are too long for every day, bounded by three hours; last results: docs/proofs.md
-prove: packages
-	GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
-	GOOS=windows $(GO) build -o /dev/null ./cmd/tablefull
+prove: packages elsewhere
 	TABLEFULL_PROVE=1 TABLEFULL_REQUIRE=netns $(GO) test -count=1 -timeout 3h -v -run '^TestProve' ./cmd/tablefull ./report/search ./runner/cluster
+
+## kills: kill the controller of a run on the test cluster at ten random moments, and put back what it left; takes about six minutes, as root
+kills: packages kube-proxies kube-programs
+	TABLEFULL_PROVE=1 $(GO) test -count=1 -timeout 20m -v -run '^TestProveClusterKills$$' ./runner/cluster
+
+## elsewhere: build the controller for macOS and Windows
+elsewhere:
+	CGO_ENABLED=0 GOOS=darwin $(GO) build -o /dev/null ./cmd/tablefull
+	CGO_ENABLED=0 GOOS=windows $(GO) build -o /dev/null ./cmd/tablefull
 
 ## bench: measure against public peers, in one run, as a table of ratios; takes about six minutes
 bench: bench-packages

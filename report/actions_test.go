@@ -171,8 +171,9 @@ func TestSoakOfActions(t *testing.T) {
 	}
 	assert.Len(t, l.cluster.acts, maxActs)
 	assert.LessOrEqual(t, len(l.cluster.going), maxGoing)
-	assert.Nil(t, worstSpike(l.findings()), "what failed after one that was not kept is not the last one's")
-	assert.Contains(t, strings.Join(l.findings().Doubts, "\n"), "5 actions came after the first 20000")
+	f = l.findings()
+	assert.Nil(t, worstSpike(f), "what failed after one that was not kept is not the last one's")
+	assert.Contains(t, strings.Join(f.Doubts, "\n"), "5 actions came after the first 20000")
 }
 
 func TestHeldConnectionsLost(t *testing.T) {

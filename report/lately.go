@@ -135,9 +135,9 @@ func (f failing) noteDue(i int, b *bin) {
 
 // goingOn are those of the actions that are not done at a time, and their names:
 // what fails from then on, or does no longer, can be of these as well as of one
-// that begins then.
+// that begins then. They are kept in open's own memory: a soak has thousands.
 func goingOn(open []*act, at float64) (still []*act, names []string) {
-	names = []string{}
+	still, names = open[:0], []string{}
 	for _, x := range open {
 		if x.end <= at { // false of NaN: it goes on
 			continue

@@ -68,10 +68,64 @@ func lookAtReport(t *testing.T, scenario, dir string, f *report.Findings) {
 	if !looks(scenario) {
 		return
 	}
-	t.Run("report in a browser", func(t *testing.T) {
+	page := filepath.Join(dir, "report.html")
+	look := func(t *testing.T) {
+		t.Helper()
 		b, axe := startBrowser(t)
-		checkPage(t, b, axe, filepath.Join(dir, "report.html"), func(t *testing.T, p *browser.Page) { checkDrawn(t, p, f) })
+		checkPage(t, b, axe, page, func(t *testing.T, p *browser.Page) { checkDrawn(t, p, f) })
+	}
+	if later.kept(t, scenario, &page, look) {
+		return
+	}
+	t.Run("report in a browser", look)
+}
+
+// later keeps the reports of runs that go side by side, which a browser would
+// disturb, until all are over.
+var later reports
+
+type reports struct {
+	mu    sync.Mutex
+	dir   string // where to keep them; empty while nothing goes side by side
+	looks map[string]func(*testing.T)
+}
+
+// kept keeps a report where those are to be looked at later, and says whether.
+func (r *reports) kept(t *testing.T, scenario string, page *string, look func(*testing.T)) bool {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dir == "" {
+		return false
+	}
+	b, err := os.ReadFile(*page)
+	require.NoError(t, err)
+	*page = filepath.Join(r.dir, scenario+".html") // the test's own directory goes with it
+	require.NoError(t, os.WriteFile(*page, b, 0o600))
+	r.looks[scenario] = look
+	return true
+}
+
+// sideBySide runs these, two at a time on two CPUs, and looks at their reports then.
+func sideBySide(t *testing.T, tests map[string]func(*testing.T)) {
+	t.Helper()
+	later.mu.Lock()
+	later.dir, later.looks = t.TempDir(), map[string]func(*testing.T){}
+	later.mu.Unlock()
+	t.Run("runs", func(t *testing.T) {
+		for name, test := range tests {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t)
+			})
+		}
 	})
+	later.mu.Lock()
+	defer later.mu.Unlock()
+	later.dir = ""
+	for scenario, look := range later.looks {
+		t.Run("report in a browser/"+scenario, look)
+	}
 }
 
 // lookAtArms is lookAtReport for a scenario with arms: the page that lays them

@@ -22,50 +22,54 @@ func assertReproduced(t *testing.T, r result, want bool) {
 	assert.Equal(t, want, *r.Reproduced, "%v", r.Expected)
 }
 
+// What needs little of the machine and fills no table goes side by side.
+func TestTruthSideBySide(t *testing.T) {
+	needLab(t)
+	tests := map[string]func(*testing.T){
+		"upgrade": truthUpgrade, "soak": truthStaleSoak, "idle expiry": truthIdleExpiry,
+		"proxy restart": truthProxyRestart, "termination race": truthTerminationRace,
+	}
+	for name, off := range map[string][]string{ // what takes the mechanism away
+		"stale-rules":        {"actions[0]=null"},
+		"stale-node":         {"actions[0]=null"},
+		"etp-local-drop":     {"services[0].external_traffic_policy=Cluster", "services[0].health_check_node_port=null"},
+		"udp-stale-dead-pod": {"lab.proxy.keep_udp=false"},
+		"scale-to-zero-udp":  {"actions[0].scale.to=1"},
+		// Without the entries the rules, which are there again, are asked.
+		"presync-blackhole": {"actions[+]={name: delete-entries, at: 3500ms, flush: {protocol: tcp}}"},
+	} {
+		tests[name] = func(t *testing.T) { truthIncident(t, name, off) }
+	}
+	sideBySide(t, tests)
+}
+
 // Each incident of the library shows what its file expects, and shows it no
 // longer with its mechanism switched off.
-func TestTruthIncidents(t *testing.T) {
-	needLab(t)
-	for _, c := range []struct {
-		name string
-		off  []string // takes the mechanism away
-	}{
-		{"stale-rules", []string{"actions[0]=null"}},
-		{"stale-node", []string{"actions[0]=null"}},
-		{"etp-local-drop", []string{"services[0].external_traffic_policy=Cluster", "services[0].health_check_node_port=null"}},
-		{"udp-stale-dead-pod", []string{"lab.proxy.keep_udp=false"}},
-		{"scale-to-zero-udp", []string{"actions[0].scale.to=1"}},
-		// Without the entries the rules, which are there again, are asked.
-		{"presync-blackhole", []string{"actions[+]={name: delete-entries, at: 3500ms, flush: {protocol: tcp}}"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := runHonest(t, c.name, "")
-			assertReproduced(t, r, true)
-			assert.Equal(t, exitPass, r.code)
-			assertNotTheTable(t, r)
-			if c.name == "etp-local-drop" {
-				assertHealthPorts(t, r)
-			}
-			if slices.Contains(shownByTests, "tablefull run "+c.name) {
-				assertReadme(t, c.name, r)
-			}
-			var args []string
-			for _, s := range c.off {
-				args = append(args, "--set", s)
-			}
-			r = runHonest(t, c.name, "", args...)
-			assertReproduced(t, r, false)
-			assert.Equal(t, exitInconclusive, r.code)
-			assert.LessOrEqual(t, r.Traffic[0].Failed, uint64(20), "at most what was on its way to a pod that ended")
-		})
+func truthIncident(t *testing.T, name string, off []string) {
+	r := runHonest(t, name, "")
+	assertReproduced(t, r, true)
+	assert.Equal(t, exitPass, r.code)
+	assertNotTheTable(t, r)
+	if name == "etp-local-drop" {
+		assertHealthPorts(t, r)
 	}
+	if slices.Contains(shownByTests, "tablefull run "+name) {
+		assertReadme(t, name, r)
+	}
+	var args []string
+	for _, s := range off {
+		args = append(args, "--set", s)
+	}
+	r = runHonest(t, name, "", args...)
+	assertReproduced(t, r, false)
+	assert.Equal(t, exitInconclusive, r.code)
+	assert.LessOrEqual(t, r.Traffic[0].Failed, uint64(20), "at most what was on its way to a pod that ended")
 }
 
 // What the gate runs again and again: pods that close at once cost attempts, by
 // how late the proxy is, and a restart of it none. With a preStop hook that is
 // longer than that, a rollout costs none either.
-func TestTruthUpgrade(t *testing.T) {
-	needLab(t)
+func truthUpgrade(t *testing.T) {
 	r := runHonest(t, "upgrade", "")
 	assertReproduced(t, r, true)
 	assert.NotZero(t, r.cause("stale_backend"))
@@ -76,8 +80,7 @@ func TestTruthUpgrade(t *testing.T) {
 
 // The soak goes on while the proxy is well, and ends at the first backend that
 // is stale for too long.
-func TestTruthStaleSoak(t *testing.T) {
-	needLab(t)
+func truthStaleSoak(t *testing.T) {
 	sets := []string{"--set", "actions[0].at=1s", "--set", "actions[0].every=3s", "--set", `abort_on=["stale < 2s"]`}
 	r := runHonest(t, "stale-soak", "", append(sets, "--set", "duration=6s")...)
 	assert.Equal(t, exitPass, r.code, "%v", r.Reasons)
@@ -136,8 +139,7 @@ func TestTruthCloseWait(t *testing.T) {
 // Connections that are idle for longer than the node remembers them are lost
 // one by one as they are used again, unless TCP keep-alive keeps their entries or
 // there is no other pod to go to.
-func TestTruthIdleExpiry(t *testing.T) {
-	needLab(t)
+func truthIdleExpiry(t *testing.T) {
 	r := runHonest(t, "idle-expiry-nat-lost", "")
 	assertReproduced(t, r, true)
 	assert.Equal(t, exitPass, r.code)
@@ -322,8 +324,7 @@ func TestBallastBeyondTheBuckets(t *testing.T) {
 	assert.NoDirExists(t, dir)
 }
 
-func TestTruthProxyRestart(t *testing.T) {
-	needLab(t)
+func truthProxyRestart(t *testing.T) {
 	r := runHonest(t, "proxy-restart-under-load", "")
 	assertReproduced(t, r, true)
 	assert.Equal(t, exitPass, r.code)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tablefull/tablefull/report"
 )
 
 // machine is what a run must leave as it was.
@@ -80,30 +82,7 @@ func program(t *testing.T, state string, args ...string) (*exec.Cmd, *bytes.Buff
 // machine as it was; and the log of what it saw until then can be rendered.
 func TestKilledAtRandomMoments(t *testing.T) {
 	needLab(t)
-	before := lookAround(t)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	state := t.TempDir()
-	logs := 0
-	for range 30 {
-		dir := filepath.Join(t.TempDir(), "out")
-		c, _ := program(t, state, "run", "short-lived", "--out", dir, "--quiet", "--set", "duration=3s")
-		require.NoError(t, c.Start())
-		after := time.Duration(rnd.Int64N(int64(5 * time.Second)))
-		time.Sleep(after)
-		require.NoError(t, c.Process.Signal(syscall.SIGKILL))
-		_ = c.Wait()
-		if _, err := os.Stat(filepath.Join(dir, "run.jsonl")); err == nil {
-			f, err := analyzeDir(dir)
-			require.NoError(t, err, "killed after %s", after)
-			assert.NotEqual(t, "pass", string(f.Verdict), "killed after %s", after)
-			logs++
-		}
-	}
-	assert.NotZero(t, logs, "some kills must have hit a run that had begun")
-	restoreAll(t, state)
-	assertAsBefore(t, before)
+	killRuns(t, []killing{{"short-lived", "host", 5 * time.Second, 6, []string{"--set", "duration=3s"}}})
 }
 
 // restoreAll puts back what killed runs left, and nothing of it is left to do.
@@ -119,8 +98,9 @@ func restoreAll(t *testing.T, state string) {
 // killing is an incident that is killed again and again.
 type killing struct {
 	scenario, kernel string
-	within           time.Duration // booting, and putting back, included
+	within           time.Duration // about what a run takes, booting, and putting back, included
 	rounds           int           // of five
+	args             []string
 }
 
 // The same of runs in which pods and proxies come and go, of those that boot a
@@ -128,10 +108,10 @@ type killing struct {
 func TestKilledIncidents(t *testing.T) {
 	needPrivate(t)
 	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
-	killIncidents(t, []killing{
-		{"stale-rules", "host", 14 * time.Second, 2},
-		{"port-reuse-rollout", "private", 20 * time.Second, 2},
-		{"proxy-lowers-max", "private", 20 * time.Second, 1},
+	killRuns(t, []killing{
+		{"stale-rules", "host", 14 * time.Second, 2, nil},
+		{"port-reuse-rollout", "private", 20 * time.Second, 2, nil},
+		{"proxy-lowers-max", "private", 20 * time.Second, 1, nil},
 	})
 }
 
@@ -142,16 +122,16 @@ func TestProveKilledIncidents(t *testing.T) {
 	}
 	needPrivate(t)
 	needKubeProxy(t, []string{"v1.36.3"}, []string{"iptables", "ipset"})
-	killIncidents(t, []killing{
-		{"stale-rules", "host", 14 * time.Second, 6},
-		{"port-reuse-rollout", "private", 20 * time.Second, 6},
-		{"proxy-lowers-max", "private", 20 * time.Second, 3},
+	killRuns(t, []killing{
+		{"stale-rules", "host", 14 * time.Second, 6, nil},
+		{"port-reuse-rollout", "private", 20 * time.Second, 6, nil},
+		{"proxy-lowers-max", "private", 20 * time.Second, 3, nil},
 	})
 }
 
-// killIncidents kills five runs at once, because most of their time is waiting,
+// killRuns kills five runs at once, because most of their time is waiting,
 // and holds that, once put back, nothing of them is left.
-func killIncidents(t *testing.T, killings []killing) {
+func killRuns(t *testing.T, killings []killing) {
 	for _, c := range killings {
 		t.Run(c.scenario, func(t *testing.T) {
 			before := lookAround(t)
@@ -166,8 +146,9 @@ func killIncidents(t *testing.T, killings []killing) {
 				dirs := killFive(t, c, state, rnd)
 				for _, dir := range dirs {
 					if _, err := os.Stat(filepath.Join(dir, "run.jsonl")); err == nil {
-						_, err := analyzeDir(dir)
+						f, err := analyzeDir(dir)
 						require.NoError(t, err)
+						assert.True(t, f.Restored != nil || f.Verdict != report.Pass, "a run that did not end has passed")
 						logs++
 					}
 				}
@@ -189,7 +170,7 @@ func killFive(t *testing.T, c killing, state string, rnd *rand.Rand) (dirs []str
 	for range 5 {
 		dir := filepath.Join(t.TempDir(), "out")
 		dirs = append(dirs, dir)
-		p, _ := program(t, state, "run", c.scenario, "--out", dir, "--quiet", "--set", "lab.kernel="+c.kernel)
+		p, _ := program(t, state, append([]string{"run", c.scenario, "--out", dir, "--quiet", "--set", "lab.kernel=" + c.kernel}, c.args...)...)
 		require.NoError(t, p.Start())
 		after := time.Duration(rnd.Int64N(int64(c.within)))
 		wait.Go(func() {

@@ -36,8 +36,7 @@ thresholds: [failures == 0]
 
 // What makes the race lose connections is that SIGTERM does not wait for the
 // proxy: with a preStop that does, nothing is lost.
-func TestTruthTerminationRace(t *testing.T) {
-	needLab(t)
+func truthTerminationRace(t *testing.T) {
 	short := []string{"--set", "duration=10s", "--set", "actions[0].at=2s"}
 	r := runHonest(t, "rollout-termination-race", "", short...)
 	assertReproduced(t, r, true)

@@ -26,7 +26,6 @@ func TestProveCluster(t *testing.T) {
 	t.Run("two at once", func(t *testing.T) { checkTwoAtOnce(t, s) })
 	t.Run("same as lab", func(t *testing.T) { checkSameAsLab(t, s, programs["kube-proxy"], 4) })
 	t.Run("left alone", func(t *testing.T) { checkLeftAlone(t, s) })
-	t.Run("killed", func(t *testing.T) { checkKills(t, s) })
 }
 
 // What a cluster does to the traffic is what a lab with the same kube-proxy says

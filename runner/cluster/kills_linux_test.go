@@ -19,39 +19,57 @@ import (
 )
 
 // A run that changes all that one can change outside of its namespace, killed at
-// random moments, ten times: clean and restore put all back, and leave nothing.
-func checkKills(t *testing.T, s setup) {
+// random moments, ten times: clean and restore put all back, and leave nothing. It
+// measures nothing, so the machine may have other things to do meanwhile.
+func TestProveClusterKills(t *testing.T) {
+	if os.Getenv(proving) == "" {
+		t.Skip("takes six minutes: make kills, make prove")
+	}
+	s, _ := start(t)
 	scenario := filepath.Join(t.TempDir(), "changes.yaml")
 	require.NoError(t, os.WriteFile(scenario, []byte(changesScenario), 0o600))
 	before := s.state(t)
-	const lasts = 50 * time.Second // about as long as such a run, with all that comes before and after
+	const lasts = 40 * time.Second // about as long as such a run, with all that comes before and after
+	changed := 0
 	for n := 1; n <= 10; n++ {
 		after := time.Duration(rand.Int64N(int64(lasts)))
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			home := "XDG_STATE_HOME=" + t.TempDir()
-			with := func(args ...string) *exec.Cmd {
-				cmd := s.command(t.Context(), t, args...)
-				cmd.Env = append(cmd.Env, home)
-				return cmd
+			if s.killed(t, scenario, after, before) {
+				changed++
 			}
-			run := with("run", scenario, "--target", "kubernetes", "--kube-proxy", "kube-system/kube-proxy", "--node", "node-a", "--set", "conntrack.headroom=100000",
-				"--out", filepath.Join(t.TempDir(), "run"))
-			require.NoError(t, run.Start())
-			time.Sleep(after)
-			_ = run.Process.Kill()
-			_ = run.Wait()
-			left := s.state(t) != before
-			out, err := with("clean", "--kube-proxy", "kube-system/kube-proxy").CombinedOutput()
-			require.NoError(t, err, string(out))
-			out2, err := with("restore").CombinedOutput()
-			require.NoError(t, err, string(out2))
-			t.Logf("killed after %.1f s; something was changed: %v; ended by itself: %v\n%s%s", after.Seconds(), left, run.ProcessState.Exited(), out, out2)
-			// A kube-proxy that has just been started writes its settings a moment later.
-			assert.Eventually(t, func() bool { return s.state(t) == before }, time.Minute, 200*time.Millisecond)
-			assert.Equal(t, before, s.state(t))
-			assert.Less(t, s.entries(t, "node-a"), 20_000, "the ballast")
 		})
 	}
+	t.Logf("PROVED kills of the controller of a cluster: 10, of which %d left something to put back", changed)
+	assert.GreaterOrEqual(t, changed, 3, "most of these moments are within the run")
+}
+
+// killed runs the scenario, kills it after that time, puts back what it left, and
+// says whether that was anything.
+func (s setup) killed(t *testing.T, scenario string, after time.Duration, before string) bool {
+	t.Helper()
+	home := "XDG_STATE_HOME=" + t.TempDir()
+	with := func(args ...string) *exec.Cmd {
+		cmd := s.command(t.Context(), t, args...)
+		cmd.Env = append(cmd.Env, home)
+		return cmd
+	}
+	run := with("run", scenario, "--target", "kubernetes", "--kube-proxy", "kube-system/kube-proxy", "--node", "node-a", "--set", "conntrack.headroom=100000",
+		"--set", "duration=10s", "--set", "actions[5].at=9s", "--out", filepath.Join(t.TempDir(), "run"))
+	require.NoError(t, run.Start())
+	time.Sleep(after)
+	_ = run.Process.Kill()
+	_ = run.Wait()
+	left := s.state(t) != before
+	out, err := with("clean", "--kube-proxy", "kube-system/kube-proxy").CombinedOutput()
+	require.NoError(t, err, string(out))
+	out2, err := with("restore").CombinedOutput()
+	require.NoError(t, err, string(out2))
+	t.Logf("killed after %.1f s; something was changed: %v; ended by itself: %v\n%s%s", after.Seconds(), left, run.ProcessState.Exited(), out, out2)
+	// A kube-proxy that has just been started writes its settings a moment later.
+	assert.Eventually(t, func() bool { return s.state(t) == before }, time.Minute, 200*time.Millisecond)
+	assert.Equal(t, before, s.state(t))
+	assert.Less(t, s.entries(t, "node-a"), 20_000, "the ballast")
+	return left
 }
 
 // A kube-proxy that a run has paused, whose controller was killed, goes on without
