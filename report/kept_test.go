@@ -34,6 +34,7 @@ func TestEntriesThatOutliveTheRules(t *testing.T) {
 	assert.Contains(t, f.Causes[0].Evidence, "; 1 of them was sent when its node's rules led there no more: its entry was there from before")
 	f = run("nftables", 9.03, 11.001, 12.001)
 	assert.Contains(t, f.Causes[0].Evidence, "; 2 of them were sent when their node's rules led there no more: their entries were there from before", "at 9.03 s no reading had shown the new rules yet")
+	assert.Contains(t, f.Causes[0].Evidence, "; of the other 120, 117 were sent while rules still led there, and 3 when no reading tells where rules led", "none was between 8.85 s and 9.05 s")
 	why := keptAdvice(f)
 	require.Len(t, why, 1)
 	assert.Contains(t, why[0], "2 attempts looked up were sent when the rules led there no more")
