@@ -68,11 +68,21 @@ func (d *TearDown) advise(traffic string) advice {
 		a.Do = "Not the limit: let nothing delete the entries of connections that are in use. " + d.flushed + "."
 		a.Why = []string{"What has no entry is translated no more, and a FIN makes no new one. conntrack -F and conntrack -D delete them, and whatever calls those."}
 	case top == "ESTABLISHED":
-		a.Do = fmt.Sprintf("Not the limit: %s, and the entries of most that were looked up were in ESTABLISHED: no FIN of theirs came to the node. Look between the clients and the node.", d.failedText(traffic))
+		a.Do = fmt.Sprintf("Not the limit: %s, and the entries of %s that were looked up were in ESTABLISHED: no FIN of theirs came to the node. Look between the clients and the node.", d.failedText(traffic), d.allOrMost(top))
 	case top != "" && top != "no entry":
-		a.Do = fmt.Sprintf("Not the limit: %s, and their FINs came to the node, which had most of those that were looked up in %s. Look behind its conntrack for what does not let a FIN or its answer through: its filter rules and policers, its queues, the pods.", d.failedText(traffic), top)
+		a.Do = fmt.Sprintf("Not the limit: %s, and their FINs came to the node, which had %s of those that were looked up in %s. Look behind its conntrack for what does not let a FIN or its answer through: its filter rules and policers, its queues, the pods.", d.failedText(traffic), d.allOrMost(top), top)
 	}
 	return a
+}
+
+// allOrMost is how many of those that were looked up had their entry in a state.
+func (d *TearDown) allOrMost(state string) string {
+	for other, n := range d.LookedUp {
+		if other != state && n > 0 {
+			return "most"
+		}
+	}
+	return "all"
 }
 
 // thresholdAdvice is what moves a threshold that failed although the table held

@@ -430,18 +430,23 @@ func (l *log) private() bool { return l.header != nil && l.header.Private }
 
 // lookedAt is what of a run is looked up in the node's table.
 func lookedAt(f *Findings) string {
-	failed, lost := false, false
+	failed, lost, open := false, false, false
 	for _, t := range f.Traffic {
 		failed = failed || t.Failed > 0
 		lost = lost || t.HeldLost != nil && *t.HeldLost > 0
+		open = open || t.TearDown != nil && t.TearDown.Failed > 0
 	}
-	switch {
-	case lost && failed:
-		return "failed attempts and lost connections"
-	case lost:
-		return "lost connections"
+	var what []string
+	if failed || !lost && !open {
+		what = append(what, "failed attempts")
 	}
-	return "failed attempts"
+	if lost {
+		what = append(what, "lost connections")
+	}
+	if open {
+		what = append(what, "connections that were not torn down")
+	}
+	return listed(what)
 }
 
 // notMeasured lists what nobody looked at.

@@ -59,7 +59,7 @@ func (c *Comparison) held() string {
 		if room := roomText(f); strings.HasPrefix(room, hasRoom) || strings.HasPrefix(room, addsNone) {
 			s = a.Name + ", for good"
 		}
-		if by := cmpOr(strings.Join(a.Set, "; "), a.Description); by != "" {
+		if by := cmpOr(a.Description, strings.Join(a.Set, "; ")); by != "" {
 			s += fmt.Sprintf(" (%s)", by)
 		}
 		if _, _, failed := mainCause(f); failed > 0 {

@@ -245,7 +245,7 @@ func disturbed(f *Findings) []string {
 		}
 	}
 	if rest := f.besideSpikes(); rest > 0 && len(out) > 0 {
-		out = append(out, fmt.Sprintf("%s, in the time of no action or at no higher rate than before it", plural(rest, "more attempt failed", "more attempts failed")))
+		out = append(out, fmt.Sprintf("%s, which are put down to no action by itself", plural(rest, "more attempt failed", "more attempts failed")))
 	}
 	return out
 }

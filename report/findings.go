@@ -221,7 +221,9 @@ type Spike struct {
 	logEnds bool // and not the traffic
 	next    string
 	toNext  bool
-	crowded bool   // others were done in the time that latencies are of
+	crowded bool // others were done in the time that latencies are of
+	// emptied is how many of the failed were due in each of noPod.
+	emptied []float64
 	did     string // what it did to a limit, where it was not seen to be done
 }
 

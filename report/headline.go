@@ -107,12 +107,12 @@ func othersText(f *Findings) string {
 	}
 	s := ""
 	if len(full) > 0 {
-		s += "; later that of " + strings.Join(full, ", ")
+		s += "; later the table of " + strings.Join(full, ", ")
 	}
 	if len(held) > 0 {
-		verb := "that of " + held[0] + " held"
+		verb := "the table of " + held[0] + " held"
 		if len(held) > 1 {
-			verb = "those of " + strings.Join(held, ", ") + " held"
+			verb = "the tables of " + strings.Join(held, ", ") + " held"
 		}
 		s += "; " + verb
 	}

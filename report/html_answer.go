@@ -261,15 +261,18 @@ func otherAdvice(f *Findings) advice {
 		_, behind = longest.longest()
 	}
 	failing := 0.0
-	var empty *noPodTime // in the longest of them
 	for i := range f.Spikes {
 		s := &f.Spikes[i]
 		if s.StartS == nil || s.EndS == nil {
 			continue
 		}
 		if from, to, _ := s.lasted(); to-from > failing {
-			failing, empty = to-from, f.withoutPod(s)
+			failing = to - from
 		}
+	}
+	var empty *noPodTime // of the action that cost most
+	if s := worstSpike(f); s != nil {
+		empty = f.withoutPod(s)
 	}
 	top, _, _ := mainCause(f)
 	if a, is := causeAdvice(f, top); is {
@@ -279,7 +282,7 @@ func otherAdvice(f *Findings) advice {
 	case len(f.Causes) == 0 || f.Causes[0].Cause != staleBackend || longest == nil || failing == 0:
 		return advice{Do: "Not the limit: the table held, and the attempts failed for another cause.", Why: []string{"See the causes and their evidence below."}}
 	case empty != nil:
-		return noPodAdvice(empty)
+		return noPodAdvice(f, empty)
 	case outlivedRules(f, failing > 3*behind+1): // of pods that end one after the other, each is behind on its own
 		return advice{
 			Do:  "Not the limit: entries outlived the pods that they lead to.",

@@ -39,7 +39,7 @@ func TestFailuresOfAnActionBefore(t *testing.T) {
 	require.Len(t, f.Spikes, 6)
 	require.Len(t, disturbed(f), 2)
 	assert.EqualValues(t, 3, f.Spikes[1].Failures)
-	assert.Equal(t, "74 more attempts failed, in the time of no action or at no higher rate than before it", disturbed(f)[1], "of 77")
+	assert.Equal(t, "74 more attempts failed, which are put down to no action by itself", disturbed(f)[1], "of 77")
 	var said []string
 	for i := range f.Spikes {
 		said = append(said, costText(&f.Spikes[i]))

@@ -195,7 +195,7 @@ func TestKneeOnOneNode(t *testing.T) {
 	}
 	assert.Equal(t, failed, sum)
 	assert.Contains(t, f.Headline, "node2 drops new connections")
-	assert.Contains(t, f.Headline, "those of node1, node3 held")
+	assert.Contains(t, f.Headline, "the tables of node1, node3 held")
 	require.NotNil(t, f.Sizing)
 	assert.InDelta(t, 500*120/0.75, float64(*f.Sizing.RecommendedLimit), 500*120/0.75/7)
 }

@@ -276,7 +276,7 @@ func (s *Sizing) memory(limit, measured uint64) {
 	s.forLimit(fmt.Sprintf(how+", and %d more where an extension is in use, such as accounting, timestamps, labels, events or masquerading", lo, extensionBytes))
 	least, most := limit*lo+buckets*bucketBytes, limit*hi+buckets*bucketBytes
 	s.Buckets, s.MemoryBytesMin, s.MemoryBytesMax = &buckets, &least, &most
-	s.forLimit(fmt.Sprintf("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of the limit (%d), which makes 8", limit/4))
+	s.forLimit("as many buckets as entries is what the kernel chooses by itself: each entry is linked twice, so a full table has 2 entries per chain. kube-proxy only sees to a quarter of its limit, which makes 8")
 }
 
 // timeouts are the kernel's settings of how long an entry stays in a state.

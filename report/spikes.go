@@ -103,7 +103,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		return out, l.cluster.dropped
 	}
 	f := l.failing()
-	acts := slices.Clone(l.cluster.acts)
+	acts, empty := slices.Clone(l.cluster.acts), l.noPodTimes()
 	slices.SortStableFunc(acts, func(x, y *act) int { return cmp.Compare(x.begin, y.begin) })
 	crowded := overlapping(acts)
 	var before *Spike
@@ -124,6 +124,7 @@ func (l *log) spikes(a *attribution) (listed []Spike, other uint64) {
 		shared := l.spike(f, acts[i:j], until, before)
 		if shared.StartS != nil {
 			shared.Causes, shared.FailedBy = a.between(*shared.StartS, *shared.EndS), l.failedBy(*shared.StartS, *shared.EndS)
+			shared.emptied = f.during(empty, *shared.StartS, *shared.EndS)
 		}
 		if j < len(acts) && !shared.Recovered {
 			shared.next = acts[j].name

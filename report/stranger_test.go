@@ -59,7 +59,7 @@ func TestTearDownsThatAFlushTook(t *testing.T) {
 		assert.NotContains(t, f.Headline+strings.Join(f.Reasons, "\n")+advise(f).Do, "deleted", name)
 		assert.NotContains(t, advise(f).Do, "Nothing", name)
 	}
-	assert.Contains(t, advise(run(3.7, there())).Do, "their FINs came to the node, which had most of those that were looked up in LAST_ACK")
+	assert.Contains(t, advise(run(3.7, there())).Do, "their FINs came to the node, which had all of those that were looked up in LAST_ACK")
 	assert.Contains(t, advise(run(3.7, gone())).Do, "This run does not show what to change")
 }
 

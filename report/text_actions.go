@@ -371,7 +371,7 @@ func mechanism(f *Findings, s *Spike) string {
 		from, to = *s.StartS, *s.EndS
 	}
 	if n := f.withoutPod(s); n != nil {
-		return fmt.Sprintf(": %s had no usable pod for %s of that time, and old entries led them to pods that were gone, so that nobody refused them", n.service, stretch(min(n.to, to)-max(n.from, from)))
+		return fmt.Sprintf(": %s had no usable pod for %s of that time, and they were led to pods that were gone, so that nobody refused them", n.service, stretch(min(n.to, to)-max(n.from, from)))
 	}
 	kept := worst.Stale.during(from, to)
 	outlived, known := s.Causes[0].outlived()
