@@ -35,26 +35,27 @@ func TestProveCluster(t *testing.T) {
 func checkSameAsLab(t *testing.T, s setup, kubeProxy string, tries int) {
 	for _, c := range []struct {
 		scenario, verdict string
-		leading           string // empty where nothing fails
-		varies            bool   // from run to run: of most of three
+		leading           []string // any of these; none where nothing fails
 		both, cluster     []string
 	}{
 		{
-			// A lab's endpoint goes as soon as its pod has ended; a cluster's is terminating
-			// until the kubelet has said so, and what is sent there until then is counted as
-			// draining_backend. On a busy machine that was more than stale_backend once.
-			scenario: "rollout-termination-race", verdict: "fail", leading: "stale_backend", varies: true,
-			both: []string{"lab.proxy={}", "duration=11s", "actions[0].at=1s"},
+			scenario: "rollout-termination-race", verdict: "fail",
+			// Both are of rules that led to pods which were not to be used any more. A
+			// lab's endpoint goes as soon as its pod has ended; a cluster's is
+			// terminating until the kubelet has said so, which can be before the rules
+			// have followed, or after: either leads there, see docs/proofs.md.
+			leading: []string{"stale_backend", "draining_backend"},
+			both:    []string{"lab.proxy={}", "duration=11s", "actions[0].at=1s"},
 		}, {
 			scenario: "proxy-restart-under-load", verdict: "pass",
 			both: []string{"duration=10s", "actions[0].count=1", "traffic[0].short_lived.rate=200/s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
 		}, {
 			// The rollout waits for the kubelet here, and the restart for the scheduler.
-			scenario: "stale-rules", verdict: "pass", leading: "stale_backend",
+			scenario: "stale-rules", verdict: "pass", leading: []string{"stale_backend"},
 			both: []string{"duration=22s", "actions[2].at=14s", "traffic[0].short_lived.rate=40/s", "expect[2]=stale_backend > 100", "expect[3]=failures < 10 during 19s..22s"}, cluster: []string{"--kube-proxy", "kube-system/kube-proxy"},
 		}, {
 			// A pod takes longer to start here than in a lab.
-			scenario: "scale-to-zero-udp", verdict: "pass", leading: "stale_backend",
+			scenario: "scale-to-zero-udp", verdict: "pass", leading: []string{"stale_backend"},
 			both: []string{"duration=11s", "actions[0].at=1s", "actions[1].at=3s", "expect[0]=stale_backend > 300", "expect[1]=failures == 0 during 9s..11s"},
 		},
 	} {
@@ -64,20 +65,18 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string, tries int) {
 				args = append(args, "--set", x)
 			}
 			lab := s.honest(t, tries, append(args, "--target", "lab", "--set", "lab.proxy.binary="+kubeProxy)...)
-			inCluster := append(append(args, "--target", "kubernetes"), c.cluster...)
-			real := s.honest(t, tries, inCluster...)
-			if c.varies && real.leading() != c.leading {
-				t.Log("two times more, because most failed of another cause:", real.Causes)
-				real = s.honest(t, tries, inCluster...)
-				assert.Equal(t, c.leading, s.honest(t, tries, inCluster...).leading(), "in two of three runs")
-			}
+			real := s.honest(t, tries, append(append(args, "--target", "kubernetes"), c.cluster...)...)
 			for where, sum := range map[string]summary{"lab": lab, "cluster": real} {
 				if sum.Verdict == "inconclusive" && os.Getenv(proving) == "" {
 					t.Logf("NOT COMPARED: the verdict of the %s, which has none: %v", where, sum.Reasons)
 				} else {
 					assert.Equal(t, c.verdict, sum.Verdict, "%s: %v", where, sum.Reasons)
 				}
-				assert.Equal(t, c.leading, sum.leading(), "%s: %v", where, sum.Causes)
+				if len(c.leading) == 0 {
+					assert.Empty(t, sum.Causes, where)
+				} else if assert.NotEmpty(t, sum.Causes, where) {
+					assert.Contains(t, c.leading, sum.Causes[0].Cause, "%s: %v", where, sum.Causes)
+				}
 			}
 			for _, n := range real.Nodes {
 				if assert.NotNil(t, n.Proxy, n.Name) {
@@ -91,14 +90,6 @@ func checkSameAsLab(t *testing.T, s setup, kubeProxy string, tries int) {
 			}
 		})
 	}
-}
-
-// leading is the cause of most failures; empty where nothing failed.
-func (s summary) leading() string {
-	if len(s.Causes) == 0 {
-		return ""
-	}
-	return s.Causes[0].Cause
 }
 
 // honest makes a run again whose own conditions were not given.
