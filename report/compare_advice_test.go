@@ -30,6 +30,7 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 	flood.Sizing.Meaningless = true
 	e, trials := experimentWith(nil, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}}, []made{{}})
 	e.Arms[2].Set, e.Arms[3].Set = []string{"conntrack.headroom=5600"}, []string{"conntrack.headroom=90000", "x=1"}
+	e.Arms[4].Set, e.Arms[4].Description = []string{"y=1"}, "with a price"
 	for i, f := range []*Findings{
 		arm(4, free, 84000, 42000), arm(4.3, free, 1400, 42000), arm(0, 5600, 84000, 42000),
 		arm(0, 90000, 2000, 1000), arm(0, 3500, 2000, 2000), arm(1.3, free, 0, 0), flood,
@@ -39,7 +40,7 @@ func TestComparisonSaysWhatToChange(t *testing.T) {
 	c := Compare(e, trials)
 	require.Len(t, c.change, 8)
 	assert.Equal(t, "a: Set nf_conntrack_max to at least 131,072 (now 6,000).", c.change[0])
-	assert.Equal(t, "Not full: c, for as long as it ran (conntrack.headroom=5600); d, for good (conntrack.headroom=90000; x=1); e, for as long as it ran.", c.change[1])
+	assert.Equal(t, "Not full: c, for as long as it ran (conntrack.headroom=5600); d, for good (conntrack.headroom=90000; x=1); e, for as long as it ran (with a price).", c.change[1])
 	assert.Equal(t, []string{
 		"a was full because its load needs 84000 entries in the steady state, and 2800 were free when traffic began.",
 		"b was full although its load needs only 1400 entries in the steady state, and 2800 were free when traffic began: an entry that has expired counts until the kernel's collector comes by, at the latest after 60 s, and by then there can be 42000 more.",

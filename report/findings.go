@@ -134,12 +134,12 @@ type Traffic struct {
 	HeldPeak   *uint64           `json:"held_peak" jsonschema_description:"Most connections held open at once, of idle traffic."`
 	HeldEnd    *uint64           `json:"held_end" jsonschema_description:"Connections held open at the last count, of idle traffic."`
 	HeldLost   *uint64           `json:"held_lost" jsonschema_description:"Held connections that were lost, of idle traffic."`
-	known      *knownHeld        // nil where unknown
 	HeldAlive  *uint64           `json:"held_alive" jsonschema_description:"Of held_end, those that had answered a request in the last round, of idle traffic: held means alive."`
 	TearDown   *TearDown         `json:"tear_down" jsonschema_description:"How they were closed again, of idle traffic with a close_rate; null without."`
 	HeldCauses []HeldCause       `json:"held_causes" jsonschema_description:"Why, of idle traffic; those without evidence are unknown. Empty where none was lost."`
 
-	local bool // it is sent on to pods of the node it enters by only
+	local bool       // it is sent on to pods of the node it enters by only
+	known *knownHeld // nil where no census tells
 }
 
 // HeldCause says why held connections were lost.
@@ -302,7 +302,8 @@ type Census struct {
 	Other   uint64               `json:"other" jsonschema_description:"Entries in groups that are not listed."`
 	Sources []runlog.TopSource   `json:"sources" jsonschema_description:"Addresses with the most entries: the true count is between count - error and count."`
 	Walks   uint64               `json:"walks" jsonschema_description:"Walks during the run."`
-	closed  bool                 // clients had closed by then what they held
+
+	closed bool // clients had closed by then what they held
 }
 
 // Ports is what masquerading had and what was used of it. One port carries one

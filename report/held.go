@@ -3,8 +3,6 @@ package report
 import (
 	"fmt"
 	"slices"
-
-	"github.com/tablefull/tablefull/report/runlog"
 )
 
 // heldText is what became of the connections that a traffic held, as its clients
@@ -53,24 +51,11 @@ func (l *log) knows(t *traffic, lost []HeldCause) *knownHeld {
 	}
 	known := knownHeld{at: n.censusAt}
 	for _, g := range n.census.Groups {
-		if g.State == "ESTABLISHED" && l.isOf(s, g) {
+		if g.State == "ESTABLISHED" && (isOf(*s, g.Service) || isOf(*s, g.Backend)) {
 			known.Count += g.Count
 		}
 	}
 	return &known
-}
-
-// isOf says whether a group of a census is of connections to that service.
-func (l *log) isOf(s *runlog.ServiceInfo, g runlog.CensusGroup) bool {
-	if g.Service == s.Addr {
-		return true
-	}
-	for _, b := range s.Backends {
-		if b.Addr == g.Backend {
-			return true
-		}
-	}
-	return false
 }
 
 // closedBy says whether a traffic had ended by then, at whose end clients close what

@@ -55,16 +55,23 @@ func TestHeldConnectionsFillATable(t *testing.T) {
 	assert.Contains(t, rendered(t, "text", s.analyze()), "at 9.0 s, after clients had closed", "of a traffic that ends before the run does")
 }
 
+// lostSim holds 100 connections, of which 60 are lost; whether look-ups found an
+// entry.
+func lostSim(t *testing.T, found bool) *sim {
+	s := heldSim(t, 100000)
+	for _, due := range dues(0, 1, 100) {
+		s.enter(due)
+		s.ok("idle", due)
+	}
+	s.lose(60, 6, 5, 20, found)
+	s.holds(9, 40, 60)
+	return s
+}
+
 // An entry that conntrack has forgotten is none that is held, whatever clients know.
 func TestForgottenIsNotHeld(t *testing.T) {
 	run := func(state string, at float64, found bool) string {
-		s := heldSim(t, 100000)
-		for _, due := range dues(0, 1, 100) {
-			s.enter(due)
-			s.ok("idle", due)
-		}
-		s.lose(60, 6, 5, 20, found)
-		s.holds(9, 40, 60)
+		s := lostSim(t, found)
 		s.records = append(s.records, runlog.Record{Host: simNode, T: at, Census: &runlog.Census{Entries: 29, Groups: []runlog.CensusGroup{{Proto: "tcp", State: state, Service: s.header.Services[0].Addr, Count: 29}}}})
 		f := s.analyze()
 		if strings.Contains(f.Traffic[0].heldText(), "clients know") {

@@ -50,9 +50,12 @@ func (l *log) addOthers(n *node, t float64, c *runlog.Census) {
 // isOurs says whether it is the address of a service of the run, or of a pod
 // behind one.
 func (l *log) isOurs(addr netip.AddrPort) bool {
-	return slices.ContainsFunc(l.header.Services, func(s runlog.ServiceInfo) bool {
-		return s.Addr == addr || slices.ContainsFunc(s.Backends, func(b runlog.BackendInfo) bool { return b.Addr == addr })
-	})
+	return slices.ContainsFunc(l.header.Services, func(s runlog.ServiceInfo) bool { return isOf(s, addr) })
+}
+
+// isOf says whether it is the address of that service, or of a pod behind it.
+func isOf(s runlog.ServiceInfo, addr netip.AddrPort) bool {
+	return s.Addr == addr || slices.ContainsFunc(s.Backends, func(b runlog.BackendInfo) bool { return b.Addr == addr })
 }
 
 // needsAtOnce is how many entries the attempts that were due need of the node

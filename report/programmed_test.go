@@ -24,18 +24,24 @@ func lagging(t *testing.T, rules func(s *sim), more func(s *sim)) *Findings {
 	s.endpoints(3.0, "2 RS")
 	s.act("one", "delete_pod", 1, 2.95, 3.5, "")
 	rules(s)
+	s.without(0.001, runlog.Refused, func(i int, due float64) bool { return due >= 3 && due < 4.1 && i%2 == 0 })
+	if more != nil {
+		more(s)
+	}
+	return s.analyze()
+}
+
+// without sends 100 attempts/s for 10 s, of which those that are lost end so after
+// that time, s, and a look-up finds no entry.
+func (s *sim) without(after float64, outcome runlog.Outcome, lost func(i int, due float64) bool) {
 	for i, due := range dues(0, 10, 100) {
-		if due >= 3 && due < 4.1 && i%2 == 0 {
-			s.lookedUp("web", due, 0.001, runlog.Refused, 0, "", false)
+		if lost(i, due) {
+			s.lookedUp("web", due, after, outcome, 0, "", false)
 			continue
 		}
 		s.enter(due)
 		s.ok("web", due)
 	}
-	if more != nil {
-		more(s)
-	}
-	return s.analyze()
 }
 
 func TestRefusedWhereRulesAreBehind(t *testing.T) {
@@ -188,14 +194,7 @@ func TestSilenceBeforeThereAreRules(t *testing.T) {
 		s.read(-0.3, programmed(1))
 		s.read(1.2, programmed())
 		s.read(4.2, programmed(1))
-		for _, due := range dues(0, 10, 100) {
-			if due >= 3.1 && due < 3.8 {
-				s.lookedUp("web", due, timeout, runlog.ConnectTimeout, 0, "", false)
-				continue
-			}
-			s.enter(due)
-			s.ok("web", due)
-		}
+		s.without(timeout, runlog.ConnectTimeout, func(_ int, due float64) bool { return due >= 3.1 && due < 3.8 })
 		if more != nil {
 			more(s)
 		}

@@ -61,6 +61,11 @@ func TestTearDownsThatAFlushTook(t *testing.T) {
 	}
 	assert.Contains(t, advise(run(3.7, there())).Do, "their FINs came to the node, which had all of those that were looked up in LAST_ACK")
 	assert.Contains(t, advise(run(3.7, gone())).Do, "This run does not show what to change")
+	mixed := run(3.7, there())
+	mixed.Traffic[0].TearDown.LookedUp = map[string]uint64{"LAST_ACK": 2, "FIN_WAIT": 1}
+	assert.Contains(t, advise(mixed).Do, "which had most of those that were looked up in LAST_ACK")
+	f = run(3.7, there(), runlog.Record{Host: "controller", Loss: &runlog.Loss{What: "autopsies", Count: 39, Why: "there were more"}})
+	assert.Contains(t, f.NotMeasured, "39 look-ups of connections that were not torn down were not made: there were more", "no attempt failed")
 }
 
 // Under a failed verdict there is something to change, or it is said that the run

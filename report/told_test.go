@@ -32,13 +32,6 @@ func TestSaidOnce(t *testing.T) {
 func md1(s string) string { return strings.ReplaceAll(md(s), `\_`, "_") }
 
 func TestAdviceDoesNotRepeat(t *testing.T) {
-	s := heldSim(t, 100000)
-	for _, due := range dues(0, 1, 100) {
-		s.enter(due)
-		s.ok("idle", due)
-	}
-	s.lose(60, 6, 5, 20, false)
-	s.holds(9, 40, 60)
-	text := rendered(t, "text", s.analyze())
+	text := rendered(t, "text", lostSim(t, false).analyze())
 	assert.Equal(t, 1, strings.Count(text, "20 of 20 that were looked up when they failed had none"))
 }

@@ -23,7 +23,8 @@ import (
 	"github.com/tablefull/tablefull/scenarios"
 )
 
-// lookedAt are the scenarios of the library whose report was looked at.
+// lookedAt are the scenarios of the library whose report is to be looked at, and
+// whether it was.
 var lookedAt sync.Map
 
 // notLookedAt are those of the library whose report no test has looked at, for
@@ -42,7 +43,7 @@ func notLookedAt() (names []string) {
 		}
 	}
 	for _, name := range scenarios.Names() {
-		if _, done := lookedAt.Load(name); !done {
+		if done, _ := lookedAt.Load(name); done != true {
 			names = append(names, name)
 		}
 	}
@@ -55,8 +56,8 @@ func looks(scenario string) bool {
 	if !slices.Contains(scenarios.Names(), scenario) {
 		return false
 	}
-	_, done := lookedAt.LoadOrStore(scenario, true)
-	return !done
+	_, taken := lookedAt.LoadOrStore(scenario, false)
+	return !taken
 }
 
 // lookAtReport opens the report of a run of the library's scenario in Chromium.
@@ -73,6 +74,7 @@ func lookAtReport(t *testing.T, scenario, dir string, f *report.Findings) {
 		t.Helper()
 		b, axe := startBrowser(t)
 		checkPage(t, b, axe, page, func(t *testing.T, p *browser.Page) { checkDrawn(t, p, f) })
+		lookedAt.Store(scenario, true)
 	}
 	if later.kept(t, scenario, &page, look) {
 		return
@@ -144,6 +146,7 @@ func lookAtArms(t *testing.T, scenario, dir string, c *report.Comparison) {
 		f, err := analyzeDir(one)
 		require.NoError(t, err)
 		checkPage(t, b, axe, filepath.Join(one, "report.html"), func(t *testing.T, p *browser.Page) { checkDrawn(t, p, f) })
+		lookedAt.Store(scenario, true)
 	})
 }
 
